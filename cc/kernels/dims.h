@@ -1,0 +1,36 @@
+// Tensor dimensions as a framework hands them over, known or partly unknown.
+#ifndef TFGN_KERNELS_DIMS_H_
+#define TFGN_KERNELS_DIMS_H_
+
+#include <cstdint>
+#include <string>
+
+namespace tfgn {
+
+inline constexpr int64_t kUnknownDim = -1;
+inline constexpr int kUnknownRank = -1;
+
+// A view of `rank` sizes that the caller owns.
+struct Dims {
+  const int64_t* size = nullptr;
+  int rank = kUnknownRank;
+
+  bool has_rank() const { return rank != kUnknownRank; }
+  int64_t operator[](int i) const { return size[i]; }
+};
+
+// "[2,?,64]", or "<unknown>".
+std::string ToString(const Dims& dims);
+
+// Whether two sizes can be the same: equal, or either unknown.
+inline bool Compatible(int64_t a, int64_t b) {
+  return a == b || a == kUnknownDim || b == kUnknownDim;
+}
+bool Compatible(const Dims& a, const Dims& b);
+
+// Product of size[begin, end), kUnknownDim if a factor is unknown.
+int64_t Product(const Dims& dims, int begin, int end);
+
+}  // namespace tfgn
+
+#endif  // TFGN_KERNELS_DIMS_H_

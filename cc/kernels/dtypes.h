@@ -1,0 +1,28 @@
+// Element types of tensors. The kernels compute on float lanes (double lanes for double); the
+// 16-bit types exist only in memory, so they carry their bits and no arithmetic.
+#ifndef TFGN_KERNELS_DTYPES_H_
+#define TFGN_KERNELS_DTYPES_H_
+
+#include <cstdint>
+#include <type_traits>
+
+namespace tfgn {
+
+struct float16 {  // IEEE 754 binary16
+  uint16_t bits;
+};
+
+struct bfloat16 {  // the upper half of an IEEE 754 binary32
+  uint16_t bits;
+};
+
+// The type of gamma, beta, gain and of all statistics that go with a tensor of T.
+template <typename T>
+using ParamOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+}  // namespace tfgn
+
+// The one list of element types: every instantiation and registration expands it.
+#define TFGN_FOR_EACH_DTYPE(X) X(::tfgn::float16) X(::tfgn::bfloat16) X(float) X(double)
+
+#endif  // TFGN_KERNELS_DTYPES_H_

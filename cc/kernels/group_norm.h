@@ -1,0 +1,109 @@
+// Group normalization (Wu & He 2018, arXiv:1803.08494) and its gradient.
+//
+// A tensor of any rank is seen as [N, A, C, B]: N the batch (axis 0), C the channel axis, A and B
+// the products of the axes between them and after the channel axis. channels_last is B = 1,
+// channels_first is A = 1. The C channels fall into G groups of C / G neighbours.
+//
+//   mean, var   over (A, C / G, B) of each (n, g)
+//   rstd        = 1 / sqrt(var + epsilon)
+//   z           = (x - mean) * rstd * gamma + beta + side_input
+//   y           = activation(z)
+//
+// and, with M = A * (C / G) * B, xhat = (x - mean) * rstd and sums over (A, C / G, B) of (n, g),
+//
+//   dz          = dy * activation'(z)
+//   dside       = dz
+//   dbeta       = sum dz,  dgamma = sum dz * xhat       over (N, A, B), or (A, B) if per sample
+//   dx          = rstd * (gamma * dz - (sum(gamma * dz) + xhat * sum(gamma * dz * xhat)) / M)
+#ifndef TFGN_KERNELS_GROUP_NORM_H_
+#define TFGN_KERNELS_GROUP_NORM_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "kernels/dims.h"
+#include "kernels/dtypes.h"
+#include "kernels/parallel.h"
+
+namespace tfgn {
+
+enum class Activation { kLinear, kRelu, kSilu };
+
+// gamma and beta: absent is a tensor of shape [0].
+enum class Affine { kAbsent, kPerChannel /* [C] */, kPerSample /* [N, C] */ };
+
+// The arguments of a call as they came, in the names under which a user knows them.
+struct GroupNormCall {
+  Dims x, gamma, beta;
+  int64_t num_side_inputs = 0;
+  Dims side_input;  // read if num_side_inputs is 1
+  int64_t groups = 0;
+  int64_t axis = -1;
+  double epsilon = 0;  // not looked at for a gradient
+  std::string_view activation = "linear";
+  bool x_is_double = false, params_are_double = false;
+
+  bool is_gradient = false;
+  Dims dy, mean, rstd;  // read if is_gradient
+};
+
+// A valid call. In a shape function, what is not known yet is kUnknownDim.
+struct GroupNormShape {
+  int64_t n = 0, a = 0, c = 0, b = 0, groups = 1;
+  double epsilon = 0;
+  Activation activation = Activation::kLinear;
+  Affine gamma = Affine::kAbsent, beta = Affine::kAbsent;
+  bool has_side_input = false;
+
+  int64_t channels_per_group() const { return c / groups; }
+};
+
+// Fills *shape and returns "", or returns one sentence that names the argument at fault, its value
+// and what was expected. Nothing else in the project decides what is valid.
+std::string ValidateGroupNorm(const GroupNormCall& call, GroupNormShape* shape);
+
+// All tensors are contiguous. Absent inputs are null. y may be x or side_input itself.
+template <typename T>
+struct GroupNormForwardTensors {
+  const T* x;
+  const ParamOf<T>* gamma;
+  const ParamOf<T>* beta;
+  const T* side_input;
+  T* y;
+  ParamOf<T>* mean;  // [N, G]
+  ParamOf<T>* rstd;  // [N, G]
+};
+
+// Outputs that nobody wants are null. dx may be dy or x itself, dside may be dy or side_input.
+template <typename T>
+struct GroupNormBackwardTensors {
+  const T* dy;
+  const T* x;
+  const ParamOf<T>* gamma;
+  const ParamOf<T>* beta;
+  const ParamOf<T>* mean;
+  const ParamOf<T>* rstd;
+  const T* side_input;
+  T* dx;
+  ParamOf<T>* dgamma;  // shaped as gamma
+  ParamOf<T>* dbeta;   // shaped as beta
+  T* dside;
+};
+
+// Bytes of scratch memory that a call needs, aligned to 64.
+int64_t GroupNormForwardWorkspace(const GroupNormShape& shape);
+int64_t GroupNormBackwardWorkspace(const GroupNormShape& shape);
+
+// The same bits come out on every call, for any number of threads. Statistics of nothing (an empty
+// group) are mean 0 and variance 0.
+template <typename T>
+void GroupNormForward(const GroupNormShape& shape, const GroupNormForwardTensors<T>& tensors,
+                      void* workspace, const ParallelFor& parallel);
+template <typename T>
+void GroupNormBackward(const GroupNormShape& shape, const GroupNormBackwardTensors<T>& tensors,
+                       void* workspace, const ParallelFor& parallel);
+
+}  // namespace tfgn
+
+#endif  // TFGN_KERNELS_GROUP_NORM_H_

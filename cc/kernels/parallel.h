@@ -1,0 +1,46 @@
+// How a kernel asks its caller for threads. The library owns no thread pool.
+#ifndef TFGN_KERNELS_PARALLEL_H_
+#define TFGN_KERNELS_PARALLEL_H_
+
+#include <cstdint>
+#include <type_traits>
+
+namespace tfgn {
+
+class ParallelFor {
+ public:
+  // Calls task(arg, i) once for every i in [0, count), in any order, on any threads, and returns
+  // when all calls have.
+  using Task = void (*)(void* arg, int64_t i);
+  using Runner = void (*)(void* pool, int64_t count, Task task, void* arg);
+
+  // Serial.
+  ParallelFor() = default;
+  // `threads` tells how much concurrency `run` gives; results never depend on it.
+  ParallelFor(Runner run, void* pool, int threads) : run_(run), pool_(pool), threads_(threads) {}
+
+  int threads() const { return threads_; }
+
+  // f(i) for every i in [0, count). `bytes` is what one call reads and writes, about.
+  template <typename F>
+  void operator()(int64_t count, int64_t bytes, F&& f) const {
+    // Waking a thread costs some 5 us, in which one core moves about this much.
+    constexpr int64_t kWorthAThread = 64 << 10;
+    if (run_ == nullptr || threads_ < 2 || count < 2 || count * bytes < kWorthAThread) {
+      for (int64_t i = 0; i < count; ++i) f(i);
+      return;
+    }
+    using Fn = std::remove_reference_t<F>;
+    run_(pool_, count, [](void* arg, int64_t i) { (*static_cast<Fn*>(arg))(i); },
+         const_cast<void*>(static_cast<const void*>(&f)));
+  }
+
+ private:
+  Runner run_ = nullptr;
+  void* pool_ = nullptr;
+  int threads_ = 1;
+};
+
+}  // namespace tfgn
+
+#endif  // TFGN_KERNELS_PARALLEL_H_
