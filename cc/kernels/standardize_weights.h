@@ -42,7 +42,7 @@ struct StandardizeWeightsCall {
   std::string_view epsilon_mode = "add_to_variance";
   int64_t ddof = 0;
   double scale = 1;
-  bool w_is_double = false, params_are_double = false;
+  bool w_is_double = false, w_hat_is_double = false, params_are_double = false;
 
   bool is_gradient = false;
   Dims dw_hat, mean, rstd;  // read if is_gradient
