@@ -1,0 +1,33 @@
+# Highway as the target tfgn_highway: an installed one, else the pinned release, built here as a static library.
+# FETCHCONTENT_SOURCE_DIR_HIGHWAY=<dir> takes sources that are already there instead.
+include(FetchContent)
+
+# Each target costs compile time and size. Kept are, on x86, the baseline, SSE4, AVX2 and AVX-512 (HWY_AVX3); on Arm, NEON.
+# Lower bits are better targets, so `X - 1` is every target above X, whatever their names in this release. The value is
+# part of Highway's inline functions: every translation unit gets the same one.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+  set(disabled "HWY_DISABLED_TARGETS=((HWY_AVX3-1)|HWY_SSSE3)")
+else()
+  set(disabled "HWY_DISABLED_TARGETS=(HWY_NEON-1)")
+endif()
+
+set(HWY_FORCE_STATIC_LIBS ON)
+set(HWY_ENABLE_CONTRIB OFF)
+set(HWY_ENABLE_EXAMPLES OFF)
+set(HWY_ENABLE_INSTALL OFF)
+set(HWY_ENABLE_TESTS OFF)
+FetchContent_Declare(highway
+  URL https://github.com/google/highway/archive/refs/tags/1.2.0.tar.gz
+  URL_HASH SHA256=7e0be78b8318e8bdbf6fa545d2ecb4c90f947df03f7aadc42c1967f019e63343
+  DOWNLOAD_EXTRACT_TIMESTAMP OFF
+  FIND_PACKAGE_ARGS 1.0.3 NAMES hwy)
+FetchContent_MakeAvailable(highway)
+
+add_library(tfgn_highway INTERFACE)
+target_compile_definitions(tfgn_highway INTERFACE "${disabled}")
+if(TARGET hwy)
+  target_compile_definitions(hwy PRIVATE "${disabled}")
+  target_link_libraries(tfgn_highway INTERFACE hwy)
+else()
+  target_link_libraries(tfgn_highway INTERFACE hwy::hwy)
+endif()
