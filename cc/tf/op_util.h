@@ -1,0 +1,144 @@
+// What every op's glue needs: TensorFlow's shapes, element types and threads, seen as the kernels'.
+#ifndef TFGN_TF_OP_UTIL_H_
+#define TFGN_TF_OP_UTIL_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/synchronization/notification.h"
+#include "kernels/dims.h"
+#include "kernels/dtypes.h"
+#include "kernels/parallel.h"
+#include "tensorflow/core/framework/bfloat16.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/platform/denormal.h"
+
+namespace tfgn {
+
+// TensorFlow's name of an element type. Both have the same bits.
+template <typename T>
+struct TfTypeOf {
+  using type = T;
+};
+template <>
+struct TfTypeOf<float16> {
+  using type = Eigen::half;
+};
+template <>
+struct TfTypeOf<bfloat16> {
+  using type = tensorflow::bfloat16;
+};
+template <typename T>
+using TfType = typename TfTypeOf<T>::type;
+
+template <typename T>
+inline constexpr tensorflow::DataType kDataType = tensorflow::DataTypeToEnum<TfType<T>>::value;
+
+// REQUIRES: tensor.dtype() == kDataType<T>.
+template <typename T>
+T* Data(const tensorflow::Tensor& tensor) {
+  return static_cast<T*>(tensor.data());
+}
+
+// The sizes of every input of a node, owned.
+class InputDims {
+ public:
+  explicit InputDims(tensorflow::OpKernelContext* ctx) : inputs_(ctx->num_inputs()) {
+    for (int i = 0; i < ctx->num_inputs(); ++i) {
+      inputs_[i].sizes = ctx->input(i).shape().dim_sizes();
+      inputs_[i].rank = ctx->input(i).dims();
+    }
+  }
+
+  explicit InputDims(tensorflow::shape_inference::InferenceContext* c) : inputs_(c->num_inputs()) {
+    for (int i = 0; i < c->num_inputs(); ++i) {
+      if (!c->RankKnown(c->input(i))) continue;
+      inputs_[i].rank = c->Rank(c->input(i));
+      for (int j = 0; j < inputs_[i].rank; ++j) {
+        // -1 stands for an unknown size here as there.
+        inputs_[i].sizes.push_back(c->Value(c->Dim(c->input(i), j)));
+      }
+    }
+  }
+
+  Dims operator[](int i) const { return {inputs_[i].sizes.data(), inputs_[i].rank}; }
+
+ private:
+  struct Input {
+    absl::InlinedVector<int64_t, 4> sizes;
+    int rank = kUnknownRank;
+  };
+  absl::InlinedVector<Input, 7> inputs_;
+};
+
+// Turns a validator's answer into a status.
+inline absl::Status ToStatus(const std::string& error) {
+  return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
+}
+
+// TensorFlow's intra-op threads, for the length of a Compute.
+//
+// The calling thread works too, and waits only for tasks that a thread has begun: a pool whose
+// threads are all busy, or all inside of a call like this one, delays nobody. Denormals are flushed
+// on every thread, as they are on TensorFlow's own: which thread runs a task must not show in a
+// bit.
+class IntraOpThreads {
+ public:
+  explicit IntraOpThreads(tensorflow::OpKernelContext* ctx)
+      : workers_(*ctx->device()->tensorflow_cpu_worker_threads()) {}
+
+  ParallelFor parallel() { return {&Run, this, workers_.num_threads}; }
+
+ private:
+  class Job {
+   public:
+    Job(int64_t count, ParallelFor::Task task, void* arg) : count_(count), task_(task), arg_(arg) {}
+
+    void Work() {
+      for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
+        task_(arg_, i);
+        if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) finished_.Notify();
+      }
+    }
+    void Wait() { finished_.WaitForNotification(); }
+
+   private:
+    const int64_t count_;
+    const ParallelFor::Task task_;
+    void* const arg_;
+    std::atomic<int64_t> next_{0}, done_{0};
+    absl::Notification finished_;
+  };
+
+  static void Run(void* self, int64_t count, ParallelFor::Task task, void* arg) {
+    const auto& workers = static_cast<IntraOpThreads*>(self)->workers_;
+    // Shared, for a helper may start after this call has returned. It then finds no task left.
+    const auto job = std::make_shared<Job>(count, task, arg);
+    const int64_t helpers = std::min<int64_t>(workers.num_threads, count) - 1;
+    for (int64_t i = 0; i < helpers; ++i) {
+      workers.workers->Schedule([job] {
+        const tensorflow::port::ScopedFlushDenormal flush;
+        job->Work();
+      });
+    }
+    job->Work();
+    job->Wait();
+  }
+
+  const tensorflow::DeviceBase::CpuWorkerThreads& workers_;
+  const tensorflow::port::ScopedFlushDenormal flush_;
+};
+
+// Scratch memory of `bytes` bytes.
+inline absl::Status AllocateWorkspace(tensorflow::OpKernelContext* ctx, int64_t bytes,
+                                      tensorflow::Tensor* workspace) {
+  return ctx->allocate_temp(tensorflow::DT_INT8, tensorflow::TensorShape({bytes}), workspace);
+}
+
+}  // namespace tfgn
+
+#endif  // TFGN_TF_OP_UTIL_H_
