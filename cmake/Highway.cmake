@@ -11,21 +11,22 @@ else()
   set(disabled "HWY_DISABLED_TARGETS=(HWY_NEON-1)")
 endif()
 
-set(HWY_FORCE_STATIC_LIBS ON)
-set(HWY_ENABLE_CONTRIB OFF)
-set(HWY_ENABLE_EXAMPLES OFF)
-set(HWY_ENABLE_INSTALL OFF)
-set(HWY_ENABLE_TESTS OFF)
+set(HWY_FORCE_STATIC_LIBS ON CACHE INTERNAL "")
+foreach(part CONTRIB EXAMPLES INSTALL TESTS)
+  set(HWY_ENABLE_${part} OFF CACHE INTERNAL "")
+endforeach()
 FetchContent_Declare(highway
   URL https://github.com/google/highway/archive/refs/tags/1.2.0.tar.gz
   URL_HASH SHA256=7e0be78b8318e8bdbf6fa545d2ecb4c90f947df03f7aadc42c1967f019e63343
   DOWNLOAD_EXTRACT_TIMESTAMP OFF
+  SYSTEM
   FIND_PACKAGE_ARGS 1.0.3 NAMES hwy)
 FetchContent_MakeAvailable(highway)
 
 add_library(tfgn_highway INTERFACE)
 target_compile_definitions(tfgn_highway INTERFACE "${disabled}")
 if(TARGET hwy)
+  set_property(DIRECTORY "${highway_SOURCE_DIR}" PROPERTY EXCLUDE_FROM_ALL ON)
   target_compile_definitions(hwy PRIVATE "${disabled}")
   target_link_libraries(tfgn_highway INTERFACE hwy)
 else()

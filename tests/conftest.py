@@ -1,0 +1,51 @@
+"""What every test shares: a quiet TensorFlow, fixed seeds, the device, a fresh interpreter."""
+
+import os
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import pytest
+import tensorflow as tf
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", choices=("CPU", "GPU"), default="CPU", help="where the ops run")
+
+
+def pytest_configure(config):
+    if config.getoption("--device") == "CPU":
+        tf.config.set_visible_devices([], "GPU")
+    elif not tf.config.list_physical_devices("GPU"):
+        raise pytest.UsageError("--device=GPU: TensorFlow sees no GPU")
+    tf.config.experimental.enable_op_determinism()
+
+
+@pytest.fixture
+def device(request):
+    """The device under test, "CPU" or "GPU"; eager ops are placed there by default."""
+    return request.config.getoption("--device")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    keras.utils.set_random_seed(20180322)
+
+
+@pytest.fixture
+def run_python():
+    """Runs code in a fresh interpreter: `run_python(code, **environment) -> CompletedProcess`."""
+
+    def run(code, **environment):
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
