@@ -74,8 +74,8 @@ std::string ValidateLikeX(const char* name, const Dims& dims, const Dims& x) {
 std::string ValidateStatistic(const char* name, const Dims& dims, const GroupNormShape& shape) {
   const int64_t expected[] = {shape.n, shape.groups};
   if (Compatible(dims, {expected, 2})) return "";
-  return Concat(name, " must have shape [N,groups] = ", ToString({expected, 2}),
-                ", but has shape ", ToString(dims));
+  return Concat(name, " must have shape [N,groups] = ", ToString({expected, 2}), ", but has shape ",
+                ToString(dims));
 }
 
 }  // namespace

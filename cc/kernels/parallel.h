@@ -31,8 +31,9 @@ class ParallelFor {
       return;
     }
     using Fn = std::remove_reference_t<F>;
-    run_(pool_, count, [](void* arg, int64_t i) { (*static_cast<Fn*>(arg))(i); },
-         const_cast<void*>(static_cast<const void*>(&f)));
+    run_(
+        pool_, count, [](void* arg, int64_t i) { (*static_cast<Fn*>(arg))(i); },
+        const_cast<void*>(static_cast<const void*>(&f)));
   }
 
  private:

@@ -1,0 +1,132 @@
+// GroupNorm on the CPU.
+#include <cmath>
+#include <tuple>
+
+#include "kernels/group_norm.h"
+#include "kernels/normalize.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/group_norm_cpu.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+#include "kernels/normalize_backward-inl.h"
+#include "kernels/normalize_forward-inl.h"
+
+#ifndef TFGN_KERNELS_GROUP_NORM_CPU_CC_
+#define TFGN_KERNELS_GROUP_NORM_CPU_CC_
+namespace tfgn {
+
+template <typename T>
+struct GroupNormKernels {
+  void (*forward)(const GroupNormShape&, const GroupNormForwardTensors<T>&, void*,
+                  const ParallelFor&);
+  void (*backward)(const GroupNormShape&, const GroupNormBackwardTensors<T>&, void*,
+                   const ParallelFor&);
+};
+
+using AllGroupNormKernels = std::tuple<GroupNormKernels<float16>, GroupNormKernels<bfloat16>,
+                                       GroupNormKernels<float>, GroupNormKernels<double>>;
+
+inline Normalization NormalizationOf(const GroupNormShape& shape) {
+  Normalization p{shape.n, shape.a, shape.c, shape.b, shape.groups, shape.gamma, shape.beta};
+  p.epsilon = shape.epsilon;
+  return p;
+}
+
+}  // namespace tfgn
+#endif  // TFGN_KERNELS_GROUP_NORM_CPU_CC_
+
+HWY_BEFORE_NAMESPACE();
+namespace tfgn {
+namespace HWY_NAMESPACE {
+namespace {
+
+template <typename T>
+void Forward(const GroupNormShape& shape, const GroupNormForwardTensors<T>& t, void* workspace,
+             const ParallelFor& parallel) {
+  const Normalization p = NormalizationOf(shape);
+  const ForwardTensors<T, T> tensors = {
+      t.x, t.gamma, t.beta, shape.has_side_input ? t.side_input : nullptr, t.y, t.mean, t.rstd};
+  WithActivation(shape.activation, [&](auto activation) HWY_ATTR {
+    ForwardPass<T, T, activation()>(p, tensors, workspace).Run(parallel);
+  });
+}
+
+template <typename T>
+void Backward(const GroupNormShape& shape, const GroupNormBackwardTensors<T>& t, void* workspace,
+              const ParallelFor& parallel) {
+  const Normalization p = NormalizationOf(shape);
+  const BackwardTensors<T, T> tensors = {t.dy,         t.x,  t.gamma,  t.beta,  t.mean, t.rstd,
+                                         t.side_input, t.dx, t.dgamma, t.dbeta, t.dside};
+  WithActivation(shape.activation, [&](auto activation) HWY_ATTR {
+    BackwardPass<T, T, activation()>(p, tensors, workspace).Run(parallel);
+  });
+}
+
+template <typename T>
+constexpr GroupNormKernels<T> KernelsOf() {
+  return {Forward<T>, Backward<T>};
+}
+
+AllGroupNormKernels GetKernels() {
+  return {KernelsOf<float16>(), KernelsOf<bfloat16>(), KernelsOf<float>(), KernelsOf<double>()};
+}
+
+}  // namespace
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace tfgn
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tfgn {
+namespace {
+
+HWY_EXPORT(GetKernels);
+
+}  // namespace
+
+int64_t GroupNormForwardWorkspace(const GroupNormShape& shape) {
+  return ForwardWorkspace(NormalizationOf(shape));
+}
+
+int64_t GroupNormBackwardWorkspace(const GroupNormShape& shape) {
+  return BackwardWorkspace(NormalizationOf(shape));
+}
+
+template <typename T>
+void GroupNormForward(const GroupNormShape& shape, const GroupNormForwardTensors<T>& tensors,
+                      void* workspace, const ParallelFor& parallel) {
+  const Normalization p = NormalizationOf(shape);
+  if (p.empty()) {
+    std::fill_n(tensors.mean, p.n * p.groups, ParamOf<T>(0));
+    std::fill_n(tensors.rstd, p.n * p.groups, static_cast<ParamOf<T>>(p.Rstd(0)));
+    return;
+  }
+  std::get<GroupNormKernels<T>>(HWY_DYNAMIC_DISPATCH(GetKernels)())
+      .forward(shape, tensors, workspace, parallel);
+}
+
+template <typename T>
+void GroupNormBackward(const GroupNormShape& shape, const GroupNormBackwardTensors<T>& tensors,
+                       void* workspace, const ParallelFor& parallel) {
+  const Normalization p = NormalizationOf(shape);
+  if (p.empty()) {
+    if (tensors.dgamma != nullptr) std::fill_n(tensors.dgamma, p.affine_size(p.gamma), 0);
+    if (tensors.dbeta != nullptr) std::fill_n(tensors.dbeta, p.affine_size(p.beta), 0);
+    return;
+  }
+  std::get<GroupNormKernels<T>>(HWY_DYNAMIC_DISPATCH(GetKernels)())
+      .backward(shape, tensors, workspace, parallel);
+}
+
+#define TFGN_INSTANTIATE(T)                                                                     \
+  template void GroupNormForward<T>(const GroupNormShape&, const GroupNormForwardTensors<T>&,   \
+                                    void*, const ParallelFor&);                                 \
+  template void GroupNormBackward<T>(const GroupNormShape&, const GroupNormBackwardTensors<T>&, \
+                                     void*, const ParallelFor&);
+TFGN_FOR_EACH_DTYPE(TFGN_INSTANTIATE)
+#undef TFGN_INSTANTIATE
+
+}  // namespace tfgn
+#endif  // HWY_ONCE

@@ -1,0 +1,80 @@
+#include "kernels/normalize.h"
+
+#include <cmath>
+#include <numeric>
+
+namespace tfgn {
+
+double Normalization::Rstd(double m2) const {
+  const int64_t count = group_size() - ddof;
+  const double var = count > 0 ? m2 / static_cast<double>(count) : 0;
+  switch (epsilon_mode) {
+    case EpsilonMode::kAddToVariance:
+      return 1 / std::sqrt(var + epsilon);
+    case EpsilonMode::kAddToStddev:
+      return 1 / (std::sqrt(var) + epsilon);
+    case EpsilonMode::kClampVariance:
+      // A NaN variance stays one.
+      return 1 / std::sqrt(var < epsilon ? epsilon : var);
+  }
+  return 0;
+}
+
+double Normalization::RstdSlope(double rstd) const {
+  const double two_over_count = 2 / static_cast<double>(group_size() - ddof);
+  switch (epsilon_mode) {
+    case EpsilonMode::kAddToVariance:
+      return -0.5 * rstd * rstd * rstd * two_over_count;
+    case EpsilonMode::kAddToStddev: {
+      const double stddev = 1 / rstd - epsilon;
+      // rstd is rounded to float: a stddev below its rounding is 0.
+      if (stddev * rstd < 0x1p-23) return 0;
+      return -0.5 * rstd * rstd / stddev * two_over_count;
+    }
+    case EpsilonMode::kClampVariance:
+      if (rstd * std::sqrt(epsilon) > 1 - 0x1p-23) return 0;
+      return -0.5 * rstd * rstd * rstd * two_over_count;
+  }
+  return 0;
+}
+
+Layout::Layout(const Normalization& p) {
+  // A column costs as much as 16 of its elements, so it must hold more; a run must fill a vector.
+  constexpr int64_t kManyRows = 16;
+  constexpr int64_t kVector = 16;
+  by_columns = p.b < kVector || p.a >= kManyRows;
+  if (!by_columns) {
+    group_units = p.a * Pieces(p.channels_per_group() * p.b);
+    channel_units = p.a * Pieces(p.b);
+    return;
+  }
+  const int64_t row = p.c * p.b;
+  // Rows that fill whole vectors where they can, and of up to 256 columns if A is large.
+  if (row < kTile / 2) {
+    fold = kVector / std::gcd(row, kVector);
+    while (fold > 1 && fold * row > kTile) fold /= 2;
+    while (fold * row * 2 <= kTile / 4 && fold * 2 * kFloatRows <= p.a) fold *= 2;
+    fold = std::min(fold, p.a);
+  }
+  cols = fold * row;
+  rows = p.a / fold;
+  tail = (p.a % fold) * row;
+  // About 256 KiB of floats, so that a large image gives work to many threads.
+  chunk_rows = std::clamp<int64_t>((int64_t{64} << 10) / cols, kFloatRows, 8 * kFloatRows);
+  chunks = std::max<int64_t>(1, (rows + chunk_rows - 1) / chunk_rows);
+  group_units = channel_units = chunks;
+}
+
+int64_t ForwardWorkspace(const Normalization& p) {
+  if (p.empty()) return 0;
+  return p.n * p.groups *
+         static_cast<int64_t>(Layout(p).group_units * sizeof(Moments) + sizeof(GroupStatistics));
+}
+
+int64_t BackwardWorkspace(const Normalization& p) {
+  if (p.empty()) return 0;
+  return p.n * static_cast<int64_t>(p.c * (Layout(p).channel_units + 1) * sizeof(ChannelSums) +
+                                    p.groups * sizeof(GroupTerms));
+}
+
+}  // namespace tfgn

@@ -1,0 +1,182 @@
+// Vectors of the compute type (float, or double for double) to and from memory of any element
+// type, whole or in part. Include after hwy/highway.h, once per target.
+#if defined(TFGN_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TFGN_KERNELS_SIMD_INL_H_
+#undef TFGN_KERNELS_SIMD_INL_H_
+#else
+#define TFGN_KERNELS_SIMD_INL_H_
+#endif
+
+#include <cstring>
+
+#include "hwy/highway.h"
+#include "kernels/dtypes.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tfgn {
+namespace HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <class D>
+using Rebind16 = hn::Rebind<uint16_t, D>;
+
+template <class D>
+HWY_INLINE hn::Vec<D> Load(D d, const hn::TFromD<D>* p) {
+  return hn::LoadU(d, p);
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> Load(D d, const bfloat16* p) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::LoadU(Rebind16<D>(), &p->bits);
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
+}
+
+// Float bits of binary16 bits, subnormals included whatever the rounding and flushing modes are.
+template <class D>
+HWY_INLINE hn::Vec<D> Load(D d, const float16* p) {
+  const hn::RebindToUnsigned<D> du;
+  const auto half = hn::PromoteTo(du, hn::LoadU(Rebind16<D>(), &p->bits));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(half, hn::Set(du, 0x7FFFu)));
+  const auto sign = hn::ShiftLeft<16>(hn::And(half, hn::Set(du, 0x8000u)));
+  const auto rebias = hn::Set(du, (127u - 15u) << 23);
+  const auto normal = hn::Add(magnitude, rebias);
+  const auto non_finite = hn::Add(normal, rebias);
+  const auto implicit_one = hn::Set(du, 113u << 23);
+  const auto subnormal = hn::BitCast(
+      du, hn::Sub(hn::BitCast(d, hn::Add(magnitude, implicit_one)), hn::BitCast(d, implicit_one)));
+  const hn::RebindToSigned<D> di;
+  const auto exponent = hn::BitCast(di, magnitude);
+  auto bits = hn::IfThenElse(hn::RebindMask(du, hn::Lt(exponent, hn::Set(di, 0x0400 << 13))),
+                             subnormal, normal);
+  bits = hn::IfThenElse(hn::RebindMask(du, hn::Gt(exponent, hn::Set(di, 0x7BFF << 13))), non_finite,
+                        bits);
+  return hn::BitCast(d, hn::Or(bits, sign));
+}
+
+template <class D>
+HWY_INLINE void Store(hn::Vec<D> v, D d, hn::TFromD<D>* p) {
+  hn::StoreU(v, d, p);
+}
+
+// The low 16 bits of each lane; the upper ones are 0.
+template <class D, class VU>
+HWY_INLINE void StoreLow16(VU v, D, uint16_t* p) {
+  const hn::Rebind<int32_t, D> di;
+  hn::StoreU(hn::DemoteTo(Rebind16<D>(), hn::BitCast(di, v)), Rebind16<D>(), p);
+}
+
+// Rounds to nearest even; a NaN stays one.
+template <class D>
+HWY_INLINE void Store(hn::Vec<D> v, D d, bfloat16* p) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu))));
+  const auto quiet_nan = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40u));
+  const auto is_nan = hn::RebindMask(du, hn::Ne(v, v));
+  StoreLow16(hn::IfThenElse(is_nan, quiet_nan, rounded), d, &p->bits);
+}
+
+// Rounds to nearest even, overflows to infinity; a NaN stays one.
+template <class D>
+HWY_INLINE void Store(hn::Vec<D> v, D d, float16* p) {
+  const hn::RebindToUnsigned<D> du;
+  const hn::RebindToSigned<D> di;
+  const auto bits = hn::BitCast(du, v);
+  const auto sign = hn::And(bits, hn::Set(du, 0x80000000u));
+  const auto magnitude = hn::Xor(bits, sign);
+  const auto compare = hn::BitCast(di, magnitude);
+
+  const auto odd = hn::And(hn::ShiftRight<13>(magnitude), hn::Set(du, 1u));
+  const auto rebias = hn::Set(du, 0xFFFu - ((127u - 15u) << 23));
+  const auto normal = hn::ShiftRight<13>(hn::Add(hn::Add(magnitude, rebias), odd));
+  // Adding 0.5 puts the 10 bits of a subnormal, rounded, at the end of the fraction.
+  const auto half = hn::Set(du, 126u << 23);
+  const auto subnormal =
+      hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(d, magnitude), hn::BitCast(d, half))), half);
+  auto result = hn::IfThenElse(hn::RebindMask(du, hn::Lt(compare, hn::Set(di, 113 << 23))),
+                               subnormal, normal);
+  const auto overflow = hn::RebindMask(du, hn::Gt(compare, hn::Set(di, (143 << 23) - 1)));
+  result = hn::IfThenElse(overflow, hn::Set(du, 0x7C00u), result);
+  const auto is_nan = hn::RebindMask(du, hn::Ne(v, v));
+  result = hn::IfThenElse(is_nan, hn::Set(du, 0x7E00u), result);
+  StoreLow16(hn::Or(result, hn::ShiftRight<16>(sign)), d, &p->bits);
+}
+
+// How many lanes of a vector an access covers: all, or the first few.
+struct AllLanes {};
+struct FirstLanes {
+  size_t count;
+};
+
+template <class D, typename T>
+HWY_INLINE hn::Vec<D> Load(D d, const T* p, AllLanes) {
+  return Load(d, p);
+}
+
+template <class D, typename T>
+HWY_INLINE void Store(hn::Vec<D> v, D d, T* p, AllLanes) {
+  Store(v, d, p);
+}
+
+// Whether MaskedLoad and BlendedStore leave the memory of other lanes alone.
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+#define TFGN_SAFE_MASKS 1
+#else
+#define TFGN_SAFE_MASKS 0
+#endif
+
+// Lanes past the end read as 0; nothing past the end is touched.
+template <class D, typename T>
+HWY_INLINE hn::Vec<D> Load(D d, const T* p, FirstLanes n) {
+  if constexpr (TFGN_SAFE_MASKS && std::is_same_v<T, hn::TFromD<D>>) {
+    return hn::MaskedLoad(hn::FirstN(d, n.count), d, p);
+  } else {
+    HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(hn::TFromD<D>)] = {};
+    std::memcpy(lanes, p, n.count * sizeof(T));
+    return Load(d, lanes);
+  }
+}
+
+template <class D, typename T>
+HWY_INLINE void Store(hn::Vec<D> v, D d, T* p, FirstLanes n) {
+  if constexpr (TFGN_SAFE_MASKS && std::is_same_v<T, hn::TFromD<D>>) {
+    hn::BlendedStore(v, hn::FirstN(d, n.count), d, p);
+  } else {
+    HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(hn::TFromD<D>)];
+    Store(v, d, lanes);
+    std::memcpy(p, lanes, n.count * sizeof(T));
+  }
+}
+#undef TFGN_SAFE_MASKS
+
+// v with 0 in the lanes that an access does not cover.
+template <class D>
+HWY_INLINE hn::Vec<D> Covered(D, hn::Vec<D> v, AllLanes) {
+  return v;
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> Covered(D d, hn::Vec<D> v, FirstLanes n) {
+  return hn::IfThenElseZero(hn::FirstN(d, n.count), v);
+}
+
+// f(j, lanes) for each vector of a row of `width` elements, the last of them perhaps partial.
+template <class D, class F>
+HWY_INLINE void ForEachVector(D d, int64_t width, F&& f) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t j = 0;
+  for (; j + lanes <= width; j += lanes) f(j, AllLanes{});
+  if (j < width) f(j, FirstLanes{static_cast<size_t>(width - j)});
+}
+
+}  // namespace
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace tfgn
+HWY_AFTER_NAMESPACE();
+
+#endif  // TFGN_KERNELS_SIMD_INL_H_
