@@ -1,0 +1,33 @@
+"""Fused GroupNorm and weight standardization for TensorFlow and Keras.
+
+    import tensorflow_groupnorm as tfgn
+
+    y = tfgn.group_norm(x, gamma, beta, groups=32, activation="silu", residual=shortcut)
+    kernel = tfgn.standardize_weights(kernel, gain, variant="nfnet")
+    layer = tfgn.layers.GroupNormalization(groups=32, activation="relu")
+
+- `group_norm`, `standardize_weights`: one fused op each, forward and backward.
+- `layers`: Keras layers on these ops, registered for serialization.
+- `stock`: the same two functions in stock TensorFlow ops, for export and where the op library
+  could not be loaded.
+- `raw_ops`: the ops as they are registered, as `tf.raw_ops`.
+- `build_info`: what the compiled part was built from.
+"""
+
+from importlib.metadata import version
+
+from . import layers, stock
+from ._library import FusedOpsUnavailableWarning, build_info
+from .ops import group_norm, raw_ops, standardize_weights
+
+__version__ = version("tensorflow-groupnorm")
+
+__all__ = [
+    "FusedOpsUnavailableWarning",
+    "build_info",
+    "group_norm",
+    "layers",
+    "raw_ops",
+    "standardize_weights",
+    "stock",
+]
