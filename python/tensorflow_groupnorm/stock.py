@@ -60,9 +60,7 @@ def group_norm(
     """
     x, axis = _check_input(x, groups, axis)
     if not (math.isfinite(epsilon) and epsilon >= 0):
-        raise ValueError(
-            f"`epsilon` must be a finite number >= 0. Received: epsilon={epsilon!r}"
-        )
+        raise ValueError(f"`epsilon` must be a finite number >= 0. Received: epsilon={epsilon!r}")
     activation = _check_activation(activation)
     residual = _check_residual(residual, x)
     dtype = _statistics_dtype(x)
@@ -241,7 +239,12 @@ def _statistics_dtype(x):
 
 def _mean(x, axes):
     for axis in axes:
-        x = tf.reduce_mean(x, axis, keepdims=True)
+        size = x.shape[axis]
+        if size:
+            x = tf.reduce_mean(x, axis, keepdims=True)
+        else:  # The mean of nothing is 0, as in the fused op, not NaN.
+            size = tf.cast(tf.maximum(tf.shape(x)[axis], 1), x.dtype)
+            x = tf.reduce_sum(x, axis, keepdims=True) / size
     return x
 
 

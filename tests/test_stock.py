@@ -1,0 +1,414 @@
+"""The portable definitions of both ops, against float64 NumPy and numerical derivatives."""
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_groupnorm import stock
+from tensorflow_groupnorm.variants import VARIANTS, resolve
+
+EPSILON = 1e-3
+ACTIVATIONS = {
+    None: lambda z: z,
+    "linear": lambda z: z,
+    "relu": lambda z: np.maximum(z, 0),
+    "silu": lambda z: z / (1 + np.exp(-z)),
+}
+
+
+def group_norm_float64(x, gamma, beta, groups, axis, activation, residual):
+    """Channels first, then one flat row per sample and group."""
+    x = np.moveaxis(np.asarray(x, np.float64), axis, 1)
+    rows = x.reshape(x.shape[0], groups, -1)
+    mean = rows.mean(-1, keepdims=True)
+    rows = (rows - mean) / np.sqrt(np.square(rows - mean).mean(-1, keepdims=True) + EPSILON)
+    z = rows.reshape(x.shape[0], x.shape[1], -1)
+    for parameter, combine in ((gamma, np.multiply), (beta, np.add)):
+        if parameter is not None:
+            parameter = np.asarray(parameter, np.float64)
+            z = combine(z, parameter[..., np.newaxis])
+    z = np.moveaxis(z.reshape(x.shape), 1, axis)
+    if residual is not None:
+        z = z + np.asarray(residual, np.float64)
+    return ACTIVATIONS[activation](z)
+
+
+def random(rng, shape, dtype="float64"):
+    return tf.cast(rng.normal(size=shape), dtype)
+
+
+def group_norm_arguments(rng, rank=4, axis=-1, per_sample=False, dtype="float64"):
+    shape = [3, 4, 5, 2, 3][:rank]
+    shape[axis] = 8
+    parameter = [3, 8] if per_sample else [8]
+    dtypes = [dtype, *2 * ["float64" if dtype == "float64" else "float32"], dtype]
+    return [
+        random(rng, s, d) for s, d in zip([shape, parameter, parameter, shape], dtypes, strict=True)
+    ]
+
+
+def relative_error(actual, expected):
+    actual, expected = (np.asarray(tf.cast(t, tf.float64)) for t in (actual, expected))
+    return np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), 1e-300)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("rank, axis", [(2, 1), (3, -1), (4, -1), (4, 1), (5, 2), (5, -1)])
+def test_group_norm_values(dtype, rank, axis):
+    rng = np.random.default_rng(0)
+    tolerance = {"float16": 1e-3, "bfloat16": 8e-3, "float32": 1e-6, "float64": 1e-13}[dtype]
+    for activation, affine, with_residual, per_sample in itertools.product(
+        ("linear", "relu", "silu"), (True, False), (True, False), (True, False)
+    ):
+        x, gamma, beta, residual = group_norm_arguments(rng, rank, axis, per_sample, dtype)
+        gamma, beta = (gamma, beta) if affine else (None, None)
+        residual = residual if with_residual else None
+        y = stock.group_norm(x, gamma, beta, 4, axis=axis, activation=activation, residual=residual)
+        assert y.dtype == x.dtype and y.shape == x.shape
+        x, residual = (t if t is None else tf.cast(t, tf.float64) for t in (x, residual))
+        expected = group_norm_float64(x, gamma, beta, 4, axis, activation, residual)
+        assert relative_error(y, expected) < tolerance
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e2, 1e4])
+@pytest.mark.parametrize("shape, groups", [((2, 30, 20, 64), 32), ((1, 200, 150, 24), 3)])
+def test_group_norm_keeps_its_accuracy_far_from_zero(mean, shape, groups):
+    x = np.random.default_rng(1).normal(mean, size=shape).astype(np.float32)
+    y = stock.group_norm(x, groups=groups)
+    expected = group_norm_float64(x, None, None, groups, -1, None, None)
+    # The bound of the fused op for rstd = 1, gamma = 1.
+    bound = 2.0**-24 * (8 * (1 + mean) + 2 * np.abs(expected))
+    assert np.all(np.abs(y - expected) <= bound)
+
+
+def test_float16_squares_beyond_the_float16_range():
+    x = tf.constant(np.random.default_rng(2).normal(0, 2e4, (2, 8, 8, 8)).clip(-6e4, 6e4), "half")
+    y = stock.group_norm(x, groups=2)
+    expected = group_norm_float64(x, None, None, 2, -1, None, None)
+    np.testing.assert_allclose(y, expected, atol=2e-3)
+
+
+def check_derivatives(f, inputs, rng, tolerance=1e-6):
+    """First- and second-order derivatives against central differences along random directions."""
+
+    def gradients(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            # Not linear in f, so that the gradient of the output contributes to the second order.
+            total = tf.reduce_sum(tf.sin(f(*inputs)))
+        return tape.gradient(total, inputs)
+
+    step = 1e-6
+    for function in (lambda *inputs: [f(*inputs)], gradients):
+        for i, x in enumerate(inputs):
+            direction = random(rng, x.shape)
+            cotangents = [random(rng, t.shape) for t in function(*inputs)]
+
+            def along(t, function=function, i=i, direction=direction, cotangents=cotangents):
+                moved = [*inputs[:i], inputs[i] + t * direction, *inputs[i + 1 :]]
+                values = function(*moved)
+                return sum(tf.reduce_sum(a * b) for a, b in zip(values, cotangents, strict=True))
+
+            t = tf.constant(0.0, tf.float64)
+            with tf.GradientTape() as tape:
+                tape.watch(t)
+                value = along(t)
+            numeric = (along(t + step) - along(t - step)) / (2 * step)
+            np.testing.assert_allclose(
+                tape.gradient(value, t), numeric, rtol=tolerance, atol=tolerance
+            )
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu", "silu"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_group_norm_derivatives(activation, per_sample):
+    rng = np.random.default_rng(3)
+
+    def f(x, gamma, beta, residual):
+        return stock.group_norm(x, gamma, beta, 4, axis=1, activation=activation, residual=residual)
+
+    check_derivatives(f, group_norm_arguments(rng, 4, 1, per_sample), rng)
+
+
+def first_and_second_order(function, inputs, dy, cotangents):
+    """`function(*inputs, dy)`, a list, and the gradient of its product with `cotangents`."""
+    with tf.GradientTape() as tape:
+        tape.watch([*inputs, dy])
+        first = function(*inputs, dy)
+        total = tf.add_n([tf.reduce_sum(a * b) for a, b in zip(first, cotangents, strict=True)])
+    return first, tape.gradient(total, [*inputs, dy], unconnected_gradients="zero")
+
+
+def by_autodiff(f):
+    def gradients(*inputs_and_dy):
+        *inputs, dy = inputs_and_dy
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = f(*inputs)
+        return tape.gradient(y, inputs, dy)
+
+    return gradients
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu", "silu"])
+@pytest.mark.parametrize("axis, per_sample", [(-1, False), (1, True), (2, False)])
+def test_group_norm_grad_is_the_gradient_to_second_order(activation, axis, per_sample):
+    rng = np.random.default_rng(4)
+    inputs = group_norm_arguments(rng, 4, axis, per_sample)
+    dy = random(rng, inputs[0].shape)
+    cotangents = [random(rng, t.shape) for t in inputs]
+    rows = np.moveaxis(inputs[0].numpy(), axis, 1).reshape(3, 4, -1)
+    mean = tf.constant(rows.mean(-1))
+    rstd = tf.constant(1 / np.sqrt(rows.var(-1) + EPSILON))
+
+    def explicit(x, gamma, beta, side, dy):
+        return stock.group_norm_grad(
+            dy, x, gamma, beta, mean, rstd, side, groups=4, axis=axis, activation=activation
+        )
+
+    def f(x, gamma, beta, side):
+        return stock.group_norm(x, gamma, beta, 4, axis=axis, activation=activation, residual=side)
+
+    actual = first_and_second_order(explicit, inputs, dy, cotangents)
+    expected = first_and_second_order(by_autodiff(f), inputs, dy, cotangents)
+    for a, b in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+        assert relative_error(a, b) < 1e-11
+
+
+def test_group_norm_grad_uses_the_saved_statistics():
+    x = random(np.random.default_rng(5), [2, 6, 4])
+    mean, rstd = tf.zeros([2, 2], tf.float64), tf.fill([2, 2], tf.constant(3.0, tf.float64))
+    arguments = dict(groups=2, axis=-1, activation=None)
+    dx, dgamma, dbeta, dside = stock.group_norm_grad(
+        tf.ones_like(x), x, tf.ones([4], tf.float64), None, mean, rstd, None, **arguments
+    )
+    np.testing.assert_allclose(dgamma, 3 * tf.reduce_sum(x, [0, 1]))
+    rows = x.numpy().reshape(2, 6, 2, 2)
+    expected = -3 * 3 * rows * 3 * rows.mean((1, 3), keepdims=True)
+    np.testing.assert_allclose(dx, expected.reshape(x.shape), atol=1e-12)
+    assert dbeta is None and dside is None
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 8), (2, 0, 4, 8), (2, 4, 0, 8)])
+def test_group_norm_of_nothing(shape):
+    x, gamma = tf.zeros(shape), tf.ones([8])
+    with tf.GradientTape() as tape:
+        tape.watch([x, gamma])
+        y = stock.group_norm(x, gamma, groups=4, activation="silu", residual=x)
+    dx, dgamma = tape.gradient(y, [x, gamma])
+    assert y.shape == dx.shape == shape
+    np.testing.assert_array_equal(dgamma, np.zeros(8))
+
+
+@pytest.mark.parametrize("shape", [[None, None, None, 8], [3, None, 5, None], [None] * 4])
+def test_group_norm_of_unknown_shapes(shape):
+    x, gamma, beta, _ = group_norm_arguments(np.random.default_rng(6), 4)
+    traced = tf.function(
+        lambda x: stock.group_norm(x, gamma, beta, 4),
+        input_signature=[tf.TensorSpec(shape, tf.float64)],
+    )
+    np.testing.assert_allclose(traced(x), stock.group_norm(x, gamma, beta, 4), atol=1e-14)
+
+
+def test_group_norm_in_transformations():
+    x, gamma, beta, residual = group_norm_arguments(np.random.default_rng(7), 4)
+
+    def f(x):
+        return stock.group_norm(x, gamma, beta, 4, activation="silu")
+
+    expected = f(x)
+    np.testing.assert_allclose(tf.function(f, jit_compile=True)(x), expected, rtol=1e-12)
+    one_by_one = x[:, tf.newaxis]
+    np.testing.assert_allclose(tf.vectorized_map(f, one_by_one)[:, 0], expected, rtol=1e-12)
+    np.testing.assert_allclose(tf.map_fn(f, one_by_one)[:, 0], expected, rtol=1e-12)
+    with tf.autodiff.ForwardAccumulator(x, residual) as accumulator, tf.GradientTape() as tape:
+        tape.watch(x)
+        y = f(x)
+    dy = tf.sin(y)
+    np.testing.assert_allclose(
+        tf.reduce_sum(accumulator.jvp(y) * dy),
+        tf.reduce_sum(tape.gradient(y, x, dy) * residual),
+        rtol=1e-11,
+    )
+
+
+def test_group_norm_converts_to_tflite():
+    x, gamma, beta, residual = group_norm_arguments(np.random.default_rng(8), 4, dtype="float32")
+    traced = tf.function(
+        lambda x, residual: stock.group_norm(
+            x, gamma, beta, 4, activation="silu", residual=residual
+        ),
+        input_signature=2 * [tf.TensorSpec([None, *x.shape[1:]])],
+    )
+    module = tf.Module()
+    module.f = traced
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [traced.get_concrete_function()], module
+    )
+    # Without SELECT_TF_OPS, so none but TFLite's own ops may be left.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tf.lite announces its move to LiteRT.
+        interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    runner = interpreter.get_signature_runner()
+    (y,) = runner(x=x, residual=residual).values()
+    np.testing.assert_allclose(y, traced(x, residual), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(groups=3), r"`groups`.*divide.*groups=3 for 8 channels"),
+        (dict(groups=0), r"`groups`.*groups=0"),
+        (dict(axis=0), r"`axis`.*axis=0"),
+        (dict(axis=3), r"`axis`.*axis=3"),
+        (dict(activation="gelu"), r"`activation`.*'gelu'"),
+        (dict(epsilon=-1.0), r"`epsilon`.*-1.0"),
+        (dict(gamma=tf.ones([4])), r"`gamma`.*\(8,\).*\(4,\)"),
+        (dict(beta=tf.ones([3, 8])), r"`beta`.*\(2, 8\).*\(3, 8\)"),
+        (dict(residual=tf.ones([2, 5, 4])), r"`residual`.*\(2, 5, 8\).*\(2, 5, 4\)"),
+        (dict(residual=tf.ones([2, 5, 8], tf.float16)), r"`residual`.*float32.*float16"),
+        (dict(x=tf.ones([8])), r"`x`.*rank >= 2.*\(8,\)"),
+        (dict(x=tf.ones([2, 8], tf.int32)), r"`x`.*int32"),
+    ],
+)
+def test_group_norm_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        stock.group_norm(**dict(x=tf.ones([2, 5, 8]), groups=4) | arguments)
+
+
+def standardized_float64(w, gain, variant, axis, epsilon=None):
+    """By the formulas as published, one flat row per output channel."""
+    w = np.asarray(w, np.float64)
+    kept = sorted(a % w.ndim for a in np.atleast_1d(axis))
+    rows = np.moveaxis(w, kept, range(len(kept)))
+    moved = rows.shape
+    rows = rows.reshape(np.prod(moved[: len(kept)]), -1)
+    fan_in = rows.shape[1]
+    centered = rows - rows.mean(1, keepdims=True)
+    ddof = 1 if variant == "qiao" else 0
+    var = np.square(centered).sum(1, keepdims=True) / (fan_in - ddof)
+    published = {
+        "bit": (1e-10, lambda e: 1 / np.sqrt(var + e)),
+        "timm": (1e-6, lambda e: 1 / np.sqrt(var + e)),
+        "qiao": (1e-5, lambda e: 1 / (np.sqrt(var) + e)),
+        "qiao_tf": (1e-5, lambda e: 1 / (np.sqrt(var) + e)),
+        "nfnet": (1e-4, lambda e: 1 / np.sqrt(np.maximum(var * fan_in, e))),
+        "timm_scaled": (1e-6, lambda e: fan_in**-0.5 / np.sqrt(var + e)),
+    }
+    default, factor = published[variant]
+    rows = centered * factor(default if epsilon is None else epsilon)
+    if gain is not None:
+        rows = rows * np.reshape(gain, [-1, 1])
+    return np.moveaxis(rows.reshape(moved), range(len(kept)), kept)
+
+
+KERNELS = [((3, 3, 4, 6), -1), ((3, 3, 6, 4), -2), ((3, 3, 4, 2), (-2, -1)), ((2, 5, 3), [0, 2])]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shape, axis", KERNELS)
+def test_standardize_weights_values(variant, shape, axis):
+    rng = np.random.default_rng(9)
+    outputs = np.prod([shape[a] for a in np.atleast_1d(axis)])
+    gain = random(rng, [outputs])
+    # Small enough for every epsilon to matter.
+    w = random(rng, shape) * 3e-3 + 0.01
+    for epsilon, gain_or_none in itertools.product((None, 1e-3, 0.0), (gain, None)):
+        for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-5)):
+            w_hat = stock.standardize_weights(
+                tf.cast(w, dtype), gain_or_none, variant=variant, epsilon=epsilon, axis=axis
+            )
+            assert w_hat.dtype == dtype
+            expected = standardized_float64(w, gain_or_none, variant, axis, epsilon)
+            assert relative_error(w_hat, expected) < tolerance
+
+
+def test_variants_are_those_of_the_reference():
+    # A variant without a formula above would go untested.
+    for variant in VARIANTS:
+        standardized_float64(np.eye(3), None, variant, -1)
+
+
+def test_standardize_weights_into_another_dtype():
+    w = random(np.random.default_rng(10), [3, 3, 4, 6], "float32")
+    w_hat = stock.standardize_weights(w, dtype="bfloat16")
+    assert w_hat.dtype == tf.bfloat16
+    expected = tf.cast(stock.standardize_weights(w), tf.bfloat16)
+    np.testing.assert_array_equal(tf.cast(w_hat, "float32"), tf.cast(expected, "float32"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_standardize_weights_derivatives(variant):
+    rng = np.random.default_rng(11)
+    w, gain = random(rng, [3, 2, 4]) * 0.1, random(rng, [4])
+
+    def f(w, gain):
+        return stock.standardize_weights(w, gain, variant=variant)
+
+    check_derivatives(f, [w, gain], rng)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shape, axis", KERNELS)
+def test_standardize_weights_grad_is_the_gradient_to_second_order(variant, shape, axis):
+    rng = np.random.default_rng(12)
+    outputs = np.prod([shape[a] for a in np.atleast_1d(axis)])
+    w, gain, dw_hat = random(rng, shape) * 0.01, random(rng, [outputs]), random(rng, shape)
+    cotangents = [random(rng, shape), random(rng, [outputs])]
+    attrs = resolve(variant, None, int(np.prod(shape) // outputs))
+    kept = {a % len(shape) for a in np.atleast_1d(axis)}
+    reduced = tuple(set(range(len(shape))) - kept)
+    mean, var = w.numpy().mean(reduced), w.numpy().var(reduced, ddof=attrs["ddof"])
+    rstd = {
+        "add_to_variance": lambda e: 1 / np.sqrt(var + e),
+        "add_to_stddev": lambda e: 1 / (np.sqrt(var) + e),
+        "clamp_variance": lambda e: 1 / np.sqrt(np.maximum(var, e)),
+    }[attrs["epsilon_mode"]](attrs["epsilon"])
+
+    def explicit(w, gain, dw_hat):
+        return stock.standardize_weights_grad(
+            dw_hat, w, gain, mean.ravel(), rstd.ravel(), axis=axis, **attrs
+        )
+
+    def f(w, gain):
+        return stock.standardize_weights(w, gain, variant=variant, axis=axis)
+
+    actual = first_and_second_order(explicit, [w, gain], dw_hat, cotangents)
+    expected = first_and_second_order(by_autodiff(f), [w, gain], dw_hat, cotangents)
+    for a, b in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+        assert relative_error(a, b) < 1e-9
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_constant_kernels_have_finite_gradients(variant):
+    w = tf.zeros([3, 3, 2, 4])
+    with tf.GradientTape() as tape:
+        tape.watch(w)
+        w_hat = stock.standardize_weights(w, variant=variant)
+    dw = tape.gradient(w_hat, w, tf.random.normal(w.shape))
+    np.testing.assert_array_equal(w_hat, w)
+    assert np.all(np.isfinite(dw))
+
+
+def test_one_weight_per_channel_becomes_zero():
+    for variant in VARIANTS:
+        w_hat = stock.standardize_weights(tf.constant([[1.0, -2.0]]), variant=variant)
+        np.testing.assert_array_equal(w_hat, [[0.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(variant="ws"), r"`variant`.*'bit'.*'timm_scaled'.*'ws'"),
+        (dict(epsilon=-1e-5), r"`epsilon`.*-1e-05"),
+        (dict(axis=4), r"`axis`.*axis=4"),
+        (dict(axis=[]), r"`axis`.*axis=\[\]"),
+        (dict(gain=tf.ones([5])), r"`gain`.*\(4,\).*\(5,\)"),
+        (dict(w=tf.ones([3, 4], tf.int32)), r"`w`.*int32"),
+    ],
+)
+def test_standardize_weights_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        stock.standardize_weights(**dict(w=tf.ones([3, 3, 2, 4])) | arguments)
