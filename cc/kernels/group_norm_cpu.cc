@@ -64,12 +64,14 @@ void Backward(const GroupNormShape& shape, const GroupNormBackwardTensors<T>& t,
 }
 
 template <typename T>
-constexpr GroupNormKernels<T> KernelsOf() {
-  return {Forward<T>, Backward<T>};
+void SetKernels(GroupNormKernels<T>& kernels) {
+  kernels = {Forward<T>, Backward<T>};
 }
 
 AllGroupNormKernels GetKernels() {
-  return {KernelsOf<float16>(), KernelsOf<bfloat16>(), KernelsOf<float>(), KernelsOf<double>()};
+  AllGroupNormKernels all;
+  std::apply([](auto&... kernels) { (SetKernels(kernels), ...); }, all);
+  return all;
 }
 
 }  // namespace
