@@ -1,0 +1,1 @@
+"""Trains one small network with each normalization at each batch size, and compares."""
