@@ -1,0 +1,81 @@
+"""What is installed and what of it is in use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import warnings
+
+
+def collect() -> dict:
+    """Describes the package, the machine and whether the fused ops are on.
+
+    Returns:
+        A dictionary for JSON: `tensorflow_groupnorm`, `tensorflow`, `keras`, `python` (versions),
+        `machine`, `cores` (usable by this process), `gpus` (number), `fused` (whether the fused ops
+        are on), `reason` (why not, or `None`), and, `None` where the compiled part cannot be
+        loaded: `built_for` (the TensorFlow version), `cpu_target`, `cuda` (the toolkit's version,
+        `""` for a CPU build) and `xla` (whether the ops compile under `jit_compile=True`).
+    """
+    import keras
+    import tensorflow as tf
+
+    from . import _library
+
+    with warnings.catch_warnings():
+        # The reason is part of the answer.
+        warnings.simplefilter("ignore", _library.FusedOpsUnavailableWarning)
+        try:
+            reason = _library.load_error()
+        except ImportError as error:  # With TFGN_REQUIRE_FUSED=1.
+            reason = str(error)
+    try:
+        build, cpu_target = _library.build_info(), _library.cpu_target()
+    except ImportError:
+        build, cpu_target = {}, None
+    return {
+        "tensorflow_groupnorm": importlib.metadata.version("tensorflow-groupnorm"),
+        "tensorflow": tf.__version__,
+        "built_for": build.get("tensorflow"),
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpus": len(tf.config.list_physical_devices("GPU")),
+        "cpu_target": cpu_target,
+        "cuda": build.get("cuda"),
+        "xla": build.get("xla"),
+        "fused": reason is None,
+        "reason": reason,
+    }
+
+
+def text(environment: dict) -> str:
+    """Lays the result of `collect` out for people.
+
+    Args:
+        environment: of `collect`.
+
+    Returns:
+        One line per fact.
+    """
+    unknown = "unknown: the compiled module cannot be loaded"
+    built = environment["built_for"] is not None
+    cuda = f"built with CUDA {environment['cuda']}" if environment["cuda"] else "not built in"
+    xla = "built in" if environment["xla"] else "not built in"
+    facts = {
+        "tensorflow-groupnorm": environment["tensorflow_groupnorm"],
+        "TensorFlow": environment["tensorflow"],
+        "built for TensorFlow": environment["built_for"] if built else unknown,
+        "Keras": environment["keras"],
+        "Python": environment["python"],
+        "machine": f"{environment['machine']}, {environment['cores']} cores, "
+        f"{environment['gpus']} GPUs",
+        "CPU target": environment["cpu_target"] if built else unknown,
+        "CUDA": cuda if built else unknown,
+        "XLA (jit_compile=True)": xla if built else unknown,
+        "fused ops": "on" if environment["fused"] else f"off: {environment['reason']}",
+    }
+    width = max(map(len, facts))
+    return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts.items())

@@ -1,0 +1,136 @@
+import json
+import sys
+
+import pytest
+import tensorflow as tf
+from tensorflow_groupnorm import _library, cli
+
+SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--help"], ["study", "info", "bench"]),
+        (["study", "--help"], ["--norms", "--group-size", "default: 1,2,4,16,64", "gn+ws  group"]),
+        (["info", "--help"], ["--json", "the CPU target in use"]),
+        (["bench", "--help"], ["--shapes", "2x56x56x64", "--repeats"]),
+        (["--version"], ["tensorflow-groupnorm 0."]),
+    ],
+)
+def test_help(argv, words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(argv)
+    output = capsys.readouterr().out
+    assert exit_.value.code == 0
+    for word in words:
+        assert word in output
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "tfgn: error: the following arguments are required: COMMAND"),
+        (["train"], "invalid choice: 'train'"),
+        (["bench", "--shapes", "2x0x4"], "expected sizes such as 2x56x56x64, received '2x0x4'"),
+        (["bench", "--shapes", "64"], "expected sizes such as 2x56x56x64, received '64'"),
+        (["bench", "--shapes", ","], "argument --shapes: expected at least one shape"),
+        (["bench", "--groups", "3"], "expected a divisor of the 64 channels of 2x56x56x64, rec"),
+        (["bench", "--groups", "0"], "argument --groups: expected a divisor of the 64 channels"),
+        (["bench", "--repeats", "0"], "argument --repeats: expected at least 1, received 0"),
+        (["bench", "--json", "missing/file"], "argument --json: there is no folder missing"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(argv, sentence, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(argv)
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_info_says_what_is_installed_and_in_use(capsys):
+    assert cli.main(["info"]) == 0
+    facts = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    facts = {name: fact.strip() for name, fact in facts.items()}
+    assert facts["TensorFlow"] == tf.__version__
+    assert facts["Keras"] and facts["Python"] == sys.version.split()[0]
+    assert facts["fused ops"] == "on"
+    assert facts["CPU target"] == _library.cpu_target()
+    assert facts["built for TensorFlow"] == _library.build_info()["tensorflow"]
+
+
+def test_info_says_why_the_fused_ops_are_off(run_python):
+    code = """
+import tensorflow as tf
+tf.__version__ = "2.99.1"
+import warnings
+warnings.simplefilter("ignore")
+from tensorflow_groupnorm import cli
+cli.main(["info", "--json"])
+cli.main(["info"])
+"""
+    output = run_python(code).stdout
+    assert '"fused": false' in output and '"tensorflow": "2.99.1"' in output
+    assert "fused ops" in output and "off: tensorflow-groupnorm" in output
+    assert "was built for TensorFlow" in output
+
+
+def test_info_as_json(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["fused"] is True and facts["reason"] is None
+    assert facts["tensorflow"] == tf.__version__
+    assert facts["xla"] in (True, False) and facts["cuda"] is not None and facts["cores"] >= 1
+
+
+def test_bench_prints_ratios_and_writes_json(tmp_path, capsys):
+    path = tmp_path / "bench.json"
+    assert cli.main([*SMALL_BENCH, "--json", str(path)]) == 0
+    result = json.loads(path.read_text())
+    rows = {(row["name"], tuple(row["shape"]), row["backward"]): row for row in result["rows"]}
+    names = {"GroupNorm", "GroupNorm + SiLU", "GroupNorm + add + ReLU"}
+    kernels = {(3, 3, 256, 256), (1, 1, 1024, 2048)}
+    assert rows.keys() == {(name, (2, 3, 4), b) for name in names for b in (False, True)} | {
+        ("weight standardization", kernel, b) for kernel in kernels for b in (False, True)
+    }
+    for row in rows.values():
+        assert row["stock_ms"] > 0 and row["fused_ms"] > 0
+        assert row["ratio"] == pytest.approx(row["stock_ms"] / row["fused_ms"])
+    output = capsys.readouterr().out
+    assert "ratio" in output and "2x3x4" in output and "1x1x1024x2048" in output
+
+
+def test_bench_compares_what_computes_the_same():
+    from tensorflow_groupnorm import _bench
+
+    cases = [*_bench._group_norm_cases((2, 5, 8), 2), _bench._standardize_case((3, 3, 4, 6))]
+    for case in cases:
+        inputs = [tf.random.normal(case.shape) for _ in range(case.inputs)]
+        upstream = tf.random.normal(case.shape)
+        results = [_bench._graph(f, True)(upstream, *inputs) for f in (case.stock, case.fused)]
+        for expected, actual in zip(*map(tf.nest.flatten, results), strict=True):
+            tf.debugging.assert_near(expected, actual, rtol=1e-3, atol=1e-4)
+
+
+def test_ctrl_c_is_exit_code_130_and_one_line(capsys, monkeypatch):
+    from tensorflow_groupnorm import _bench
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_bench, "_time", interrupt)
+    assert cli.main(SMALL_BENCH) == 130
+    assert capsys.readouterr().err == "\ntfgn: interrupted; nothing new is kept\n"
+
+
+def test_missing_package_of_the_study_is_named(capsys, monkeypatch):
+    for name in ("runner", "data"):
+        monkeypatch.delitem(sys.modules, f"tensorflow_groupnorm.study.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    import tensorflow_groupnorm.study as study
+
+    for name in ("runner", "data"):
+        monkeypatch.delattr(study, name, raising=False)
+    assert cli.main(["study"]) == 1
+    assert "pip install 'tensorflow-groupnorm[study]'" in capsys.readouterr().err
