@@ -123,9 +123,10 @@ def _train_all(runs: list[RunConfig], dataset: data.Dataset, folder: Path, conso
         before = 0
         for number, config in enumerate(runs, start=1):
             title = f"{number}/{len(runs)} {config.norm}, batch {config.batch_size}"
-            progress.update(task, description=title)
+            progress.update(task, completed=before, description=title)
             for message in _train(config, dataset.path, folder):
-                progress.update(task, completed=before + message.get("steps", 0))
+                if "steps" in message:
+                    progress.update(task, completed=before + message["steps"])
                 if "epoch" in message:
                     epoch = f"epoch {message['epoch']}/{config.epochs}"
                     error = f"error {message['error']:.1%}"
