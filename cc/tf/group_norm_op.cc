@@ -217,7 +217,7 @@ REGISTER_OP("GroupNorm")
     .Attr("activation: string = 'linear'")
     .Attr("num_side_inputs: int >= 0 = 0")
     .Attr("T: {half, bfloat16, float, double}")
-    .Attr("U: {float, double} = DT_FLOAT")
+    .Attr("U: {float, double}")
     .SetShapeFn(InferForward)
     .Doc(R"doc(
 Group normalization (https://arxiv.org/abs/1803.08494) with what often follows it.
@@ -260,7 +260,7 @@ REGISTER_OP("GroupNormGrad")
     .Attr("activation: string = 'linear'")
     .Attr("num_side_inputs: int >= 0 = 0")
     .Attr("T: {half, bfloat16, float, double}")
-    .Attr("U: {float, double} = DT_FLOAT")
+    .Attr("U: {float, double}")
     .SetShapeFn(InferGradient)
     .Doc(R"doc(
 The gradient of GroupNorm.

@@ -204,7 +204,7 @@ REGISTER_OP("StandardizeWeights")
     .Attr("scale: float = 1")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("Tout: {half, bfloat16, float, double}")
-    .Attr("U: {float, double} = DT_FLOAT")
+    .Attr("U: {float, double}")
     .SetShapeFn(InferForward)
     .Doc(R"doc(
 Weight standardization (https://arxiv.org/abs/1903.10520) of the kernel of a layer.
@@ -246,7 +246,7 @@ REGISTER_OP("StandardizeWeightsGrad")
     .Attr("scale: float = 1")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("Tout: {half, bfloat16, float, double}")
-    .Attr("U: {float, double} = DT_FLOAT")
+    .Attr("U: {float, double}")
     .SetShapeFn(InferGradient)
     .Doc(R"doc(
 The gradient of StandardizeWeights.
