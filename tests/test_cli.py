@@ -89,10 +89,10 @@ def test_bench_prints_ratios_and_writes_json(tmp_path, capsys):
     assert cli.main([*SMALL_BENCH, "--json", str(path)]) == 0
     result = json.loads(path.read_text())
     rows = {(row["name"], tuple(row["shape"]), row["backward"]): row for row in result["rows"]}
-    names = {"GroupNorm", "GroupNorm + SiLU", "GroupNorm + add + ReLU"}
+    names = {"GroupNorm", "GroupNorm+SiLU", "GroupNorm+add+ReLU"}
     kernels = {(3, 3, 256, 256), (1, 1, 1024, 2048)}
     assert rows.keys() == {(name, (2, 3, 4), b) for name in names for b in (False, True)} | {
-        ("weight standardization", kernel, b) for kernel in kernels for b in (False, True)
+        ("StandardizeWeights", kernel, b) for kernel in kernels for b in (False, True)
     }
     for row in rows.values():
         assert row["stock_ms"] > 0 and row["fused_ms"] > 0

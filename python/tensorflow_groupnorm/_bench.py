@@ -56,7 +56,7 @@ def run(shapes: list[tuple[int, ...]], groups: int, repeats: int) -> dict:
         `ratio` (stock over fused).
     """
     environment = _info.collect()
-    console = Console()
+    console = Console(markup=False)  # Paths may hold brackets.
     if not environment["fused"]:
         console.print(f"The fused ops are off: {environment['reason']}", style="bold")
     cases = [case for shape in shapes for case in _group_norm_cases(shape, groups)]
@@ -91,9 +91,9 @@ def _group_norm_cases(shape: tuple[int, ...], groups: int) -> list[Case]:
     relu, silu = keras.activations.relu, keras.activations.silu
     return [
         Case("GroupNorm", shape, 1, plain, fused()),
-        Case("GroupNorm + SiLU", shape, 1, lambda x: silu(plain(x)), fused("silu")),
+        Case("GroupNorm+SiLU", shape, 1, lambda x: silu(plain(x)), fused("silu")),
         Case(
-            "GroupNorm + add + ReLU",
+            "GroupNorm+add+ReLU",
             shape,
             2,
             lambda x, residual: relu(plain(x) + residual),
@@ -103,9 +103,7 @@ def _group_norm_cases(shape: tuple[int, ...], groups: int) -> list[Case]:
 
 
 def _standardize_case(shape: tuple[int, ...]) -> Case:
-    return Case(
-        "weight standardization", shape, 1, stock.standardize_weights, ops.standardize_weights
-    )
+    return Case("StandardizeWeights", shape, 1, stock.standardize_weights, ops.standardize_weights)
 
 
 def _time(case: Case, backward: bool, repeats: int) -> tuple[float, float]:

@@ -48,7 +48,7 @@ def run(study: Study, console: Console | None = None) -> dict:
         RunError: if a training failed; what was finished before is kept.
         Interrupted: on Ctrl-C; what was finished before is kept.
     """
-    console = console or Console()
+    console = console or Console(markup=False)  # Paths may hold brackets.
     runs_folder = study.out / "runs"
     _make_writable(runs_folder)
     dataset = data.prepare(
