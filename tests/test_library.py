@@ -1,0 +1,136 @@
+"""Loading the op library: what a user is told where it cannot be used, and that the rest goes on.
+
+Each case runs in an interpreter of its own: a library cannot be unloaded.
+"""
+
+import importlib.metadata
+import importlib.resources
+import re
+import shutil
+import subprocess
+
+import pytest
+import tensorflow as tf
+from tensorflow_groupnorm import _library
+
+OTHER_TENSORFLOW = """
+import tensorflow as tf
+tf.__version__ = "2.99.1"
+"""
+# importlib.resources.files() is where the package looks for its library.
+LIBRARY_FROM = """
+import importlib.resources, pathlib
+importlib.resources.files = lambda package: pathlib.Path({folder!r})
+"""
+IMPORT_AND_RUN = """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import tensorflow as tf
+    import tensorflow_groupnorm as tfgn
+    from tensorflow_groupnorm import _library
+    first, second = _library.load(), _library.load()
+assert first is second
+for warning in caught:
+    if issubclass(warning.category, _library.FusedOpsUnavailableWarning):
+        print("warning:", warning.message)
+print("fused:", first is not None)
+y = tfgn.layers.GroupNormalization(2)(tf.reshape(tf.range(16.0), [1, 4, 4]))
+print("mean below 1e-6:", abs(float(tf.reduce_mean(y))) < 1e-6)
+"""
+
+
+@pytest.fixture
+def library():
+    return importlib.resources.files("tensorflow_groupnorm") / "_tfgn_ops.so"
+
+
+def run_and_read(run_python, code, **environment):
+    """Runs code that ends in IMPORT_AND_RUN; returns (whether fused, the warnings)."""
+    result = run_python(code, **environment)
+    assert result.returncode == 0, result.stderr
+    assert "mean below 1e-6: True" in result.stdout
+    fused = re.search(r"^fused: (True|False)$", result.stdout, re.M).group(1) == "True"
+    return fused, re.findall(r"^warning: (.*)$", result.stdout, re.M)
+
+
+def test_loads_without_a_warning(run_python):
+    assert run_and_read(run_python, IMPORT_AND_RUN) == (True, [])
+
+
+def test_other_tensorflow_minor_is_named_once_and_the_layers_go_on(run_python):
+    fused, (warning,) = run_and_read(run_python, OTHER_TENSORFLOW + IMPORT_AND_RUN)
+    assert not fused
+    built_for = ".".join(_library.build_info()["tensorflow"].split(".")[:2])
+    assert "2.99.1" in warning
+    assert f"built for TensorFlow {built_for}," in warning
+    assert f'pip install "tensorflow=={built_for}.*"' in warning
+
+
+def test_require_fused_turns_the_warning_into_an_import_error(run_python):
+    result = run_python(OTHER_TENSORFLOW + IMPORT_AND_RUN, TFGN_REQUIRE_FUSED="1")
+    assert result.returncode == 1
+    assert re.search(r"^ImportError: .* was built for TensorFlow .*2\.99\.1", result.stderr, re.M)
+
+
+def test_missing_library_is_named(run_python, tmp_path):
+    code = LIBRARY_FROM.format(folder=str(tmp_path)) + IMPORT_AND_RUN
+    fused, (warning,) = run_and_read(run_python, code)
+    assert not fused
+    assert f"is missing: {tmp_path / '_tfgn_ops.so'}" in warning
+
+
+def test_library_that_does_not_load_is_explained(run_python, tmp_path):
+    (tmp_path / "_tfgn_ops.so").write_bytes(b"not a library")
+    code = LIBRARY_FROM.format(folder=str(tmp_path)) + IMPORT_AND_RUN
+    fused, (warning,) = run_and_read(run_python, code)
+    assert not fused
+    assert "cannot be loaded" in warning
+    assert str(tmp_path / "_tfgn_ops.so") in warning
+
+
+def test_another_build_of_the_library_is_not_joined_by_ours(run_python, library, tmp_path):
+    other = tmp_path / "_tfgn_ops.so"
+    other.write_bytes(library.read_bytes() + b"another build")
+    code = f"import tensorflow as tf; tf.load_op_library({str(other)!r})" + IMPORT_AND_RUN
+    fused, (warning,) = run_and_read(run_python, code)
+    assert not fused
+    assert str(other) in warning
+    assert "GroupNorm" in warning
+
+
+@pytest.mark.parametrize("name", ["_tfgn_ops.so", "libplugin.so"])
+def test_identical_copy_serves_in_place_of_ours(run_python, library, tmp_path, name):
+    copy = tmp_path / name
+    shutil.copy(library, copy)
+    code = f"import tensorflow as tf; tf.load_op_library({str(copy)!r})" + IMPORT_AND_RUN
+    assert run_and_read(run_python, code) == (True, [])
+
+
+def test_the_same_file_twice_is_harmless(run_python, library):
+    load = f"import tensorflow as tf; tf.load_op_library({str(library)!r})"
+    assert run_and_read(run_python, load + IMPORT_AND_RUN + load) == (True, [])
+
+
+def test_library_needs_the_framework_alone_of_tensorflow(library):
+    dynamic = subprocess.run(
+        ["readelf", "--dynamic", library], capture_output=True, text=True, check=True
+    ).stdout
+    needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
+    assert [name for name in needed if "tensorflow" in name] == ["libtensorflow_framework.so.2"]
+    (runpath,) = re.findall(r"RUNPATH.*\[(.*)\]", dynamic)
+    assert "$ORIGIN/../tensorflow" in runpath.split(":")
+
+
+def test_build_info_tells_what_was_built():
+    info = _library.build_info()
+    assert info["version"] == importlib.metadata.version("tensorflow-groupnorm")
+    assert info["tensorflow"].split(".")[:2] == tf.__version__.split(".")[:2]
+    assert re.match(r"\d+\.\d+\.\d+$", info["highway"])
+    assert info["compiler"]
+    assert isinstance(info["xla"], bool)
+    assert isinstance(info["cuda"], str)
+
+
+def test_cpu_target_is_one_of_highways():
+    assert re.match(r"(AVX3|AVX2|SSE4|SSE2|NEON|EMU128|SCALAR)", _library.cpu_target())
