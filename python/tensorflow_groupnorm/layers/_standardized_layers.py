@@ -1,0 +1,89 @@
+"""The stock layers that have a kernel, with that kernel standardized.
+
+A `.weights.h5` file addresses a layer by the name of its class. The classes made here are named
+as the stock ones, so that weights move both ways between a stock and a standardized model; they
+are registered and exported as `StandardizedConv2D` and so on.
+"""
+
+import keras
+
+from ._common import register, supports_jit
+from ._kernel_scope import KernelScope
+from ._kernels import KernelStandardization, output_axes
+
+_NOT_QUANTIZABLE = (
+    "A layer with a standardized kernel cannot be quantized: put the standardized kernel into a "
+    "stock layer and quantize that."
+)
+
+
+class _Standardized(KernelStandardization):
+    """Put before a stock layer's class: standardizes its kernels at each call."""
+
+    def __init__(self, *args, variant="bit", epsilon=None, gain=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._init_standardization(variant, epsilon, gain)
+        self.supports_jit = supports_jit()
+
+    def build(self, input_shape):
+        if self.quantization_mode is not None:
+            raise NotImplementedError(f"{_NOT_QUANTIZABLE} Received: dtype={self.dtype_policy}")
+        super().build(input_shape)
+        self._build_gains(self, output_axes(self))
+
+    def call(self, inputs):
+        with KernelScope(self, self._standardized(self, output_axes(self))):
+            return super().call(inputs)
+
+    def quantize(self, mode=None, **kwargs):
+        raise NotImplementedError(f"{_NOT_QUANTIZABLE} Received: mode={mode!r} for {self!r}")
+
+    def save_own_variables(self, store):
+        # The stock layers' own methods know nothing of a gain.
+        if self.use_gain:
+            keras.layers.Layer.save_own_variables(self, store)
+        else:
+            super().save_own_variables(store)
+
+    def load_own_variables(self, store):
+        if self.use_gain:
+            keras.layers.Layer.load_own_variables(self, store)
+        else:
+            super().load_own_variables(store)
+
+    def get_config(self):
+        return {**super().get_config(), **self._standardization_config()}
+
+
+def _standardized(stock):
+    name = f"Standardized{stock.__name__}"
+    doc = f"""`keras.layers.{stock.__name__}` with its kernel standardized at each call.
+
+    The variables are those of the stock layer, under the same names; the kernel that the layer
+    computes with is `gain * scale * (kernel - mean) * rstd`, the statistics being those of each
+    output channel. The kernel is read in the precision in which it is stored and standardized in
+    float32 (float64 for a float64 kernel), also under mixed precision.
+
+    Args:
+        *args: positional arguments of `keras.layers.{stock.__name__}`.
+        variant: which published definition, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the variant's own.
+        gain: whether to learn a factor per output channel (weight `gain`, ones at first).
+        **kwargs: all other arguments of `keras.layers.{stock.__name__}`.
+
+    Reference:
+        [Qiao et al., 2019, Weight Standardization](https://arxiv.org/abs/1903.10520).
+    """
+    body = {"__doc__": doc, "__module__": __name__, "__qualname__": name}
+    return register(name=name)(type(stock.__name__, (_Standardized, stock), body))
+
+
+StandardizedConv1D = _standardized(keras.layers.Conv1D)
+StandardizedConv2D = _standardized(keras.layers.Conv2D)
+StandardizedConv3D = _standardized(keras.layers.Conv3D)
+StandardizedConv1DTranspose = _standardized(keras.layers.Conv1DTranspose)
+StandardizedConv2DTranspose = _standardized(keras.layers.Conv2DTranspose)
+StandardizedConv3DTranspose = _standardized(keras.layers.Conv3DTranspose)
+StandardizedDepthwiseConv2D = _standardized(keras.layers.DepthwiseConv2D)
+StandardizedSeparableConv2D = _standardized(keras.layers.SeparableConv2D)
+StandardizedDense = _standardized(keras.layers.Dense)
