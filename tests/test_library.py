@@ -118,7 +118,8 @@ def test_library_needs_the_framework_alone_of_tensorflow(library):
     ).stdout
     needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
     assert [name for name in needed if "tensorflow" in name] == ["libtensorflow_framework.so.2"]
-    (runpath,) = re.findall(r"RUNPATH.*\[(.*)\]", dynamic)
+    # RPATH in a release wheel, whose libraries auditwheel has been over.
+    (runpath,) = re.findall(r"(?:RUNPATH|RPATH).*\[(.*)\]", dynamic)
     assert "$ORIGIN/../tensorflow" in runpath.split(":")
 
 
