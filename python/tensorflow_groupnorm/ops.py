@@ -202,26 +202,41 @@ def _group_norm_grad(op, dy, *_):
 @tf.RegisterGradient("GroupNormGrad")
 def _group_norm_grad_grad(op, *output_gradients):
     dy, x, gamma, beta, mean, rstd, *side_input = op.inputs
+    to_view, from_view, axis = _known_rank(x, op.get_attr("axis"))
 
     def backward(dy, x, gamma, beta, *side_input):
-        return stock.group_norm_grad(
-            dy,
-            x,
+        dx, dgamma, dbeta, dside = stock.group_norm_grad(
+            to_view(dy),
+            to_view(x),
             gamma,
             beta,
             mean,
             rstd,
-            side_input[0] if side_input else None,
+            to_view(side_input[0]) if side_input else None,
             groups=op.get_attr("groups"),
-            axis=op.get_attr("axis"),
+            axis=axis,
             activation=tf.compat.as_str(op.get_attr("activation")),
         )
+        return from_view(dx), dgamma, dbeta, None if dside is None else from_view(dside)
 
     ddy, dx, dgamma, dbeta, *dside = _vjp(
         backward, (dy, x, gamma, beta, *side_input), output_gradients
     )
     # mean and rstd are functions of x: what goes through them is in dx.
     return [ddy, dx, dgamma, dbeta, None, None, *dside]
+
+
+def _known_rank(x, axis):
+    """How to give tensors like `x` a rank that stock ops can work with, and where channels are.
+
+    TensorFlow traces the forward mode of an op for an unknown rank once it has met many shapes.
+    """
+    if x.shape.rank is not None:
+        return tf.identity, tf.identity, axis
+    shape = tf.shape(x)
+    before, after = shape[1:axis], shape[axis:][1:]
+    view = [shape[0], tf.reduce_prod(before), shape[axis], tf.reduce_prod(after)]
+    return lambda t: tf.reshape(t, view), lambda t: tf.reshape(t, shape), 2
 
 
 @tf.RegisterGradient("StandardizeWeights")
@@ -256,7 +271,8 @@ def _vjp(function, inputs, output_gradients):
     An input of shape [0] is an absent one: `None` to the function, without a gradient. The
     outputs that belong to it are `None` in turn.
     """
-    present = [tensor if tensor.shape != [0] else None for tensor in inputs]
+    # The copies tell apart what a caller gave twice, a residual that is x, say.
+    present = [None if tensor.shape == [0] else tf.identity(tensor) for tensor in inputs]
     sources = [tensor for tensor in present if tensor is not None]
     with tf.GradientTape() as tape:
         tape.watch(sources)
