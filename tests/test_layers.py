@@ -354,6 +354,25 @@ def test_second_order_gradients():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("mode", ["full", "activations"])
+def test_rematerialization(mode):
+    x = images()
+    with keras.RematScope(mode=mode):
+        layer = GroupNormalization(4, activation="silu")
+    plain = GroupNormalization(4, activation="silu")
+    for each in (layer, plain):
+        each.build(x.shape)
+
+    @tf.function
+    def gradient(layer):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(tf.sin(layer(x, residual=x) + layer(x)))
+        return tape.gradient(loss, x)
+
+    np.testing.assert_allclose(gradient(layer), gradient(plain), atol=1e-5)
+
+
 def test_on_another_keras_backend(monkeypatch):
     x = images()
     expected = Stock(4)(x) + x

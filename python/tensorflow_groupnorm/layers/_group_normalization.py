@@ -111,6 +111,15 @@ class GroupNormalization(keras.layers.GroupNormalization):
             outputs = self.activation(outputs)
         return keras.ops.cast(outputs, self.compute_dtype)
 
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        call = super().rematerialized_call(layer_call, *args, **kwargs)
+
+        # In a graph TensorFlow recomputes functions without keyword arguments only.
+        def positional_call(inputs, residual=None, mask=None):
+            return call(inputs) if residual is None else call(inputs, residual)
+
+        return positional_call
+
     def compute_output_spec(self, inputs, residual=None, mask=None):
         self._check_residual(inputs, residual)
         return super().compute_output_spec(inputs)

@@ -62,7 +62,8 @@ def _standardized(stock):
     The variables are those of the stock layer, under the same names; the kernel that the layer
     computes with is `gain * scale * (kernel - mean) * rstd`, the statistics being those of each
     output channel. The kernel is read in the precision in which it is stored and standardized in
-    float32 (float64 for a float64 kernel), also under mixed precision.
+    float32 (float64 for a float64 kernel), also under mixed precision. The class goes by the name
+    `{stock.__name__}` in `.weights.h5` files, default layer names and `model.summary()`.
 
     Args:
         *args: positional arguments of `keras.layers.{stock.__name__}`.
