@@ -75,7 +75,8 @@ def group_norm(
         axis: the channel axis, any but 0.
         epsilon: added to the variance, as a float32.
         activation: `None` or `"linear"`, `"relu"`, `"silu"`.
-        residual: tensor of the shape and dtype of `x`, added before the activation, or `None`.
+        residual: tensor of the shape and dtype of `x`, added before the activation, or `None`. The
+            op calls it `side_input`.
 
     Returns:
         A tensor of the shape and dtype of `x`.

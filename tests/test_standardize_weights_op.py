@@ -1,0 +1,211 @@
+"""StandardizeWeights and its gradient against the float64 reference: every form and layout."""
+
+import cases
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+import tensorflow_groupnorm as tfgn
+
+MODES = ("add_to_variance", "add_to_stddev", "clamp_variance")
+TYPE_PAIRS = [
+    (w, w_hat)
+    for w in cases.ELEMENT_TYPES
+    for w_hat in cases.ELEMENT_TYPES
+    if (w == "float64") == (w_hat == "float64")
+]
+
+# The definitions as their authors wrote them: mean, population variance, fan-in -> factor of
+# (w - mean). https://github.com/google-research/big_transfer,
+# https://github.com/huggingface/pytorch-image-models (std_conv.py),
+# https://github.com/joe-siyuan-qiao/WeightStandardization,
+# https://github.com/google-deepmind/deepmind-research (nfnets/base.py).
+PUBLISHED = {
+    "bit": lambda var, n: 1 / np.sqrt(var + 1e-10),
+    "timm": lambda var, n: 1 / np.sqrt(var + 1e-6),
+    "qiao": lambda var, n: 1 / (np.sqrt(var * n / (n - 1)) + 1e-5),
+    "qiao_tf": lambda var, n: 1 / (np.sqrt(var) + 1e-5),
+    "nfnet": lambda var, n: 1 / np.sqrt(np.maximum(var * n, 1e-4)),
+    "timm_scaled": lambda var, n: n**-0.5 / np.sqrt(var + 1e-6),
+}
+
+
+def named(table):
+    return [pytest.param(case, id=name) for name, case in table.items()]
+
+
+def parameter_dtype(dtype):
+    return "float64" if dtype == "float64" else "float32"
+
+
+def outputs(case):
+    return int(np.prod([case.shape[i] for i in case.axis]))
+
+
+def make_arguments(case, dtype, *, gain=True, mean=0.0, std=0.05):
+    """w and gain. The output channels differ in their spread by a factor of up to 10^3."""
+    rng = np.random.default_rng(0)
+    spread = np.ones(len(case.shape), int)
+    spread[list(case.axis)] = [case.shape[i] for i in case.axis]
+    spread = 10 ** rng.uniform(-1.5, 1.5, spread)
+    w = tf.cast(rng.normal(size=case.shape) * spread * std + mean, dtype)
+    gain = tf.cast(rng.normal(size=outputs(case)), parameter_dtype(dtype)) if gain else None
+    return {"w": w, "gain": gain}
+
+
+def run(case, arguments, dtype_out, dy=None, **attrs):
+    """w_hat, mean and rstd of the op, and the gradients for `dy` by name."""
+    sources = {name: t for name, t in arguments.items() if t is not None}
+    gain = arguments["gain"]
+    if gain is None:
+        gain = tf.zeros([0], parameter_dtype(arguments["w"].dtype.name))
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        w_hat, mean, rstd = tfgn.raw_ops.StandardizeWeights(
+            w=arguments["w"], gain=gain, axis=case.axis, Tout=dtype_out, **attrs
+        )
+    return w_hat, mean, rstd, None if dy is None else tape.gradient(w_hat, sources, dy)
+
+
+def per_output(values, case):
+    """`[O]`, broadcastable to w."""
+    shape = [1] * len(case.shape)
+    for i in case.axis:
+        shape[i] = case.shape[i]
+    return reference.wide(values).reshape(shape)
+
+
+def check(case, dtype, dtype_out, *, gain=True, mean=0.0, std=0.05, **attrs):
+    arguments = make_arguments(case, dtype, gain=gain, mean=mean, std=std)
+    dy = tf.cast(np.random.default_rng(1).normal(size=case.shape), dtype_out)
+    w_hat, mean, rstd, gradients = run(case, arguments, dtype_out, dy, **attrs)
+    expected = reference.standardize_weights(
+        arguments["w"], arguments["gain"], axis=case.axis, dy=dy, **attrs
+    )
+    assert w_hat.dtype == dtype_out
+    offset = np.abs(expected.mean) * expected.rstd
+    factor = attrs.get("scale", 1.0) * (arguments["gain"].numpy() if gain else np.ones(len(mean)))
+    reference.assert_values(
+        w_hat,
+        expected.y,
+        dtype_out,
+        offset=per_output(offset, case),
+        scale=per_output(factor, case),
+    )
+    roundoff = reference.ARITHMETIC_ROUNDOFF[dtype]
+    np.testing.assert_allclose(
+        mean, expected.mean, rtol=2 * roundoff, atol=8 * roundoff * (1 / expected.rstd).max()
+    )
+    np.testing.assert_allclose(rstd, expected.rstd, rtol=8 * roundoff * (1 + offset.max()))
+    for name, gradient in gradients.items():
+        assert gradient.dtype == arguments[name].dtype
+        reference.assert_gradient(
+            gradient,
+            expected.gradients[name],
+            dtype,
+            offset=offset.max(),
+            stored_as=gradient.dtype.name,
+        )
+
+
+@pytest.mark.parametrize("gain", [False, True], ids=["", "gain"])
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", named(cases.KERNELS))
+def test_values_and_gradients(case, dtype, mode, ddof, gain):
+    if ddof and np.prod(case.shape) == outputs(case):
+        pytest.skip("a single weight has no unbiased variance")
+    # With clamp_variance this epsilon lies amid the variances.
+    check(case, dtype, dtype, gain=gain, epsilon=2e-3, epsilon_mode=mode, ddof=ddof, scale=0.3)
+
+
+@pytest.mark.parametrize("dtype, dtype_out", TYPE_PAIRS)
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_oihw", "depthwise", "interleaved", "dense"])
+def test_every_pair_of_types(name, dtype, dtype_out):
+    check(cases.KERNELS[name], dtype, dtype_out, epsilon=1e-6)
+
+
+@pytest.mark.parametrize("mean", [1e1, 1e3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_oihw", "conv2d_transpose", "interleaved"])
+def test_a_mean_far_from_zero(name, dtype, mean):
+    check(cases.KERNELS[name], dtype, dtype, mean=mean, std=1.0, epsilon=1e-6)
+
+
+@pytest.mark.parametrize("gain", [False, True], ids=["", "gain"])
+@pytest.mark.parametrize("case", named(cases.EMPTY_KERNELS))
+def test_empty_kernels(case, gain):
+    arguments = make_arguments(case, "float32", gain=gain)
+    w_hat, mean, rstd, gradients = run(case, arguments, "float32", tf.zeros(case.shape))
+    assert w_hat.shape == gradients["w"].shape == case.shape
+    assert mean.shape == rstd.shape == (outputs(case),)
+    np.testing.assert_array_equal(mean, np.zeros(outputs(case)))
+    np.testing.assert_allclose(rstd, np.full(outputs(case), 1e5), rtol=1e-5)
+    if gain and outputs(case):
+        np.testing.assert_array_equal(gradients["gain"], np.zeros(outputs(case)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_oihw", "interleaved"])
+def test_a_constant_channel_has_no_deviation(name, mode):
+    case = cases.KERNELS[name]
+    arguments = {"w": tf.fill(case.shape, 0.25), "gain": tf.ones([outputs(case)])}
+    dy = tf.cast(np.random.default_rng(1).normal(size=case.shape), "float32")
+    attrs = {"epsilon": 1e-4, "epsilon_mode": mode}
+    w_hat, _, _, gradients = run(case, arguments, "float32", dy, **attrs)
+    np.testing.assert_array_equal(w_hat, np.zeros(case.shape))
+    np.testing.assert_array_equal(gradients["gain"], np.zeros(outputs(case)))
+    expected = reference.standardize_weights(
+        arguments["w"], arguments["gain"], axis=case.axis, dy=dy, **attrs
+    )
+    reference.assert_gradient(gradients["w"], expected.gradients["w"], "float32", offset=1e2)
+
+
+@pytest.mark.parametrize("gain", [False, True], ids=["", "gain"])
+@pytest.mark.parametrize("name", ["conv2d", "depthwise", "conv2d_transpose"])
+@pytest.mark.parametrize("variant", PUBLISHED)
+def test_the_published_definitions(variant, name, gain):
+    case = cases.KERNELS[name]
+    arguments = make_arguments(case, "float64", gain=gain)
+    w = arguments["w"].numpy()
+    reduced = tuple(set(range(w.ndim)) - {i % w.ndim for i in case.axis})
+    fan_in = np.prod([w.shape[i] for i in reduced])
+    factor = PUBLISHED[variant](w.var(reduced, keepdims=True), fan_in)
+    expected = (w - w.mean(reduced, keepdims=True)) * factor
+    if gain:
+        expected *= per_output(arguments["gain"], case)
+    actual = tfgn.standardize_weights(w, arguments["gain"], variant=variant, axis=case.axis)
+    # The attributes epsilon and scale are float32.
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_an_epsilon_of_ones_own():
+    w = make_arguments(cases.KERNELS["conv2d"], "float32")["w"]
+    np.testing.assert_array_equal(
+        tfgn.standardize_weights(w, variant="bit", epsilon=1e-6),
+        tfgn.standardize_weights(w, variant="timm"),
+    )
+
+
+def test_the_function_converts_its_arguments():
+    w = np.random.default_rng(0).normal(size=(3, 3, 4, 6)).astype(np.float32)
+    expected = tfgn.standardize_weights(w)
+    np.testing.assert_array_equal(tfgn.standardize_weights(tf.Variable(w), axis=[3]), expected)
+    np.testing.assert_array_equal(tfgn.standardize_weights(w.tolist(), [1] * 6), expected)
+    half = tfgn.standardize_weights(w, dtype="float16")
+    np.testing.assert_array_equal(half, tf.cast(expected, "float16"))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"variant": "bn"}, "variant='bn'"),
+        ({"epsilon": -1.0}, "epsilon=-1.0"),
+        ({"w": tf.TensorSpec([3, None])}, r"w.shape=\(3, None\)"),
+    ],
+)
+def test_the_function_names_the_argument_at_fault(arguments, message):
+    w = arguments.pop("w", tf.TensorSpec([3, 4]))
+    with pytest.raises(ValueError, match=message):
+        tf.function(lambda w: tfgn.standardize_weights(w, **arguments)).get_concrete_function(w)
