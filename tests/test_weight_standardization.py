@@ -354,12 +354,18 @@ def test_lora_adapts_the_kernel_before_it_is_standardized(tmp_path):
 
 
 def test_quantization_is_refused():
+    message = "standardized kernel cannot be quantized.*int8"
     layer = tfgn.layers.StandardizedDense(6)
     layer.build((None, 5))
-    with pytest.raises(NotImplementedError, match="standardized kernel cannot be quantized"):
+    with pytest.raises(NotImplementedError, match=message):
         layer.quantize("int8")
-    with pytest.raises(NotImplementedError, match="standardized kernel cannot be quantized"):
+    with pytest.raises(NotImplementedError, match=message):
         tfgn.layers.StandardizedDense(6, dtype="int8_from_float32").build((None, 5))
+    wrapper = WeightStandardization(keras.layers.Dense(6))
+    wrapper.build((None, 5))
+    wrapper.layer.quantize("int8")
+    with pytest.raises(NotImplementedError, match=message):
+        wrapper(tf.ones([2, 5]))
 
 
 def test_policy_of_the_wrapper_is_that_of_its_layer():

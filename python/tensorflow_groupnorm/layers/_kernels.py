@@ -53,6 +53,15 @@ def output_axes(layer, axis=None):
     return axes
 
 
+def refuse_quantization(layer, mode):
+    """Raises NotImplementedError if `mode`, a quantization mode of `layer`, is not None."""
+    if mode is not None:
+        raise NotImplementedError(
+            "A layer with a standardized kernel cannot be quantized: put the standardized kernel "
+            f"into a stock layer and quantize that. Received: mode={mode!r} for {layer.name}"
+        )
+
+
 def _gain_name(kernel_name):
     return kernel_name.replace("kernel", "gain")
 
@@ -78,6 +87,7 @@ class KernelStandardization:
         return {"variant": self.variant, "epsilon": self.epsilon, "gain": self.use_gain}
 
     def _build_gains(self, layer, axes):
+        refuse_quantization(layer, layer.quantization_mode)
         for name, kept in axes.items():
             shape = getattr(layer, name).shape
             kept = {axis % len(shape) for axis in kept}
@@ -104,6 +114,7 @@ class KernelStandardization:
         The kernel that counts is the one the layer would use, in the precision in which it is
         stored: with LoRA the sum of the kernel and its delta, which is what Keras saves too.
         """
+        refuse_quantization(layer, layer.quantization_mode)
         replacements = []
         for name, kept in axes.items():
             with AutocastScope(None):

@@ -9,12 +9,7 @@ import keras
 
 from ._common import register, supports_jit
 from ._kernel_scope import KernelScope
-from ._kernels import KernelStandardization, output_axes
-
-_NOT_QUANTIZABLE = (
-    "A layer with a standardized kernel cannot be quantized: put the standardized kernel into a "
-    "stock layer and quantize that."
-)
+from ._kernels import KernelStandardization, output_axes, refuse_quantization
 
 
 class _Standardized(KernelStandardization):
@@ -26,8 +21,6 @@ class _Standardized(KernelStandardization):
         self.supports_jit = supports_jit()
 
     def build(self, input_shape):
-        if self.quantization_mode is not None:
-            raise NotImplementedError(f"{_NOT_QUANTIZABLE} Received: dtype={self.dtype_policy}")
         super().build(input_shape)
         self._build_gains(self, output_axes(self))
 
@@ -36,7 +29,7 @@ class _Standardized(KernelStandardization):
             return super().call(inputs)
 
     def quantize(self, mode=None, **kwargs):
-        raise NotImplementedError(f"{_NOT_QUANTIZABLE} Received: mode={mode!r} for {self!r}")
+        refuse_quantization(self, mode)
 
     def save_own_variables(self, store):
         # The stock layers' own methods know nothing of a gain.
