@@ -6,6 +6,8 @@
 #define TFGN_KERNELS_ACTIVATION_INL_H_
 #endif
 
+#include <type_traits>
+
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 #include "kernels/group_norm.h"
@@ -51,18 +53,16 @@ HWY_INLINE hn::Vec<D> ActivateBackward(D d, hn::Vec<D> dy, hn::Vec<D> z) {
   }
 }
 
-// f(std::integral_constant of the activation).
-template <class F>
-void WithActivation(Activation activation, F&& f) {
-  switch (activation) {
-    case Activation::kLinear:
-      return f(std::integral_constant<Activation, Activation::kLinear>());
-    case Activation::kRelu:
-      return f(std::integral_constant<Activation, Activation::kRelu>());
-    case Activation::kSilu:
-      return f(std::integral_constant<Activation, Activation::kSilu>());
+// The activations that an op offers; code exists for no others.
+template <Activation... kActivations>
+struct Activations {
+  // f(std::integral_constant of `activation`), one of kActivations.
+  template <class F>
+  static HWY_INLINE void Dispatch(Activation activation, F&& f) {
+    ((activation == kActivations ? f(std::integral_constant<Activation, kActivations>()) : void()),
+     ...);
   }
-}
+};
 
 }  // namespace
 // NOLINTNEXTLINE(google-readability-namespace-comments)

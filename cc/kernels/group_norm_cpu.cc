@@ -30,6 +30,7 @@ using AllGroupNormKernels = std::tuple<GroupNormKernels<float16>, GroupNormKerne
 inline Normalization NormalizationOf(const GroupNormShape& shape) {
   Normalization p{shape.n, shape.a, shape.c, shape.b, shape.groups, shape.gamma, shape.beta};
   p.epsilon = shape.epsilon;
+  p.activation = shape.activation;
   return p;
 }
 
@@ -41,15 +42,15 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
+using AllActivations = Activations<Activation::kLinear, Activation::kRelu, Activation::kSilu>;
+
 template <typename T>
 void Forward(const GroupNormShape& shape, const GroupNormForwardTensors<T>& t, void* workspace,
              const ParallelFor& parallel) {
   const Normalization p = NormalizationOf(shape);
   const ForwardTensors<T, T> tensors = {
       t.x, t.gamma, t.beta, shape.has_side_input ? t.side_input : nullptr, t.y, t.mean, t.rstd};
-  WithActivation(shape.activation, [&](auto activation) HWY_ATTR {
-    ForwardPass<T, T, activation()>(p, tensors, workspace).Run(parallel);
-  });
+  ForwardPass<T, T, AllActivations>(p, tensors, workspace).Run(parallel);
 }
 
 template <typename T>
@@ -58,9 +59,7 @@ void Backward(const GroupNormShape& shape, const GroupNormBackwardTensors<T>& t,
   const Normalization p = NormalizationOf(shape);
   const BackwardTensors<T, T> tensors = {t.dy,         t.x,  t.gamma,  t.beta,  t.mean, t.rstd,
                                          t.side_input, t.dx, t.dgamma, t.dbeta, t.dside};
-  WithActivation(shape.activation, [&](auto activation) HWY_ATTR {
-    BackwardPass<T, T, activation()>(p, tensors, workspace).Run(parallel);
-  });
+  BackwardPass<T, T, AllActivations>(p, tensors, workspace).Run(parallel);
 }
 
 template <typename T>

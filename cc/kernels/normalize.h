@@ -19,6 +19,7 @@ struct Normalization {
   EpsilonMode epsilon_mode = EpsilonMode::kAddToVariance;
   int64_t ddof = 0;
   double scale = 1;
+  Activation activation = Activation::kLinear;
 
   int64_t channels_per_group() const { return c / groups; }
   int64_t group_size() const { return a * channels_per_group() * b; }
@@ -83,9 +84,8 @@ struct GroupTerms {
 struct Layout {
   // Columns are processed in tiles whose tables fit in L1: 1024 floats are 4 KiB a table.
   static constexpr int64_t kTile = 1024;
-  // Float sums run over at most this many elements before they go on in double.
+  // A sum takes at most this many floats before it goes on in double.
   static constexpr int64_t kFloatRows = 64;
-  static constexpr int64_t kFloatRun = 2048;
   static constexpr int64_t kPiece = 16384;
   // The shift of a unit is the mean of one kShiftShare-th of it. However unlike the rest that part
   // is, the cancellation then costs at most a factor kShiftShare in the rounding of the variance.

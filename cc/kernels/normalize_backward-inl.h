@@ -33,7 +33,8 @@ struct Source {
   Source operator+(int64_t i) const { return {x + i, dy + i, side == nullptr ? side : side + i}; }
 };
 
-// x - mean, and dz = dy * activation'((x - mean) * scale + beta + side_input).
+// x - mean, and dz = dy * activation'((x - mean) * scale + beta + side_input); 0 in lanes that are
+// not covered.
 template <class D>
 struct Gradient {
   hn::Vec<D> centered, dz;
@@ -42,27 +43,27 @@ struct Gradient {
 template <Activation kActivation, class D, typename T, typename Tout, class Lanes, class K>
 HWY_INLINE Gradient<D> GradientAt(D d, const Source<T, Tout>& from, int64_t j, Lanes lanes,
                                   const K& k, int64_t column) {
-  const auto centered = hn::Sub(Load(d, from.x + j, lanes), k.mean.Get(d, column));
-  const auto dy = Load(d, from.dy + j, lanes);
+  const auto centered =
+      Covered(d, hn::Sub(Read(d, from.x + j, lanes), k.mean.Get(d, column)), lanes);
+  const auto dy = Read(d, from.dy + j, lanes);
   if constexpr (kActivation == Activation::kLinear) {
     return {centered, dy};
   } else {
     auto z = hn::MulAdd(centered, k.scale.Get(d, column), k.beta.Get(d, column));
-    if (from.side != nullptr) z = hn::Add(z, Load(d, from.side + j, lanes));
-    return {centered, ActivateBackward<kActivation>(d, dy, z)};
+    if (from.side != nullptr) z = hn::Add(z, Read(d, from.side + j, lanes));
+    return {centered, Covered(d, ActivateBackward<kActivation>(d, dy, z), lanes)};
   }
 }
 
-// sums += (dz, dz * (x - mean)) down kRows rows.
-template <Activation kActivation, int kRows, typename T, typename Tout, typename CT, class K>
-HWY_INLINE void AddGradientRows(const Source<T, Tout>& from, int64_t stride, int64_t width,
-                                const K& k, ColumnSums<CT>& sums) {
+// sums += (dz, dz * (x - mean)) down a few rows.
+template <Activation kActivation, typename T, typename Tout, typename CT, class K>
+HWY_INLINE void AddGradientRows(const Source<T, Tout>& from, int64_t stride, int64_t rows,
+                                int64_t width, const K& k, ColumnSums<CT>& sums) {
   const hn::ScalableTag<CT> d;
   ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
     auto first = hn::Load(d, sums.first.at + j);
     auto second = hn::Load(d, sums.second.at + j);
-    HWY_UNROLL(8)
-    for (int r = 0; r < kRows; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
       const auto at = GradientAt<kActivation>(d, from, r * stride + j, lanes, k, j);
       first = hn::Add(first, at.dz);
       second = hn::MulAdd(at.dz, at.centered, second);
@@ -78,10 +79,10 @@ HWY_INLINE void BackwardRow(const Source<T, Tout>& from, T* dx, T* dside, int64_
   const hn::ScalableTag<ParamOf<T>> d;
   ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
     const auto at = GradientAt<kActivation>(d, from, j, lanes, k, j);
-    if (dside != nullptr) Store(at.dz, d, dside + j, lanes);
+    if (dside != nullptr) Write(at.dz, d, dside + j, lanes);
     if (dx != nullptr) {
       const auto linear = hn::MulAdd(at.centered, k.slope.Get(d, j), k.offset.Get(d, j));
-      Store(hn::MulAdd(at.dz, k.scale.Get(d, j), linear), d, dx + j, lanes);
+      Write(hn::MulAdd(at.dz, k.scale.Get(d, j), linear), d, dx + j, lanes);
     }
   });
 }
@@ -101,7 +102,7 @@ struct BackwardTensors {
   T* dside;
 };
 
-template <typename T, typename Tout, Activation kActivation>
+template <typename T, typename Tout, class Activations>
 class BackwardPass {
   using CT = ParamOf<T>;
 
@@ -182,8 +183,11 @@ class BackwardPass {
 
   template <class K>
   HWY_INLINE void Backward(int64_t offset, int64_t width, const K& k) const {
-    BackwardRow<kActivation>(SourceAt(offset), t_.dx == nullptr ? nullptr : t_.dx + offset,
-                             t_.dside == nullptr ? nullptr : t_.dside + offset, width, k);
+    T* dx = t_.dx == nullptr ? nullptr : t_.dx + offset;
+    T* dside = t_.dside == nullptr ? nullptr : t_.dside + offset;
+    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
+      BackwardRow<activation()>(SourceAt(offset), dx, dside, width, k);
+    });
   }
 
   // --- by columns ---
@@ -251,22 +255,18 @@ class BackwardPass {
 
     ColumnSums<CT> sums;
     sums.Clear(tile.width);
-    for (int64_t r = 0; r < rows; r += Layout::kFloatRows) {
-      const int64_t stop = std::min(rows, r + Layout::kFloatRows);
-      int64_t i = r;
-      for (; i + 4 <= stop; i += 4) {
-        AddGradientRows<kActivation, 4>(from + i * layout_.cols, layout_.cols, tile.width, table,
-                                        sums);
-      }
-      for (; i < stop; ++i) {
-        AddGradientRows<kActivation, 1>(from + i * layout_.cols, 0, tile.width, table, sums);
+    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
+      for (int64_t r = 0; r < rows; r += kRowsAtOnce) {
+        AddGradientRows<activation()>(from + r * layout_.cols, layout_.cols,
+                                      std::min(kRowsAtOnce, rows - r), tile.width, table, sums);
+        if ((r + kRowsAtOnce) % Layout::kFloatRows == 0) sums.Flush(tile.width);
       }
       sums.Flush(tile.width);
-    }
-    if (tail > 0) {
-      AddGradientRows<kActivation, 1>(from + rows * layout_.cols, 0, tail, table, sums);
-      sums.Flush(tail);
-    }
+      if (tail > 0) {
+        AddGradientRows<activation()>(from + rows * layout_.cols, 0, 1, tail, table, sums);
+        sums.Flush(tail);
+      }
+    });
     const int64_t row = p_.c * p_.b;
     ForEachChannel(p_, tile, [&](int64_t c, int64_t, int64_t begin, int64_t count) {
       ChannelSums channel = {0, 0};
@@ -348,13 +348,14 @@ class BackwardPass {
     const Source<T, Tout> from = SourceAt(piece.begin);
     const auto k = Coefficients(n, g, c, /*finished=*/false);
     ChannelSums sums = {0, 0};
-    SumRun<CT>(piece.width, &sums.dz, &sums.dz_centered,
-               [&](int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
-                 const auto at = GradientAt<kActivation>(d, from, j, lanes, k, j);
-                 const auto dz = Covered(d, at.dz, lanes);
-                 first = hn::Add(first, dz);
-                 second = hn::MulAdd(dz, Covered(d, at.centered, lanes), second);
-               });
+    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
+      SumRun<CT>(piece.width, &sums.dz, &sums.dz_centered,
+                 [&](int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
+                   const auto at = GradientAt<activation()>(d, from, j, lanes, k, j);
+                   first = hn::Add(first, at.dz);
+                   second = hn::MulAdd(at.dz, at.centered, second);
+                 });
+    });
     Partial(n, unit, c) = sums;
   }
 

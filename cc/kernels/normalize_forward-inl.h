@@ -32,31 +32,30 @@ HWY_INLINE Moments RunMoments(const T* x, int64_t length) {
   const auto one_nth = hn::Set(d, CT(1) / static_cast<CT>(sampled));
   double shift = 0, unused = 0;
   SumRun<CT>(sampled, &shift, &unused, [&](int64_t j, auto lanes, auto& sum, auto&) HWY_ATTR {
-    sum = hn::MulAdd(Load(d, x + j, lanes), one_nth, sum);
+    sum = hn::MulAdd(Read(d, x + j, lanes), one_nth, sum);
   });
 
   const auto shifts = hn::Set(d, static_cast<CT>(shift));
   double sum = 0, squares = 0;
   SumRun<CT>(length, &sum, &squares, [&](int64_t j, auto lanes, auto& s, auto& q) HWY_ATTR {
-    const auto delta = Covered(d, hn::Sub(Load(d, x + j, lanes), shifts), lanes);
+    const auto delta = Covered(d, hn::Sub(Read(d, x + j, lanes), shifts), lanes);
     s = hn::Add(s, delta);
     q = hn::MulAdd(delta, delta, q);
   });
   return ShiftedMoments(static_cast<double>(length), static_cast<CT>(shift), sum, squares);
 }
 
-// sums += (x - shift, (x - shift)^2) down kRows rows.
-template <int kRows, typename T, typename CT>
-HWY_INLINE void AddRows(const T* x, int64_t stride, int64_t width, const TileTable<CT>& shift,
-                        ColumnSums<CT>& sums) {
+// sums += (x - shift, (x - shift)^2) down a few rows.
+template <typename T, typename CT>
+HWY_INLINE void AddRows(const T* x, int64_t stride, int64_t rows, int64_t width,
+                        const TileTable<CT>& shift, ColumnSums<CT>& sums) {
   const hn::ScalableTag<CT> d;
   ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
     auto sum = hn::Load(d, sums.first.at + j);
     auto squares = hn::Load(d, sums.second.at + j);
     const auto shifts = hn::Load(d, shift.at + j);
-    HWY_UNROLL(8)
-    for (int r = 0; r < kRows; ++r) {
-      const auto delta = hn::Sub(Load(d, x + r * stride + j, lanes), shifts);
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto delta = Covered(d, hn::Sub(Read(d, x + r * stride + j, lanes), shifts), lanes);
       sum = hn::Add(sum, delta);
       squares = hn::MulAdd(delta, delta, squares);
     }
@@ -76,10 +75,10 @@ HWY_INLINE void NormalizeRow(const T* x, const T* side, Tout* y, int64_t width,
                              const Coefficients& k) {
   const hn::ScalableTag<ParamOf<T>> d;
   ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
-    const auto centered = hn::Sub(Load(d, x + j, lanes), k.mean.Get(d, j));
+    const auto centered = hn::Sub(Read(d, x + j, lanes), k.mean.Get(d, j));
     auto z = hn::MulAdd(centered, k.scale.Get(d, j), k.shift.Get(d, j));
-    if (side != nullptr) z = hn::Add(z, Load(d, side + j, lanes));
-    Store(Activate<kActivation>(d, z), d, y + j, lanes);
+    if (side != nullptr) z = hn::Add(z, Read(d, side + j, lanes));
+    Write(Activate<kActivation>(d, z), d, y + j, lanes);
   });
 }
 
@@ -94,7 +93,7 @@ struct ForwardTensors {
   ParamOf<T>* rstd;
 };
 
-template <typename T, typename Tout, Activation kActivation>
+template <typename T, typename Tout, class Activations>
 class ForwardPass {
   using CT = ParamOf<T>;
 
@@ -186,17 +185,14 @@ class ForwardPass {
     ShiftOfTile(x, rows, tile, sums, shift);
 
     sums.Clear(tile.width);
-    for (int64_t r = 0; r < rows; r += Layout::kFloatRows) {
-      const int64_t stop = std::min(rows, r + Layout::kFloatRows);
-      int64_t i = r;
-      for (; i + 8 <= stop; i += 8) {
-        AddRows<8>(x + i * layout_.cols, layout_.cols, tile.width, shift, sums);
-      }
-      for (; i < stop; ++i) AddRows<1>(x + i * layout_.cols, 0, tile.width, shift, sums);
-      sums.Flush(tile.width);
+    for (int64_t r = 0; r < rows; r += kRowsAtOnce) {
+      AddRows(x + r * layout_.cols, layout_.cols, std::min(kRowsAtOnce, rows - r), tile.width,
+              shift, sums);
+      if ((r + kRowsAtOnce) % Layout::kFloatRows == 0) sums.Flush(tile.width);
     }
+    sums.Flush(tile.width);
     if (tail > 0) {
-      AddRows<1>(x + rows * layout_.cols, 0, tail, shift, sums);
+      AddRows(x + rows * layout_.cols, 0, 1, tail, shift, sums);
       sums.Flush(tail);
     }
 
@@ -229,7 +225,7 @@ class ForwardPass {
     for (int64_t r = 0; r < sampled; ++r) {
       ForEachVector(d, tile.width, [&](int64_t j, auto lanes) HWY_ATTR {
         CT* sum = scratch.first.at + j;
-        const auto v = Load(d, x + r * layout_.cols + j, lanes);
+        const auto v = Read(d, x + r * layout_.cols + j, lanes);
         hn::Store(hn::MulAdd(v, one_nth, hn::Load(d, sum)), d, sum);
       });
     }
@@ -270,7 +266,9 @@ class ForwardPass {
   template <class Coefficients>
   HWY_INLINE void Normalize(int64_t offset, int64_t width, const Coefficients& c) const {
     const T* side = t_.side == nullptr ? nullptr : t_.side + offset;
-    NormalizeRow<kActivation>(t_.x + offset, side, t_.y + offset, width, c);
+    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
+      NormalizeRow<activation()>(t_.x + offset, side, t_.y + offset, width, c);
+    });
   }
 
   // --- by runs ---

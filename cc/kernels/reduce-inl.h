@@ -17,6 +17,10 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
+// Rows whose columns are added up in registers before they go to memory.
+constexpr int64_t kRowsAtOnce = 8;
+static_assert(Layout::kFloatRows % kRowsAtOnce == 0, "");
+
 // A tile of columns: `width` neighbours from column `begin` of the matrix on.
 struct Tile {
   int64_t begin, width;
@@ -148,9 +152,10 @@ template <typename CT, class F>
 HWY_INLINE void SumRun(int64_t length, double* first_total, double* second_total, F&& f) {
   const hn::ScalableTag<CT> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t begin = 0; begin < length; begin += Layout::kFloatRun) {
-    const int64_t end = std::min(length, begin + Layout::kFloatRun);
-    // Two pairs of sums hide the latency of an addition.
+  // Two pairs of sums hide the latency of an addition.
+  const int64_t step = 2 * lanes * Layout::kFloatRows;
+  for (int64_t begin = 0; begin < length; begin += step) {
+    const int64_t end = std::min(length, begin + step);
     auto first0 = hn::Zero(d), second0 = hn::Zero(d), first1 = hn::Zero(d), second1 = hn::Zero(d);
     int64_t j = begin;
     for (; j + 2 * lanes <= end; j += 2 * lanes) {

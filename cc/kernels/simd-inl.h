@@ -23,12 +23,12 @@ template <class D>
 using Rebind16 = hn::Rebind<uint16_t, D>;
 
 template <class D>
-HWY_INLINE hn::Vec<D> Load(D d, const hn::TFromD<D>* p) {
+HWY_INLINE hn::Vec<D> Read(D d, const hn::TFromD<D>* p) {
   return hn::LoadU(d, p);
 }
 
 template <class D>
-HWY_INLINE hn::Vec<D> Load(D d, const bfloat16* p) {
+HWY_INLINE hn::Vec<D> Read(D d, const bfloat16* p) {
   const hn::RebindToUnsigned<D> du;
   const auto bits = hn::LoadU(Rebind16<D>(), &p->bits);
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
@@ -36,7 +36,7 @@ HWY_INLINE hn::Vec<D> Load(D d, const bfloat16* p) {
 
 // Float bits of binary16 bits, subnormals included whatever the rounding and flushing modes are.
 template <class D>
-HWY_INLINE hn::Vec<D> Load(D d, const float16* p) {
+HWY_INLINE hn::Vec<D> Read(D d, const float16* p) {
   const hn::RebindToUnsigned<D> du;
   const auto half = hn::PromoteTo(du, hn::LoadU(Rebind16<D>(), &p->bits));
   const auto magnitude = hn::ShiftLeft<13>(hn::And(half, hn::Set(du, 0x7FFFu)));
@@ -57,7 +57,7 @@ HWY_INLINE hn::Vec<D> Load(D d, const float16* p) {
 }
 
 template <class D>
-HWY_INLINE void Store(hn::Vec<D> v, D d, hn::TFromD<D>* p) {
+HWY_INLINE void Write(hn::Vec<D> v, D d, hn::TFromD<D>* p) {
   hn::StoreU(v, d, p);
 }
 
@@ -70,7 +70,7 @@ HWY_INLINE void StoreLow16(VU v, D, uint16_t* p) {
 
 // Rounds to nearest even; a NaN stays one.
 template <class D>
-HWY_INLINE void Store(hn::Vec<D> v, D d, bfloat16* p) {
+HWY_INLINE void Write(hn::Vec<D> v, D d, bfloat16* p) {
   const hn::RebindToUnsigned<D> du;
   const auto bits = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
@@ -82,7 +82,7 @@ HWY_INLINE void Store(hn::Vec<D> v, D d, bfloat16* p) {
 
 // Rounds to nearest even, overflows to infinity; a NaN stays one.
 template <class D>
-HWY_INLINE void Store(hn::Vec<D> v, D d, float16* p) {
+HWY_INLINE void Write(hn::Vec<D> v, D d, float16* p) {
   const hn::RebindToUnsigned<D> du;
   const hn::RebindToSigned<D> di;
   const auto bits = hn::BitCast(du, v);
@@ -110,16 +110,22 @@ HWY_INLINE void Store(hn::Vec<D> v, D d, float16* p) {
 struct AllLanes {};
 struct FirstLanes {
   size_t count;
+
+  // `count` never exceeds the lanes of D; saying so keeps the compiler from warning of it.
+  template <class D, typename T>
+  size_t Bytes() const {
+    return HWY_MIN(count, HWY_MAX_BYTES / sizeof(hn::TFromD<D>)) * sizeof(T);
+  }
 };
 
 template <class D, typename T>
-HWY_INLINE hn::Vec<D> Load(D d, const T* p, AllLanes) {
-  return Load(d, p);
+HWY_INLINE hn::Vec<D> Read(D d, const T* p, AllLanes) {
+  return Read(d, p);
 }
 
 template <class D, typename T>
-HWY_INLINE void Store(hn::Vec<D> v, D d, T* p, AllLanes) {
-  Store(v, d, p);
+HWY_INLINE void Write(hn::Vec<D> v, D d, T* p, AllLanes) {
+  Write(v, d, p);
 }
 
 // Whether MaskedLoad and BlendedStore leave the memory of other lanes alone.
@@ -131,24 +137,24 @@ HWY_INLINE void Store(hn::Vec<D> v, D d, T* p, AllLanes) {
 
 // Lanes past the end read as 0; nothing past the end is touched.
 template <class D, typename T>
-HWY_INLINE hn::Vec<D> Load(D d, const T* p, FirstLanes n) {
+HWY_INLINE hn::Vec<D> Read(D d, const T* p, FirstLanes n) {
   if constexpr (TFGN_SAFE_MASKS && std::is_same_v<T, hn::TFromD<D>>) {
     return hn::MaskedLoad(hn::FirstN(d, n.count), d, p);
   } else {
     HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(hn::TFromD<D>)] = {};
-    std::memcpy(lanes, p, n.count * sizeof(T));
-    return Load(d, lanes);
+    std::memcpy(lanes, p, n.template Bytes<D, T>());
+    return Read(d, lanes);
   }
 }
 
 template <class D, typename T>
-HWY_INLINE void Store(hn::Vec<D> v, D d, T* p, FirstLanes n) {
+HWY_INLINE void Write(hn::Vec<D> v, D d, T* p, FirstLanes n) {
   if constexpr (TFGN_SAFE_MASKS && std::is_same_v<T, hn::TFromD<D>>) {
     hn::BlendedStore(v, hn::FirstN(d, n.count), d, p);
   } else {
     HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(hn::TFromD<D>)];
-    Store(v, d, lanes);
-    std::memcpy(p, lanes, n.count * sizeof(T));
+    Write(v, d, lanes);
+    std::memcpy(p, lanes, n.template Bytes<D, T>());
   }
 }
 #undef TFGN_SAFE_MASKS

@@ -39,11 +39,13 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
+using NoActivation = Activations<Activation::kLinear>;
+
 template <typename T, typename Tout>
 void Forward(const Normalization& p, const StandardizeWeightsForwardTensors<T, Tout>& t,
              void* workspace, const ParallelFor& parallel) {
   const ForwardTensors<T, Tout> tensors = {t.w, t.gain, nullptr, nullptr, t.w_hat, t.mean, t.rstd};
-  ForwardPass<T, Tout, Activation::kLinear>(p, tensors, workspace).Run(parallel);
+  ForwardPass<T, Tout, NoActivation>(p, tensors, workspace).Run(parallel);
 }
 
 template <typename T, typename Tout>
@@ -51,7 +53,7 @@ void Backward(const Normalization& p, const StandardizeWeightsBackwardTensors<T,
               void* workspace, const ParallelFor& parallel) {
   const BackwardTensors<T, Tout> tensors = {t.dw_hat, t.w,  t.gain,  nullptr, t.mean, t.rstd,
                                             nullptr,  t.dw, t.dgain, nullptr, nullptr};
-  BackwardPass<T, Tout, Activation::kLinear>(p, tensors, workspace).Run(parallel);
+  BackwardPass<T, Tout, NoActivation>(p, tensors, workspace).Run(parallel);
 }
 
 template <typename T, typename Tout>

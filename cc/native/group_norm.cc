@@ -1,0 +1,126 @@
+#include "kernels/group_norm.h"
+
+#include "native/bindings.h"
+#include "native/numpy_util.h"
+
+namespace tfgn {
+namespace {
+
+GroupNormCall CallOf(const Shape& x, const Shape& gamma, const Shape& beta, const Shape& side,
+                     bool has_side, const std::string& type, int64_t groups, int64_t axis,
+                     const std::string& activation) {
+  GroupNormCall call;
+  call.x = x;
+  call.gamma = gamma;
+  call.beta = beta;
+  call.side_input = side;
+  call.num_side_inputs = has_side ? 1 : 0;
+  call.groups = groups;
+  call.axis = axis;
+  call.activation = activation;
+  call.x_is_double = call.params_are_double = type == "float64";
+  return call;
+}
+
+py::tuple Forward(const py::array& x, const Array& gamma, const Array& beta,
+                  const Array& side_input, int64_t groups, int64_t axis, double epsilon,
+                  const std::string& activation, int threads, const Array& out) {
+  const std::string type = TypeName(x);
+  const std::string param_type = py::str(ParamType(type).attr("name"));
+  CheckArray("x", x, type);
+  CheckArray("gamma", gamma, param_type);
+  CheckArray("beta", beta, param_type);
+  CheckArray("side_input", side_input, type);
+  CheckArray("out", out, type);
+  const Shape x_shape(x), gamma_shape(gamma), beta_shape(beta), side_shape(side_input);
+  GroupNormCall call = CallOf(x_shape, gamma_shape, beta_shape, side_shape, side_input.has_value(),
+                              type, groups, axis, activation);
+  call.epsilon = epsilon;
+  GroupNormShape shape;
+  Check(ValidateGroupNorm(call, &shape));
+  if (out && ShapeOf(*out) != ShapeOf(x)) Check("out must have the shape of x");
+
+  py::array y = out ? *out : NewArray(x.dtype(), ShapeOf(x));
+  py::array mean = NewArray(ParamType(type), {shape.n, shape.groups});
+  py::array rstd = NewArray(ParamType(type), {shape.n, shape.groups});
+  WithType(type, [&](auto element) {
+    using T = decltype(element);
+    using U = ParamOf<T>;
+    const GroupNormForwardTensors<T> tensors = {Data<T>(x),          Data<U>(gamma), Data<U>(beta),
+                                                Data<T>(side_input), Out<T>(y),      Out<U>(mean),
+                                                Out<U>(rstd)};
+    py::gil_scoped_release release;
+    Workspace workspace(GroupNormForwardWorkspace(shape));
+    Threads pool(threads);
+    GroupNormForward<T>(shape, tensors, workspace.get(), pool);
+  });
+  return py::make_tuple(y, mean, rstd);
+}
+
+py::tuple Backward(const py::array& dy, const py::array& x, const Array& gamma, const Array& beta,
+                   const py::array& mean, const py::array& rstd, const Array& side_input,
+                   int64_t groups, int64_t axis, const std::string& activation, int threads) {
+  const std::string type = TypeName(x);
+  const py::dtype param_dtype = ParamType(type);
+  const std::string param_type = py::str(param_dtype.attr("name"));
+  CheckArray("dy", dy, type);
+  CheckArray("x", x, type);
+  CheckArray("gamma", gamma, param_type);
+  CheckArray("beta", beta, param_type);
+  CheckArray("mean", mean, param_type);
+  CheckArray("rstd", rstd, param_type);
+  CheckArray("side_input", side_input, type);
+  const Shape x_shape(x), gamma_shape(gamma), beta_shape(beta), side_shape(side_input);
+  const Shape dy_shape(dy), mean_shape(mean), rstd_shape(rstd);
+  GroupNormCall call = CallOf(x_shape, gamma_shape, beta_shape, side_shape, side_input.has_value(),
+                              type, groups, axis, activation);
+  call.is_gradient = true;
+  call.dy = dy_shape;
+  call.mean = mean_shape;
+  call.rstd = rstd_shape;
+  GroupNormShape shape;
+  Check(ValidateGroupNorm(call, &shape));
+
+  py::array dx = NewArray(x.dtype(), ShapeOf(x));
+  py::array dgamma = gamma ? NewArray(param_dtype, ShapeOf(*gamma)) : NewArray(param_dtype, {0});
+  py::array dbeta = beta ? NewArray(param_dtype, ShapeOf(*beta)) : NewArray(param_dtype, {0});
+  py::object dside = py::none();
+  if (side_input) dside = NewArray(x.dtype(), ShapeOf(x));
+  WithType(type, [&](auto element) {
+    using T = decltype(element);
+    using U = ParamOf<T>;
+    py::array dside_array = side_input ? py::array(dside) : py::array();
+    const GroupNormBackwardTensors<T> tensors = {Data<T>(dy),
+                                                 Data<T>(x),
+                                                 Data<U>(gamma),
+                                                 Data<U>(beta),
+                                                 Data<U>(mean),
+                                                 Data<U>(rstd),
+                                                 Data<T>(side_input),
+                                                 Out<T>(dx),
+                                                 Out<U>(dgamma),
+                                                 Out<U>(dbeta),
+                                                 side_input ? Out<T>(dside_array) : nullptr};
+    py::gil_scoped_release release;
+    Workspace workspace(GroupNormBackwardWorkspace(shape));
+    Threads pool(threads);
+    GroupNormBackward<T>(shape, tensors, workspace.get(), pool);
+  });
+  return py::make_tuple(dx, dgamma, dbeta, dside);
+}
+
+}  // namespace
+
+void BindGroupNorm(py::module_& m) {
+  m.def("group_norm_forward", Forward, "(y, mean, rstd) of kernels/group_norm.h.", py::arg("x"),
+        py::arg("gamma") = py::none(), py::arg("beta") = py::none(),
+        py::arg("side_input") = py::none(), py::kw_only(), py::arg("groups"), py::arg("axis") = -1,
+        py::arg("epsilon") = 1e-3, py::arg("activation") = "linear", py::arg("threads") = 1,
+        py::arg("out") = py::none());
+  m.def("group_norm_backward", Backward, "(dx, dgamma, dbeta, dside) of kernels/group_norm.h.",
+        py::arg("dy"), py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("mean"),
+        py::arg("rstd"), py::arg("side_input") = py::none(), py::kw_only(), py::arg("groups"),
+        py::arg("axis") = -1, py::arg("activation") = "linear", py::arg("threads") = 1);
+}
+
+}  // namespace tfgn

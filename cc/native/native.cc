@@ -1,0 +1,38 @@
+// The kernels on NumPy arrays, for tests and benchmarks, and what this build is made of. Knows
+// nothing of TensorFlow.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "kernels/cpu_target.h"
+#include "native/bindings.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict BuildInfo() {
+  using namespace py::literals;
+  return py::dict("version"_a = TFGN_VERSION, "tensorflow"_a = TFGN_TF_VERSION,
+                  "compiler"_a = "gcc " __VERSION__, "highway"_a = tfgn::HighwayVersion(),
+                  "cuda"_a = TFGN_CUDA, "xla"_a = static_cast<bool>(TFGN_XLA));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "The kernels of tensorflow-groupnorm on NumPy arrays.";
+  m.def("build_info", BuildInfo, "What this build is made of: versions as strings.");
+  m.def("cpu_target", tfgn::CpuTarget, "The instruction set that the kernels run on.");
+  m.def("cpu_targets", tfgn::CpuTargets, "The instruction sets that they can run on here.");
+  m.def(
+      "select_cpu_target",
+      [](const std::string& name) {
+        if (!tfgn::SelectCpuTarget(name)) {
+          throw py::value_error("name must be one of cpu_targets(), but is " + name);
+        }
+      },
+      py::arg("name"),
+      "Runs the kernels of this module on one of cpu_targets(), or the best (\"\").");
+  tfgn::BindGroupNorm(m);
+  tfgn::BindStandardizeWeights(m);
+}
