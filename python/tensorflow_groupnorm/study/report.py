@@ -257,13 +257,14 @@ def plot_error(summary: dict) -> Figure:
         cells = [cell for cell in summary["cells"] if cell["norm"] == norm]
         errors = [100 * cell["error"] for cell in cells]
         color, marker = STYLES[norm]
+        spread = [
+            [y - 100 * cell["error_min"] for y, cell in zip(errors, cells, strict=True)],
+            [100 * cell["error_max"] - y for y, cell in zip(errors, cells, strict=True)],
+        ]
         axes.errorbar(
             [cell["batch_size"] for cell in cells],
             errors,
-            yerr=[
-                [y - 100 * cell["error_min"] for y, cell in zip(errors, cells, strict=True)],
-                [100 * cell["error_max"] - y for y, cell in zip(errors, cells, strict=True)],
-            ],
+            yerr=spread if len(summary["options"]["seeds"]) > 1 else None,
             color=color,
             marker=marker,
             capsize=3,
@@ -295,7 +296,7 @@ def plot_curves(summary: dict) -> Figure:
     columns = min(3, len(batch_sizes))
     rows = math.ceil(len(batch_sizes) / columns)
     figure = Figure(figsize=(4 * columns, 3.2 * rows + 0.6), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     errors = [error for run in summary["runs"] for error in run["history"]["val_error"]]
     handles = {}
     for batch_size, axes in zip(batch_sizes, panels, strict=False):
@@ -315,11 +316,10 @@ def plot_curves(summary: dict) -> Figure:
         axes.set_title(f"batch {batch_size}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
-        axes.set_ylabel("error in %")
-        axes.label_outer()
         _error_axis(axes, errors)
     for axes in panels:
         axes.set_visible(False)
+    figure.supylabel("error in %", fontsize="medium")
     figure.legend(
         handles.values(),
         handles.keys(),
