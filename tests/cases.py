@@ -80,7 +80,6 @@ KERNELS = {
     "interleaved": KernelCase((3, 4, 5, 6), (1, 3)),
     "interleaved_rank5": KernelCase((2, 3, 4, 3, 5), (1, 3)),
     "interleaved_unordered": KernelCase((2, 3, 4, 3, 5), (3, 0)),
-    "vector": KernelCase((19,), (0,)),
     "one_output": KernelCase((3, 3, 40, 1), (-1,)),
     "long_fan_in": KernelCase((3, 3, 512, 4), (-1,)),
 }

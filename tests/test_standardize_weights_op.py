@@ -114,8 +114,6 @@ def check(case, dtype, dtype_out, *, gain=True, mean=0.0, std=0.05, **attrs):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", named(cases.KERNELS))
 def test_values_and_gradients(case, dtype, mode, ddof, gain):
-    if ddof and np.prod(case.shape) == outputs(case):
-        pytest.skip("a single weight has no unbiased variance")
     # With clamp_variance this epsilon lies amid the variances.
     check(case, dtype, dtype, gain=gain, epsilon=2e-3, epsilon_mode=mode, ddof=ddof, scale=0.3)
 
@@ -160,6 +158,21 @@ def test_a_constant_channel_has_no_deviation(name, mode):
         arguments["w"], arguments["gain"], axis=case.axis, dy=dy, **attrs
     )
     reference.assert_gradient(gradients["w"], expected.gradients["w"], "float32", offset=1e2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", [((19,), (0,)), ((3, 3), (0, 1)), ((1, 1, 17, 2), (2, 3))])
+def test_a_single_weight_is_its_own_mean(case, mode):
+    case = cases.KernelCase(*case)
+    arguments = make_arguments(case, "float32")
+    attrs = {"epsilon": 1e-2, "epsilon_mode": mode}
+    w_hat, mean, rstd, gradients = run(case, arguments, "float32", tf.ones(case.shape), **attrs)
+    np.testing.assert_array_equal(w_hat, np.zeros(case.shape))
+    np.testing.assert_array_equal(mean, tf.reshape(arguments["w"], [-1]))
+    np.testing.assert_array_equal(gradients["gain"], np.zeros(outputs(case)))
+    # The difference of two equal numbers of this size.
+    scale = np.abs(arguments["gain"] * rstd).reshape(case.shape)
+    assert (np.abs(gradients["w"]) <= 2.0**-22 * scale).all()
 
 
 @pytest.mark.parametrize("gain", [False, True], ids=["", "gain"])

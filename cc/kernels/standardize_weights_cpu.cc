@@ -155,6 +155,7 @@ template <typename T, typename Tout>
 void StandardizeWeightsForward(const StandardizeWeightsShape& shape,
                                const StandardizeWeightsForwardTensors<T, Tout>& tensors,
                                void* workspace, const ParallelFor& parallel) {
+  if (shape.outputs == 0) return;
   const Normalization p = NormalizationOf(shape);
   if (p.empty()) {
     std::fill_n(tensors.mean, shape.outputs, ParamOf<T>(0));
