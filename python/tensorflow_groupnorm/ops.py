@@ -2,16 +2,12 @@
 
 import math
 
-import numpy as np
 import tensorflow as tf
 
 from . import _library, stock
 from .variants import resolve
 
 _OPS = _library.load()
-
-# What an op takes for an absent gamma, beta or gain.
-_ABSENT = {dtype: np.empty(0, dtype.as_numpy_dtype) for dtype in (tf.float32, tf.float64)}
 
 
 class _RawOps:
@@ -169,7 +165,8 @@ def _parameter_dtype(x):
 
 
 def _parameter(value, dtype):
-    return _ABSENT[dtype] if value is None else tf.cast(value, dtype)
+    # To the ops, a tensor of shape [0] is an absent one.
+    return tf.constant([], dtype) if value is None else tf.cast(value, dtype)
 
 
 def _fan_in(shape, axis):
