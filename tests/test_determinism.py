@@ -87,7 +87,7 @@ print(test_determinism.digest())
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
 def test_denormal_numbers_on_any_thread(dtype):
-    """The threads of TensorFlow flush them to 0; the one that calls an op eagerly does not."""
+    """TensorFlow flushes them to 0 on its own threads and on the one that calls an op eagerly."""
     tiny = 2.0**-1030 if dtype == "float64" else 2.0**-130
     x = tf.cast(np.random.default_rng(0).normal(size=(64, 56, 56, 2)) * tiny, dtype)
     dy = tf.ones_like(x) * x

@@ -146,8 +146,7 @@ class GroupNormOp : public OpKernel {
     tensors.y = Data<T>(*y);
     tensors.mean = Data<ParamOf<T>>(*mean);
     tensors.rstd = Data<ParamOf<T>>(*rstd);
-    IntraOpThreads threads(ctx);
-    GroupNormForward(shape, tensors, workspace.data(), threads.parallel());
+    GroupNormForward(shape, tensors, workspace.data(), IntraOpThreads(ctx));
   }
 
  private:
@@ -195,8 +194,7 @@ class GroupNormGradOp : public OpKernel {
     tensors.dgamma = ParamsOrNull<T>(*dgamma, shape.gamma);
     tensors.dbeta = ParamsOrNull<T>(*dbeta, shape.beta);
     tensors.dside = dside != nullptr ? Data<T>(*dside) : nullptr;
-    IntraOpThreads threads(ctx);
-    GroupNormBackward(shape, tensors, workspace.data(), threads.parallel());
+    GroupNormBackward(shape, tensors, workspace.data(), IntraOpThreads(ctx));
   }
 
  private:

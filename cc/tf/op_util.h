@@ -15,7 +15,7 @@
 #include "tensorflow/core/framework/bfloat16.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/platform/denormal.h"
+#include "tensorflow/core/platform/threadpool.h"
 
 namespace tfgn {
 
@@ -80,58 +80,44 @@ inline absl::Status ToStatus(const std::string& error) {
   return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
 }
 
-// TensorFlow's intra-op threads, for the length of a Compute.
-//
-// The calling thread works too, and waits only for tasks that a thread has begun: a pool whose
-// threads are all busy, or all inside of a call like this one, delays nobody. Denormals are flushed
-// on every thread, as they are on TensorFlow's own: which thread runs a task must not show in a
-// bit.
-class IntraOpThreads {
+// Tasks that several threads take from one another until none is left.
+class Job {
  public:
-  explicit IntraOpThreads(tensorflow::OpKernelContext* ctx)
-      : workers_(*ctx->device()->tensorflow_cpu_worker_threads()) {}
+  Job(int64_t count, ParallelFor::Task task, void* arg) : count_(count), task_(task), arg_(arg) {}
 
-  ParallelFor parallel() { return {&Run, this, workers_.num_threads}; }
+  void Work() {
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
+      task_(arg_, i);
+      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) finished_.Notify();
+    }
+  }
+  void Wait() { finished_.WaitForNotification(); }
 
  private:
-  class Job {
-   public:
-    Job(int64_t count, ParallelFor::Task task, void* arg) : count_(count), task_(task), arg_(arg) {}
+  const int64_t count_;
+  const ParallelFor::Task task_;
+  void* const arg_;
+  std::atomic<int64_t> next_{0}, done_{0};
+  absl::Notification finished_;
+};
 
-    void Work() {
-      for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
-        task_(arg_, i);
-        if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) finished_.Notify();
-      }
-    }
-    void Wait() { finished_.WaitForNotification(); }
-
-   private:
-    const int64_t count_;
-    const ParallelFor::Task task_;
-    void* const arg_;
-    std::atomic<int64_t> next_{0}, done_{0};
-    absl::Notification finished_;
-  };
-
-  static void Run(void* self, int64_t count, ParallelFor::Task task, void* arg) {
-    const auto& workers = static_cast<IntraOpThreads*>(self)->workers_;
+// TensorFlow's intra-op threads. The calling thread works too, and waits only for tasks that a
+// thread has begun: a pool whose threads are all busy, or all in a call like this one, delays
+// nobody.
+inline ParallelFor IntraOpThreads(tensorflow::OpKernelContext* ctx) {
+  using tensorflow::thread::ThreadPool;
+  const auto run = [](void* pool, int64_t count, ParallelFor::Task task, void* arg) {
+    ThreadPool* threads = static_cast<ThreadPool*>(pool);
     // Shared, for a helper may start after this call has returned. It then finds no task left.
     const auto job = std::make_shared<Job>(count, task, arg);
-    const int64_t helpers = std::min<int64_t>(workers.num_threads, count) - 1;
-    for (int64_t i = 0; i < helpers; ++i) {
-      workers.workers->Schedule([job] {
-        const tensorflow::port::ScopedFlushDenormal flush;
-        job->Work();
-      });
-    }
+    const int64_t helpers = std::min<int64_t>(threads->NumThreads(), count) - 1;
+    for (int64_t i = 0; i < helpers; ++i) threads->Schedule([job] { job->Work(); });
     job->Work();
     job->Wait();
-  }
-
-  const tensorflow::DeviceBase::CpuWorkerThreads& workers_;
-  const tensorflow::port::ScopedFlushDenormal flush_;
-};
+  };
+  ThreadPool* threads = ctx->device()->tensorflow_cpu_worker_threads()->workers;
+  return {run, threads, threads->NumThreads()};
+}
 
 // Scratch memory of `bytes` bytes.
 inline absl::Status AllocateWorkspace(tensorflow::OpKernelContext* ctx, int64_t bytes,

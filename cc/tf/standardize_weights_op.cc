@@ -137,7 +137,6 @@ class StandardizeWeightsOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Forward::kRstd, statistics, &rstd));
     OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, WorkspaceBytes<T>(attrs_, shape), &workspace));
 
-    IntraOpThreads threads(ctx);
     WithOutputType<T>(attrs_.w_hat_type, [&](auto tout) {
       using Tout = decltype(tout);
       StandardizeWeightsForwardTensors<T, Tout> tensors;
@@ -146,7 +145,7 @@ class StandardizeWeightsOp : public OpKernel {
       tensors.w_hat = Data<Tout>(*w_hat);
       tensors.mean = Data<ParamOf<T>>(*mean);
       tensors.rstd = Data<ParamOf<T>>(*rstd);
-      StandardizeWeightsForward(shape, tensors, workspace.data(), threads.parallel());
+      StandardizeWeightsForward(shape, tensors, workspace.data(), IntraOpThreads(ctx));
     });
   }
 
@@ -172,7 +171,6 @@ class StandardizeWeightsGradOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Gradient::kDgain, gain.shape(), &dgain));
     OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, WorkspaceBytes<T>(attrs_, shape), &workspace));
 
-    IntraOpThreads threads(ctx);
     WithOutputType<T>(attrs_.w_hat_type, [&](auto tout) {
       using Tout = decltype(tout);
       StandardizeWeightsBackwardTensors<T, Tout> tensors;
@@ -183,7 +181,7 @@ class StandardizeWeightsGradOp : public OpKernel {
       tensors.rstd = Data<ParamOf<T>>(ctx->input(Gradient::kRstd));
       tensors.dw = Data<T>(*dw);
       tensors.dgain = shape.has_gain ? Data<ParamOf<T>>(*dgain) : nullptr;
-      StandardizeWeightsBackward(shape, tensors, workspace.data(), threads.parallel());
+      StandardizeWeightsBackward(shape, tensors, workspace.data(), IntraOpThreads(ctx));
     });
   }
 
