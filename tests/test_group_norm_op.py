@@ -240,57 +240,39 @@ def test_a_bad_value_stays_in_its_group(layout, bad):
     np.testing.assert_array_equal(rows[1:], clean_rows[1:])
 
 
-@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("reusable", ["x dy side", "x dy", "side dy", "x side", "side"])
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
 @pytest.mark.parametrize("layout", ["image_last", "image_first", "image_middle"])
-def test_buffers_reused_in_a_graph(layout, activation, residual):
+def test_buffers_reused_in_a_graph(layout, activation, reusable):
     """A graph gives an op the buffers of inputs that nobody reads any more for its outputs."""
     case = cases.GROUP_NORM[layout]
-    arguments = make_arguments(case, "float32", residual=residual)
+    arguments = make_arguments(case, "float32", residual=True)
+    x, gamma, beta, side = arguments.values()
     dy = random(np.random.default_rng(1), case.shape, "float32")
     y, mean, rstd, _ = run(case, arguments, activation)
-    gamma, beta = arguments["gamma"], arguments["beta"]
-    side_input = [arguments["side"]] if residual else []
     attrs = {"groups": case.groups, "axis": case.axis, "activation": activation}
 
-    @tf.function(autograph=False)
-    def forward(x, side_input):
+    def forward(dy, x, side):
         return tfgn.raw_ops.GroupNorm(
-            x=x + 0.0,
-            gamma=gamma,
-            beta=beta,
-            side_input=[t + 0.0 for t in side_input],
-            epsilon=EPSILON,
-            **attrs,
+            x=x, gamma=gamma, beta=beta, side_input=[side], epsilon=EPSILON, **attrs
         ).y
 
-    @tf.function(autograph=False)
-    def backward(dy, x, side_input):
+    def backward(dy, x, side):
         return tfgn.raw_ops.GroupNormGrad(
-            dy=dy + 0.0,
-            x=x + 0.0,
-            gamma=gamma,
-            beta=beta,
-            mean=mean,
-            rstd=rstd,
-            side_input=[t + 0.0 for t in side_input],
-            **attrs,
+            dy=dy, x=x, gamma=gamma, beta=beta, mean=mean, rstd=rstd, side_input=[side], **attrs
         )
 
-    np.testing.assert_array_equal(forward(arguments["x"], side_input), y)
-    eager = tfgn.raw_ops.GroupNormGrad(
-        dy=dy,
-        x=arguments["x"],
-        gamma=gamma,
-        beta=beta,
-        mean=mean,
-        rstd=rstd,
-        side_input=side_input,
-        **attrs,
-    )
-    tf.nest.map_structure(
-        np.testing.assert_array_equal, backward(dy, arguments["x"], side_input), eager
-    )
+    # What an op of the graph has computed can be reused, what the graph was given cannot.
+    inputs = {"dy": dy, "x": x, "side": side}
+    negated = {name: -t if name in reusable.split() else t for name, t in inputs.items()}
+    for function in (forward, backward):
+
+        @tf.function(autograph=False)
+        def graph(function=function, **inputs):
+            return function(**{n: -t if n in reusable.split() else t for n, t in inputs.items()})
+
+        tf.nest.map_structure(np.testing.assert_array_equal, graph(**negated), function(**inputs))
+    np.testing.assert_array_equal(forward(**inputs), y)
 
 
 def test_the_function_is_the_op():
