@@ -308,3 +308,19 @@ def test_raw_ops_are_keyword_only():
         tfgn.raw_ops.GroupNorm(tf.zeros([1, 2]), tf.zeros([2]), tf.zeros([2]), [], 1)
     with pytest.raises(AttributeError, match="no BatchNorm"):
         _ = tfgn.raw_ops.BatchNorm
+
+
+def test_without_the_op_library(monkeypatch):
+    monkeypatch.setattr(tfgn.ops, "_OPS", None)
+    monkeypatch.setattr(tfgn.ops._library, "load_error", lambda: "the reason")
+    with pytest.raises(ImportError, match="the reason"):
+        tfgn.raw_ops.GroupNorm(x=0)
+    x = random(np.random.default_rng(0), (2, 3, 4), "float32")
+    options = {"gamma": x[0, 0], "beta": x[0, 1], "groups": 2, "activation": "silu", "residual": x}
+    np.testing.assert_array_equal(
+        tfgn.group_norm(x, **options), tfgn.stock.group_norm(x, **options)
+    )
+    options = {"gain": x[0, 0], "variant": "nfnet", "axis": [2], "dtype": "float16"}
+    np.testing.assert_array_equal(
+        tfgn.standardize_weights(x, **options), tfgn.stock.standardize_weights(x, **options)
+    )
