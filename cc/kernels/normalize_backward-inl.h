@@ -57,8 +57,8 @@ HWY_INLINE Gradient<D> GradientAt(D d, const Source<T, Tout>& from, int64_t j, L
 
 // sums += (dz, dz * (x - mean)) down a few rows.
 template <Activation kActivation, typename T, typename Tout, typename CT, class K>
-HWY_INLINE void AddGradientRows(const Source<T, Tout>& from, int64_t stride, int64_t rows,
-                                int64_t width, const K& k, ColumnSums<CT>& sums) {
+HWY_NOINLINE void AddGradientRows(const Source<T, Tout>& from, int64_t stride, int64_t rows,
+                                  int64_t width, const K& k, ColumnSums<CT>& sums) {
   const hn::ScalableTag<CT> d;
   ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
     auto first = hn::Load(d, sums.first.at + j);
@@ -74,8 +74,8 @@ HWY_INLINE void AddGradientRows(const Source<T, Tout>& from, int64_t stride, int
 }
 
 template <Activation kActivation, typename T, typename Tout, class K>
-HWY_INLINE void BackwardRow(const Source<T, Tout>& from, T* dx, T* dside, int64_t width,
-                            const K& k) {
+HWY_NOINLINE void BackwardRow(const Source<T, Tout>& from, T* dx, T* dside, int64_t width,
+                              const K& k) {
   const hn::ScalableTag<ParamOf<T>> d;
   ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
     const auto at = GradientAt<kActivation>(d, from, j, lanes, k, j);
@@ -137,7 +137,7 @@ class BackwardPass {
     return AffineAt(p_.gamma, t_.gamma, n, c, p_.c, 1.0) * p_.scale;
   }
 
-  void FinishGroup(int64_t n, int64_t g) const {
+  HWY_NOINLINE void FinishGroup(int64_t n, int64_t g) const {
     const double rstd = t_.rstd[n * p_.groups + g];
     ChannelSums group = {0, 0};
     for (int64_t k = 0; k < p_.channels_per_group(); ++k) {
@@ -155,7 +155,8 @@ class BackwardPass {
     groups_[n * p_.groups + g] = {group.dz_centered * p_.RstdSlope(rstd), -rstd * group.dz / count};
   }
 
-  void WriteAffineGradient(Affine affine, int64_t c, double ChannelSums::*sum, CT* gradient) const {
+  HWY_NOINLINE void WriteAffineGradient(Affine affine, int64_t c, double ChannelSums::*sum,
+                                        CT* gradient) const {
     double total = 0;
     for (int64_t n = 0; n < p_.n; ++n) {
       const double sample = channels_[n * p_.c + c].*sum;
@@ -224,13 +225,13 @@ class BackwardPass {
     });
   }
 
-  void SumsOfColumns(int64_t n, int64_t chunk, int64_t begin, int64_t end) const {
+  HWY_NOINLINE void SumsOfColumns(int64_t n, int64_t chunk, int64_t begin, int64_t end) const {
     ForEachTile(begin, end, p_.channels_per_group() * p_.b,
                 [&](Tile tile) HWY_ATTR { SumsOfTile(n, chunk, tile); });
   }
 
-  void FillTables(int64_t n, Tile tile, bool finished,
-                  BackwardCoefficients<TileTable<CT>>& table) const {
+  HWY_NOINLINE void FillTables(int64_t n, Tile tile, bool finished,
+                               BackwardCoefficients<TileTable<CT>>& table) const {
     TileTable<CT>* const tables[] = {&table.mean, &table.scale, &table.beta, &table.slope,
                                      &table.offset};
     for (auto* t : tables) t->Fill(tile.width, 0);
@@ -245,7 +246,7 @@ class BackwardPass {
     for (auto* t : tables) Replicate(p_.c * p_.b, tile.width, t->at);
   }
 
-  void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
+  HWY_NOINLINE void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
     const Source<T, Tout> from =
         SourceAt(n * p_.a * p_.c * p_.b + tile.begin + layout_.ChunkBegin(chunk) * layout_.cols);
     const int64_t rows = layout_.ChunkEnd(chunk) - layout_.ChunkBegin(chunk);
@@ -284,8 +285,8 @@ class BackwardPass {
     });
   }
 
-  void BackwardColumns(int64_t n, int64_t row_begin, int64_t row_end, int64_t tail, int64_t begin,
-                       int64_t end) const {
+  HWY_NOINLINE void BackwardColumns(int64_t n, int64_t row_begin, int64_t row_end, int64_t tail,
+                                    int64_t begin, int64_t end) const {
     if (t_.dx == nullptr && t_.dside == nullptr) return;
     ForEachTile(begin, end, p_.channels_per_group() * p_.b, [&](Tile tile) HWY_ATTR {
       BackwardCoefficients<TileTable<CT>> table;
@@ -342,7 +343,7 @@ class BackwardPass {
     return {((n * p_.a + a) * p_.c + c) * p_.b + begin, std::min(p_.b - begin, Layout::kPiece)};
   }
 
-  void SumsOfPiece(int64_t n, int64_t g, int64_t c, int64_t unit) const {
+  HWY_NOINLINE void SumsOfPiece(int64_t n, int64_t g, int64_t c, int64_t unit) const {
     const hn::ScalableTag<CT> d;
     const Tile piece = PieceOf(n, c, unit);
     const Source<T, Tout> from = SourceAt(piece.begin);
@@ -359,7 +360,7 @@ class BackwardPass {
     Partial(n, unit, c) = sums;
   }
 
-  void BackwardPiece(int64_t n, int64_t g, int64_t c, int64_t unit) const {
+  HWY_NOINLINE void BackwardPiece(int64_t n, int64_t g, int64_t c, int64_t unit) const {
     if (t_.dx == nullptr && t_.dside == nullptr) return;
     const Tile piece = PieceOf(n, c, unit);
     Backward(piece.begin, piece.width, Coefficients(n, g, c, /*finished=*/true));

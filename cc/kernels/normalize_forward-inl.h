@@ -25,7 +25,7 @@ HWY_INLINE Moments ShiftedMoments(double count, double shift, double sum, double
 
 // Moments of a run of neighbours.
 template <typename T>
-HWY_INLINE Moments RunMoments(const T* x, int64_t length) {
+HWY_NOINLINE Moments RunMoments(const T* x, int64_t length) {
   using CT = ParamOf<T>;
   const hn::ScalableTag<CT> d;
   const int64_t sampled = std::min<int64_t>(length, Layout::kPiece / Layout::kShiftShare);
@@ -47,8 +47,8 @@ HWY_INLINE Moments RunMoments(const T* x, int64_t length) {
 
 // sums += (x - shift, (x - shift)^2) down a few rows.
 template <typename T, typename CT>
-HWY_INLINE void AddRows(const T* x, int64_t stride, int64_t rows, int64_t width,
-                        const TileTable<CT>& shift, ColumnSums<CT>& sums) {
+HWY_NOINLINE void AddRows(const T* x, int64_t stride, int64_t rows, int64_t width,
+                          const TileTable<CT>& shift, ColumnSums<CT>& sums) {
   const hn::ScalableTag<CT> d;
   ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
     auto sum = hn::Load(d, sums.first.at + j);
@@ -71,8 +71,8 @@ struct ForwardCoefficients {
 };
 
 template <Activation kActivation, typename T, typename Tout, class Coefficients>
-HWY_INLINE void NormalizeRow(const T* x, const T* side, Tout* y, int64_t width,
-                             const Coefficients& k) {
+HWY_NOINLINE void NormalizeRow(const T* x, const T* side, Tout* y, int64_t width,
+                               const Coefficients& k) {
   const hn::ScalableTag<ParamOf<T>> d;
   ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
     const auto centered = hn::Sub(Read(d, x + j, lanes), k.mean.Get(d, j));
@@ -117,7 +117,7 @@ class ForwardPass {
     return partial_[(n * layout_.group_units + unit) * p_.groups + g];
   }
 
-  void FinishGroup(int64_t n, int64_t g) const {
+  HWY_NOINLINE void FinishGroup(int64_t n, int64_t g) const {
     Moments m;
     for (int64_t unit = 0; unit < layout_.group_units; ++unit) m.Merge(Partial(n, unit, g));
     const int64_t i = n * p_.groups + g;
@@ -170,12 +170,12 @@ class ForwardPass {
     });
   }
 
-  void MomentsOfColumns(int64_t n, int64_t chunk, int64_t begin, int64_t end) const {
+  HWY_NOINLINE void MomentsOfColumns(int64_t n, int64_t chunk, int64_t begin, int64_t end) const {
     ForEachTile(begin, end, p_.channels_per_group() * p_.b,
                 [&](Tile tile) HWY_ATTR { MomentsOfTile(n, chunk, tile); });
   }
 
-  void MomentsOfTile(int64_t n, int64_t chunk, Tile tile) const {
+  HWY_NOINLINE void MomentsOfTile(int64_t n, int64_t chunk, Tile tile) const {
     const T* x = t_.x + n * p_.a * p_.c * p_.b + layout_.ChunkBegin(chunk) * layout_.cols;
     x += tile.begin;
     const int64_t rows = layout_.ChunkEnd(chunk) - layout_.ChunkBegin(chunk);
@@ -215,8 +215,8 @@ class ForwardPass {
   }
 
   // Per group, the mean of its first rows.
-  void ShiftOfTile(const T* x, int64_t rows, Tile tile, ColumnSums<CT>& scratch,
-                   TileTable<CT>& shift) const {
+  HWY_NOINLINE void ShiftOfTile(const T* x, int64_t rows, Tile tile, ColumnSums<CT>& scratch,
+                                TileTable<CT>& shift) const {
     const hn::ScalableTag<CT> d;
     const int64_t sampled =
         std::min(rows, std::max<int64_t>(1, layout_.chunk_rows / Layout::kShiftShare));
@@ -241,8 +241,8 @@ class ForwardPass {
     Replicate(row, tile.width, shift.at);
   }
 
-  void NormalizeColumns(int64_t n, int64_t row_begin, int64_t row_end, int64_t tail, int64_t begin,
-                        int64_t end) const {
+  HWY_NOINLINE void NormalizeColumns(int64_t n, int64_t row_begin, int64_t row_end, int64_t tail,
+                                     int64_t begin, int64_t end) const {
     ForEachTile(begin, end, p_.channels_per_group() * p_.b, [&](Tile tile) HWY_ATTR {
       ForwardCoefficients<TileTable<CT>> table;
       for (auto* t : {&table.mean, &table.scale, &table.shift}) t->Fill(tile.width, 0);
@@ -305,14 +305,14 @@ class ForwardPass {
     });
   }
 
-  void MomentsOfPiece(int64_t n, int64_t g, int64_t unit, int64_t pieces) const {
+  HWY_NOINLINE void MomentsOfPiece(int64_t n, int64_t g, int64_t unit, int64_t pieces) const {
     const int64_t run = p_.channels_per_group() * p_.b;
     const int64_t a = unit / pieces, begin = unit % pieces * Layout::kPiece;
     const int64_t offset = ((n * p_.a + a) * p_.groups + g) * run + begin;
     Partial(n, unit, g) = RunMoments(t_.x + offset, std::min(run - begin, Layout::kPiece));
   }
 
-  void NormalizePiece(int64_t n, int64_t g, int64_t c, int64_t unit) const {
+  HWY_NOINLINE void NormalizePiece(int64_t n, int64_t g, int64_t c, int64_t unit) const {
     const int64_t pieces = Layout::Pieces(p_.b);
     const int64_t a = unit / pieces, begin = unit % pieces * Layout::kPiece;
     const int64_t offset = ((n * p_.a + a) * p_.c + c) * p_.b + begin;

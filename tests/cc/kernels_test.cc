@@ -1,0 +1,230 @@
+// The kernels on buffers of exactly the size they may touch, for AddressSanitizer and
+// ThreadSanitizer to watch. Values are the business of tests/test_kernels.py; here it is enough
+// that every output was written and is finite.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "kernels/cpu_target.h"
+#include "kernels/group_norm.h"
+#include "kernels/standardize_weights.h"
+
+namespace tfgn {
+namespace {
+
+// A heap block of `count` elements and not a byte more, off the alignment of an allocation.
+template <typename T>
+class Exact {
+ public:
+  explicit Exact(int64_t count) : bytes_(new char[kOffset + count * sizeof(T)]), count_(count) {
+    for (int64_t i = 0; i < count; ++i) Set(i, 0x7FFF);  // a NaN in both 16-bit types
+  }
+  T* data() { return reinterpret_cast<T*>(bytes_.get() + kOffset); }
+
+  // Small positive numbers.
+  Exact& Fill() {
+    for (int64_t i = 0; i < count_; ++i) {
+      if constexpr (sizeof(T) == 2) {
+        Set(i, std::is_same_v<T, float16> ? 0x3800 + i % 512 : 0x3F00 + i % 64);
+      } else {
+        data()[i] = static_cast<T>(0.5 + 0.01 * static_cast<double>(i % 37));
+      }
+    }
+    return *this;
+  }
+
+  bool Written() {
+    for (int64_t i = 0; i < count_; ++i) {
+      if constexpr (sizeof(T) == 2) {
+        if (data()[i].bits == 0x7FFF) return false;
+      } else if (!std::isfinite(data()[i])) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  static constexpr int64_t kOffset = sizeof(T);
+
+  void Set(int64_t i, int bits) {
+    if constexpr (sizeof(T) == 2) {
+      data()[i].bits = static_cast<uint16_t>(bits);
+    } else {
+      data()[i] = std::nan("");
+    }
+  }
+
+  std::unique_ptr<char[]> bytes_;
+  int64_t count_;
+};
+
+void RunThreads(void* threads, int64_t count, ParallelFor::Task task, void* arg) {
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    for (int64_t i = next++; i < count; i = next++) task(arg, i);
+  };
+  std::vector<std::thread> pool;
+  for (int i = 0; i < *static_cast<int*>(threads); ++i) pool.emplace_back(work);
+  for (std::thread& thread : pool) thread.join();
+}
+
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes) : bytes_(bytes), data_(std::aligned_alloc(64, Rounded())) {}
+  ~Workspace() { std::free(data_); }
+  void* get() { return data_; }
+
+ private:
+  size_t Rounded() const { return static_cast<size_t>((bytes_ + 64) / 64 * 64); }
+
+  int64_t bytes_;
+  void* data_;
+};
+
+template <typename T>
+void RunGroupNorm(const GroupNormShape& shape, const ParallelFor& parallel) {
+  using U = ParamOf<T>;
+  const int64_t size = shape.n * shape.a * shape.c * shape.b;
+  const int64_t stats = shape.n * shape.groups;
+  Exact<T> x(size), dy(size), side(size), y(size), dx(size), dside(size);
+  Exact<U> gamma(shape.c), beta(shape.n * shape.c), mean(stats), rstd(stats), dgamma(shape.c),
+      dbeta(shape.n * shape.c);
+  x.Fill(), dy.Fill(), side.Fill(), gamma.Fill(), beta.Fill();
+  Workspace forward(GroupNormForwardWorkspace(shape));
+  GroupNormForward<T>(
+      shape, {x.data(), gamma.data(), beta.data(), side.data(), y.data(), mean.data(), rstd.data()},
+      forward.get(), parallel);
+  EXPECT_TRUE(y.Written());
+  EXPECT_TRUE(mean.Written());
+  EXPECT_TRUE(rstd.Written());
+  Workspace backward(GroupNormBackwardWorkspace(shape));
+  GroupNormBackward<T>(shape,
+                       {dy.data(), x.data(), gamma.data(), beta.data(), mean.data(), rstd.data(),
+                        side.data(), dx.data(), dgamma.data(), dbeta.data(), dside.data()},
+                       backward.get(), parallel);
+  EXPECT_TRUE(dx.Written());
+  EXPECT_TRUE(dgamma.Written());
+  EXPECT_TRUE(dbeta.Written());
+  EXPECT_TRUE(dside.Written());
+}
+
+GroupNormShape ShapeOf(int64_t n, int64_t a, int64_t c, int64_t b, int64_t groups) {
+  GroupNormShape shape;
+  shape.n = n;
+  shape.a = a;
+  shape.c = c;
+  shape.b = b;
+  shape.groups = groups;
+  shape.epsilon = 1e-3;
+  shape.gamma = Affine::kPerChannel;
+  shape.beta = Affine::kPerSample;
+  shape.has_side_input = true;
+  return shape;
+}
+
+class EveryTarget : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override { ASSERT_TRUE(SelectCpuTarget(GetParam())); }
+  void TearDown() override { SelectCpuTarget(""); }
+};
+
+TEST_P(EveryTarget, GroupNormAroundTheVectorWidths) {
+  for (int64_t width = 1; width <= 70; width += width < 36 ? 1 : 11) {
+    for (GroupNormShape shape : {ShapeOf(2, 5, width, 1, 1), ShapeOf(1, 21, width, 1, width),
+                                 ShapeOf(2, 1, 4, width, 2), ShapeOf(1, 3, 2, width, 1)}) {
+      for (Activation activation : {Activation::kLinear, Activation::kSilu}) {
+        shape.activation = activation;
+        RunGroupNorm<float16>(shape, ParallelFor());
+        RunGroupNorm<bfloat16>(shape, ParallelFor());
+        RunGroupNorm<float>(shape, ParallelFor());
+        RunGroupNorm<double>(shape, ParallelFor());
+      }
+    }
+  }
+}
+
+TEST_P(EveryTarget, GroupNormOnManyThreads) {
+  int threads = 8;
+  const ParallelFor parallel(RunThreads, &threads, threads);
+  for (GroupNormShape shape :
+       {ShapeOf(1, 9000, 24, 1, 3), ShapeOf(1, 24, 3000, 1, 2), ShapeOf(3, 40, 2050, 1, 205),
+        ShapeOf(1, 1, 6, 70001, 2), ShapeOf(2, 1, 600, 151, 60), ShapeOf(16, 49, 32, 1, 8)}) {
+    shape.activation = Activation::kRelu;
+    RunGroupNorm<bfloat16>(shape, parallel);
+    RunGroupNorm<float>(shape, parallel);
+  }
+}
+
+template <typename T, typename Tout>
+void RunStandardizeWeights(const std::vector<int64_t>& size, const std::vector<int64_t>& axis,
+                           const ParallelFor& parallel) {
+  using U = ParamOf<T>;
+  StandardizeWeightsCall call;
+  call.w = call.dw_hat = {size.data(), static_cast<int>(size.size())};
+  const int64_t no_gain = 0;
+  call.gain = {&no_gain, 1};
+  call.axis = axis.data();
+  call.num_axes = static_cast<int>(axis.size());
+  call.epsilon = 1e-5;
+  call.epsilon_mode = "add_to_stddev";
+  call.w_is_double = call.w_hat_is_double = call.params_are_double = std::is_same_v<T, double>;
+  StandardizeWeightsShape shape;
+  ASSERT_EQ(ValidateStandardizeWeights(call, &shape), "");
+  shape.has_gain = true;
+
+  const int64_t count = shape.outputs * shape.fan_in;
+  Exact<T> w(count), dw(count);
+  Exact<Tout> w_hat(count), dw_hat(count);
+  Exact<U> gain(shape.outputs), mean(shape.outputs), rstd(shape.outputs), dgain(shape.outputs);
+  w.Fill(), dw_hat.Fill(), gain.Fill();
+  Workspace workspace(StandardizeWeightsWorkspace(shape, sizeof(T), sizeof(Tout)));
+  StandardizeWeightsForward<T, Tout>(
+      shape, {w.data(), gain.data(), w_hat.data(), mean.data(), rstd.data()}, workspace.get(),
+      parallel);
+  EXPECT_TRUE(w_hat.Written());
+  StandardizeWeightsBackward<T, Tout>(
+      shape,
+      {dw_hat.data(), w.data(), gain.data(), mean.data(), rstd.data(), dw.data(), dgain.data()},
+      workspace.get(), parallel);
+  EXPECT_TRUE(dw.Written());
+  EXPECT_TRUE(dgain.Written());
+}
+
+TEST_P(EveryTarget, StandardizeWeights) {
+  int threads = 4;
+  const ParallelFor parallel(RunThreads, &threads, threads);
+  struct Case {
+    std::vector<int64_t> size, axis;
+  };
+  for (const auto& [size, axis] : std::vector<Case>{{{3, 3, 5, 33}, {3}},
+                                                    {{17, 4, 3, 3}, {0}},
+                                                    {{3, 3, 7, 5}, {2}},
+                                                    {{3, 3, 17, 2}, {2, 3}},
+                                                    {{2, 3, 4, 3, 5}, {1, 3}},
+                                                    {{3, 3, 512, 200}, {3}}}) {
+    RunStandardizeWeights<float, float>(size, axis, parallel);
+    RunStandardizeWeights<float, float16>(size, axis, parallel);
+    RunStandardizeWeights<bfloat16, bfloat16>(size, axis, parallel);
+    RunStandardizeWeights<double, double>(size, axis, parallel);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(, EveryTarget, testing::ValuesIn(CpuTargets()),
+                         [](const auto& test) { return test.param; });
+
+// No allocation of the test's own is left to chance: an empty tensor has no element to touch.
+TEST(Empty, GroupNorm) {
+  for (const GroupNormShape& shape :
+       {ShapeOf(0, 5, 8, 1, 2), ShapeOf(2, 0, 8, 1, 2), ShapeOf(2, 5, 0, 1, 2)}) {
+    RunGroupNorm<float>(shape, ParallelFor());
+  }
+}
+
+}  // namespace
+}  // namespace tfgn

@@ -1,0 +1,225 @@
+"""The kernels alone, without TensorFlow: each CPU target, vector edges, misaligned pointers."""
+
+import cases
+import ml_dtypes
+import numpy as np
+import pytest
+import reference
+from tensorflow_groupnorm import _native as native
+
+TYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in cases.ELEMENT_TYPES}
+EPSILON = 1e-3
+
+
+@pytest.fixture(params=native.cpu_targets(), autouse=True)
+def cpu_target(request):
+    native.select_cpu_target(request.param)
+    assert native.cpu_target() == request.param
+    yield request.param
+    native.select_cpu_target("")
+
+
+def parameter_type(dtype):
+    return np.dtype("float64" if dtype == "float64" else "float32")
+
+
+def misaligned(array):
+    """The same values one element past the alignment of an allocation."""
+    room = np.empty(array.size + 1, array.dtype)
+    copy = room[1:].reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+class Inputs:
+    def __init__(self, case, dtype, per_sample=False, mean=0.0):
+        rng = np.random.default_rng(7)
+        shape, axis, groups = case
+        affine = (shape[0], shape[axis]) if per_sample else shape[axis]
+        self.x, self.side, self.dy = (
+            misaligned((rng.standard_normal(shape) + offset).astype(TYPES[dtype]))
+            for offset in (mean, 0, 0)
+        )
+        self.gamma, self.beta = (
+            misaligned(rng.uniform(0.5, 1.5, affine).astype(parameter_type(dtype)))
+            for _ in range(2)
+        )
+        self.options = {"groups": groups, "axis": axis}
+
+    def forward(self, activation, threads=2, **options):
+        return native.group_norm_forward(
+            *(self.x, self.gamma, self.beta, self.side),
+            **(self.options | {"epsilon": EPSILON, "activation": activation}),
+            **({"threads": threads} | options),
+        )
+
+    def backward(self, activation, mean, rstd, threads=2):
+        gradients = native.group_norm_backward(
+            *(self.dy, self.x, self.gamma, self.beta, mean, rstd, self.side),
+            **(self.options | {"activation": activation, "threads": threads}),
+        )
+        return dict(zip(("x", "gamma", "beta", "side"), gradients, strict=True))
+
+    def expected(self, activation):
+        return reference.group_norm(
+            *(self.x, self.gamma, self.beta, self.side),
+            **(self.options | {"epsilon": EPSILON, "activation": activation, "dy": self.dy}),
+        )
+
+
+@pytest.mark.parametrize("dtype", cases.ELEMENT_TYPES)
+@pytest.mark.parametrize("name", cases.GROUP_NORM | cases.VECTOR_EDGES | cases.LARGE)
+def test_group_norm(name, dtype):
+    case = (cases.GROUP_NORM | cases.VECTOR_EDGES | cases.LARGE)[name]
+    activation = cases.ACTIVATIONS[len(name) % 3]
+    inputs = Inputs(case, dtype, per_sample=len(name) % 2 == 0)
+    expected = inputs.expected(activation)
+    y, mean, rstd = inputs.forward(activation)
+    offset = reference.offset_in_deviations(expected, case.shape, case.axis)
+    # |gamma| <= 1.5; the terms are bounded by x_hat * gamma, beta and side_input.
+    terms = 2 * np.abs(reference.wide(inputs.side)) + 1.5
+    reference.assert_values(y, expected.y, dtype, offset=offset, scale=1.5, terms=terms)
+    parameters = parameter_type(dtype).name
+    reference.assert_values(
+        mean, expected.mean, parameters, offset=np.abs(expected.mean), scale=1.0
+    )
+    reference.assert_gradient(rstd, expected.rstd, parameters, offset=0)
+
+    gradients = inputs.backward(activation, mean, rstd)
+    for source, gradient in gradients.items():
+        stored_as = dtype if source in ("x", "side") else parameters
+        reference.assert_gradient(
+            gradient, expected.gradients[source], dtype, offset=offset.max(), stored_as=stored_as
+        )
+
+
+@pytest.mark.parametrize("mean", [1e2, 1e4])
+@pytest.mark.parametrize("name", ["image_last", "image_first", "last_c17_gc", "deep_features"])
+def test_values_far_from_zero(name, mean):
+    case = (cases.GROUP_NORM | cases.VECTOR_EDGES | cases.LARGE)[name]
+    inputs = Inputs(case, "float32", mean=mean)
+    expected = inputs.expected("linear")
+    offset = reference.offset_in_deviations(expected, case.shape, case.axis)
+    y, _, _ = inputs.forward("linear")
+    reference.assert_values(y, expected.y, "float32", offset=offset, scale=1.5)
+    # The forward pass does not inherit the rounding of the float mean either.
+    reference.assert_values(y, expected.y, "float32", offset=1, scale=1.5, terms=4)
+
+
+def test_a_shift_unlike_the_rest():
+    """Zero padding first, then values far from zero: the worst place to take a shift from."""
+    x = np.full((1, 1 << 14, 8), 9999.37, np.float32)
+    x[:, :64] = 0
+    case = cases.GroupNormCase(x.shape, -1, 2)
+    inputs = Inputs(case, "float32")
+    inputs.x, inputs.side = x, None
+    expected = reference.group_norm(
+        x, inputs.gamma, inputs.beta, None, **inputs.options, epsilon=EPSILON
+    )
+    y, _, _ = inputs.forward("linear")
+    offset = reference.offset_in_deviations(expected, case.shape, -1)
+    reference.assert_values(y, expected.y, "float32", offset=offset, scale=1.5, terms=1.5)
+
+
+@pytest.mark.parametrize("dtype", cases.ELEMENT_TYPES)
+@pytest.mark.parametrize("name", cases.KERNELS)
+def test_standardize_weights(name, dtype):
+    case = cases.KERNELS[name]
+    rng = np.random.default_rng(3)
+    w = misaligned(rng.normal(0.02, 0.1, case.shape).astype(TYPES[dtype]))
+    outputs = int(np.prod([case.shape[i] for i in case.axis]))
+    gain = rng.uniform(0.5, 1.5, outputs).astype(parameter_type(dtype))
+    mode, ddof = [("add_to_variance", 0), ("add_to_stddev", 1), ("clamp_variance", 0)][
+        len(name) % 3
+    ]
+    attributes = {"axis": case.axis, "epsilon": 1e-5, "epsilon_mode": mode, "ddof": ddof}
+    attributes["scale"] = 0.5
+    narrow = {"float32": "bfloat16"}.get(dtype, dtype)  # mixed precision
+    w_hat, mean, rstd = native.standardize_weights_forward(
+        w, gain, **attributes, dtype=TYPES[narrow], threads=2
+    )
+    dy = rng.standard_normal(case.shape).astype(TYPES[narrow])
+    dw, dgain = native.standardize_weights_backward(
+        dy, w, gain, mean, rstd, **attributes, threads=2
+    )
+
+    expected = reference.standardize_weights(w, gain, **attributes, dy=dy)
+    offset = np.abs(expected.mean * expected.rstd).max()
+    assert w_hat.dtype == TYPES[narrow]
+    reference.assert_values(w_hat, expected.y, narrow, offset=offset, scale=0.75)
+    gradients = expected.gradients
+    reference.assert_gradient(dw, gradients["w"], dtype, offset=offset)
+    reference.assert_gradient(
+        dgain, gradients["gain"], dtype, offset=offset, stored_as=parameter_type(dtype).name
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_16_bit_number_is_read_and_rounded_as_numpy_does(dtype):
+    """Instance norm of one element is `beta + x`, with x as the side input."""
+    numbers = np.arange(1 << 16, dtype=np.uint16).view(TYPES[dtype])
+    x = np.zeros((numbers.size, 1), TYPES[dtype])
+    for shift in (0.0, 1.0, 1e-4, -3e4):
+        beta = np.full(1, shift, np.float32)
+        y, _, _ = native.group_norm_forward(
+            x, None, beta, numbers[:, None], groups=1, epsilon=1.0, threads=2
+        )
+        with np.errstate(all="ignore"):
+            expected = (numbers.astype(np.float32) + beta).astype(TYPES[dtype])
+        nan = np.isnan(expected)
+        np.testing.assert_array_equal(np.isnan(y[:, 0]), nan)
+        np.testing.assert_array_equal(y[:, 0][~nan].view(np.uint16), expected[~nan].view(np.uint16))
+
+
+@pytest.mark.parametrize("name", ["deep_features", "large_image_last", "large_image_first"])
+@pytest.mark.parametrize("dtype", cases.ELEMENT_TYPES)
+def test_the_number_of_threads_changes_no_bit(name, dtype):
+    inputs = Inputs(cases.LARGE[name], dtype)
+    results = []
+    for threads in (1, 2, 3, 8):
+        y, mean, rstd = inputs.forward("silu", threads)
+        gradients = inputs.backward("silu", mean, rstd, threads)
+        results.append([a.tobytes() for a in (y, mean, rstd, *gradients.values())])
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("name", ["image_last", "image_first", "deep_features"])
+def test_y_may_be_x(name):
+    inputs = Inputs((cases.GROUP_NORM | cases.LARGE)[name], "float32")
+    expected, _, _ = inputs.forward("relu")
+    y, _, _ = inputs.forward("relu", out=inputs.x)
+    assert y is inputs.x
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+def test_nan_and_infinity_stay_in_their_group(activation):
+    for case in (cases.GROUP_NORM["image_last"], cases.GROUP_NORM["image_first"]):
+        inputs = Inputs(case, "float32")
+        clean, _, _ = inputs.forward(activation)
+        for bad in (np.nan, np.inf):
+            channel = [slice(None)] * 4
+            channel[case.axis] = 0
+            inputs.x[(0, *channel[1:])].flat[0] = bad
+            y, _, _ = inputs.forward(activation)
+            groups = [np.moveaxis(a, case.axis, 1).reshape(2, 3, -1) for a in (y, clean)]
+            assert np.isnan(groups[0][0, 0]).all()
+            np.testing.assert_array_equal(groups[0][0, 1:], groups[1][0, 1:])
+            np.testing.assert_array_equal(groups[0][1], groups[1][1])
+
+
+def test_refusals_name_the_argument(cpu_target):
+    x = np.zeros((2, 4, 6), np.float32)
+    for arguments, options, words in (
+        ((x,), {"groups": 4}, "groups must divide the 6 channels of x, but is 4"),
+        ((x, x[0, 0, :5].copy()), {"groups": 2}, r"gamma must have shape \[C\] = \[6\]"),
+        ((x,), {"groups": 2, "threads": 0}, "threads must be at least 1, but is 0"),
+        ((x, np.zeros(6)), {"groups": 2}, "gamma must be of type float32, but is of type float64"),
+        ((x[:, ::2],), {"groups": 2}, "x must be C-contiguous"),
+        ((x,), {"groups": 2, "out": x[:1]}, "out must have the shape of x"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            native.group_norm_forward(*arguments, **options)
+    with pytest.raises(ValueError, match="must be one of cpu_targets"):
+        native.select_cpu_target("MMX")
+    assert native.cpu_target() == cpu_target
