@@ -8,7 +8,7 @@ import reference
 from tensorflow_groupnorm import _native as native
 
 TYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in cases.ELEMENT_TYPES}
-EPSILON = 1e-3
+EPSILON = float(np.float32(1e-3))  # as an attribute of an op holds it
 
 
 @pytest.fixture(params=native.cpu_targets(), autouse=True)
@@ -132,7 +132,12 @@ def test_standardize_weights(name, dtype):
     mode, ddof = [("add_to_variance", 0), ("add_to_stddev", 1), ("clamp_variance", 0)][
         len(name) % 3
     ]
-    attributes = {"axis": case.axis, "epsilon": 1e-5, "epsilon_mode": mode, "ddof": ddof}
+    attributes = {
+        "axis": case.axis,
+        "epsilon": float(np.float32(1e-5)),
+        "epsilon_mode": mode,
+        "ddof": ddof,
+    }
     attributes["scale"] = 0.5
     narrow = {"float32": "bfloat16"}.get(dtype, dtype)  # mixed precision
     w_hat, mean, rstd = native.standardize_weights_forward(

@@ -76,7 +76,7 @@ HWY_INLINE void Write(hn::Vec<D> v, D d, bfloat16* p) {
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
   const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu))));
   const auto quiet_nan = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40u));
-  const auto is_nan = hn::RebindMask(du, hn::Ne(v, v));
+  const auto is_nan = hn::RebindMask(du, hn::IsNaN(v));
   StoreLow16(hn::IfThenElse(is_nan, quiet_nan, rounded), d, &p->bits);
 }
 
@@ -101,7 +101,7 @@ HWY_INLINE void Write(hn::Vec<D> v, D d, float16* p) {
                                subnormal, normal);
   const auto overflow = hn::RebindMask(du, hn::Gt(compare, hn::Set(di, (143 << 23) - 1)));
   result = hn::IfThenElse(overflow, hn::Set(du, 0x7C00u), result);
-  const auto is_nan = hn::RebindMask(du, hn::Ne(v, v));
+  const auto is_nan = hn::RebindMask(du, hn::IsNaN(v));
   result = hn::IfThenElse(is_nan, hn::Set(du, 0x7E00u), result);
   StoreLow16(hn::Or(result, hn::ShiftRight<16>(sign)), d, &p->bits);
 }
