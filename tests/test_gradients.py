@@ -236,17 +236,27 @@ def test_forward_mode_of_standardize_weights(variant):
     )
 
 
-def test_forward_mode_of_an_unknown_rank(monkeypatch):
+@pytest.mark.parametrize(
+    "fused, stock, attrs",
+    [
+        (tfgn.group_norm, tfgn.stock.group_norm, {"groups": 2}),
+        (tfgn.standardize_weights, tfgn.stock.standardize_weights, {"variant": "qiao"}),
+    ],
+    ids=["group_norm", "standardize_weights"],
+)
+def test_forward_mode_of_an_unknown_rank(fused, stock, attrs, monkeypatch):
     """TensorFlow traces the forward mode of an op for every shape, of an unknown one after 32."""
     monkeypatch.setattr(forwardprop, "_TRACE_COUNT_LIMIT", 0)
-    for shape in ((2, 3, 4), (2, 5, 4), (2, 3, 5, 4), (2, 4), (3, 2, 3, 4)):
-        x = random(np.random.default_rng(0), shape)
-        tangents = {"x": random(np.random.default_rng(1), shape)}
-        fused, stock = (
-            jvp(lambda x, f=f: f(x, groups=2, axis=-1, epsilon=EPSILON), {"x": x}, tangents)
-            for f in (tfgn.group_norm, tfgn.stock.group_norm)
-        )
-        assert_all_close(fused, stock, rtol=1e-9)
+    for shape in ((2, 3, 4), (2, 5, 4), (2, 3, 5, 4), (3, 6), (3, 2, 3, 4)):
+        rng = np.random.default_rng(0)
+        tensors = [random(rng, s) for s in (shape, shape[-1:])]
+        tangents = [random(rng, t.shape) for t in tensors]
+        jvps = []
+        for f in (fused, stock):
+            with tf.autodiff.ForwardAccumulator(tensors, tangents) as accumulator:
+                y = f(*tensors, axis=-1, epsilon=EPSILON, **attrs)
+            jvps.append(accumulator.jvp(y))
+        assert_all_close(*jvps, rtol=1e-9)
 
 
 MODELS = {

@@ -335,6 +335,29 @@ def test_standardize_weights_values(variant, shape, axis):
             assert relative_error(w_hat, expected) < tolerance
 
 
+@pytest.mark.parametrize("variant", ["bit", "qiao", "nfnet"])
+@pytest.mark.parametrize("unknown", ["some", "all", "rank"])
+@pytest.mark.parametrize("shape, axis", KERNELS)
+def test_standardize_weights_of_unknown_shapes(variant, shape, axis, unknown):
+    rng = np.random.default_rng(9)
+    gain = random(rng, [np.prod([shape[a] for a in np.atleast_1d(axis)])])
+    w, dw_hat = random(rng, shape) * 3e-3, random(rng, shape)
+
+    def values_and_gradients(w, gain):
+        with tf.GradientTape() as tape:
+            tape.watch([w, gain])
+            w_hat = stock.standardize_weights(w, gain, variant=variant, axis=axis)
+        return w_hat, *tape.gradient(w_hat, [w, gain], dw_hat)
+
+    traced_shape = {"some": [None, *shape[1:-1], None], "all": [None] * len(shape), "rank": None}
+    traced = tf.function(
+        values_and_gradients,
+        input_signature=[tf.TensorSpec(s, tf.float64) for s in (traced_shape[unknown], [None])],
+    )
+    for a, b in zip(traced(w, gain), values_and_gradients(w, gain), strict=True):
+        assert relative_error(a, b) < 1e-12
+
+
 def test_variants_are_those_of_the_reference():
     # A variant without a formula above would go untested.
     for variant in VARIANTS:

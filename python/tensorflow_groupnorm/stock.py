@@ -89,7 +89,8 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
     float64 `w`).
 
     Args:
-        w: the kernel, float16, bfloat16, float32 or float64, of static shape.
+        w: the kernel, float16, bfloat16, float32 or float64. Its shape, and even its rank, may
+            be unknown while tracing.
         gain: `[output_channels]`, or `None` for ones; with several output-channel axes it
             runs over their product in the kernel's own (row-major) order.
         variant: which published definition; it decides where epsilon goes, the variance's
@@ -115,17 +116,17 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
     Raises:
         ValueError: for an argument outside of the above.
     """
-    w, reduced = _check_kernel(w, axis)
     check_variant(variant, epsilon)
-    attrs = resolve(variant, epsilon, math.prod(w.shape[i] for i in reduced))
+    w, reduced, _, from_view = _check_kernel(w, axis)
+    attrs = resolve(variant, epsilon, _fan_in(w, reduced))
     compute = _statistics_dtype(w)
     centered = _center(tf.cast(w, compute), lambda t: _mean(t, reduced))
     variance = _variance(centered, reduced, attrs["ddof"])
     scale = _rstd(variance, attrs["epsilon"], attrs["epsilon_mode"])
-    scale *= tf.constant(attrs["scale"], compute)
+    scale *= attrs["scale"]
     if gain is not None:
         scale *= _per_output_channel(gain, "gain", w, reduced)
-    return tf.cast(centered * scale, w.dtype if dtype is None else dtype)
+    return from_view(tf.cast(centered * scale, w.dtype if dtype is None else dtype))
 
 
 def group_norm_grad(dy, x, gamma, beta, mean, rstd, side, *, groups, axis, activation):
@@ -206,7 +207,7 @@ def standardize_weights_grad(
     Returns:
         `(dw, dgain)` of the shapes and dtypes of `w` and `gain`; `None` for an absent gain.
     """
-    w, reduced = _check_kernel(w, axis)
+    w, reduced, to_view, from_view = _check_kernel(w, axis)
     dtype = _statistics_dtype(w)
     wc = tf.cast(w, dtype)
     live_mean = _mean(wc, reduced)
@@ -215,7 +216,7 @@ def standardize_weights_grad(
     live_rstd = _rstd(variance, epsilon, epsilon_mode)
     rstd = _saved(_per_output_channel(rstd, "rstd", w, reduced), live_rstd)
     centered = wc - mean
-    dw_hat = tf.cast(dw_hat, dtype) * tf.constant(scale, dtype)
+    dw_hat = tf.cast(to_view(dw_hat), dtype) * scale
     g = dw_hat if gain is None else dw_hat * _per_output_channel(gain, "gain", w, reduced)
     # dw = rstd * (g - mean(g)) + drstd/dvar * dvar/dw * sum(g * centered)
     if epsilon_mode == "add_to_stddev":
@@ -223,14 +224,14 @@ def standardize_weights_grad(
     else:
         drstd = -0.5 * rstd * tf.square(rstd)
         if epsilon_mode == "clamp_variance":
-            drstd = tf.where(variance > tf.constant(epsilon, dtype), drstd, tf.zeros_like(drstd))
+            drstd = tf.where(variance > epsilon, drstd, tf.zeros_like(drstd))
     dvar = drstd * _sum(g * centered, reduced)
     dw = rstd * (g - _mean(g, reduced)) + centered * dvar * (2 / _divisor(w, reduced, ddof))
     dgain = None
     if gain is not None:
         dgain = _sum(dw_hat * centered * rstd, reduced)
         dgain = tf.cast(tf.reshape(dgain, tf.shape(gain)), gain.dtype)
-    return tf.cast(dw, w.dtype), dgain
+    return from_view(tf.cast(dw, w.dtype)), dgain
 
 
 def _statistics_dtype(x):
@@ -326,9 +327,18 @@ def _activation_derivative(h, activation):
     return sigmoid * (1 + h * (1 - sigmoid))
 
 
+def _fan_in(w, reduced):
+    """Weights per output channel, a float tensor where the shape does not tell."""
+    sizes = [w.shape[i] for i in reduced]
+    if None not in sizes:
+        return math.prod(sizes)
+    return tf.cast(tf.reduce_prod([_dim(w, i) for i in reduced]), _statistics_dtype(w))
+
+
 def _divisor(w, reduced, ddof):
-    # A single weight has no unbiased variance; with 1 its standardized value is 0, not NaN.
-    return max(math.prod(w.shape[i] for i in reduced) - ddof, 1)
+    fan_in = _fan_in(w, reduced)
+    # The sum over no weights is 0 with any divisor.
+    return tf.maximum(fan_in - ddof, 1) if tf.is_tensor(fan_in) else max(fan_in - ddof, 1)
 
 
 def _variance(centered, reduced, ddof):
@@ -345,7 +355,6 @@ def _safe_sqrt(x):
 
 
 def _rstd(variance, epsilon, epsilon_mode):
-    epsilon = tf.constant(epsilon, variance.dtype)
     if epsilon_mode == "add_to_stddev":
         return 1 / (_safe_sqrt(variance) + epsilon)
     if epsilon_mode == "clamp_variance":
@@ -356,12 +365,14 @@ def _rstd(variance, epsilon, epsilon_mode):
 def _per_output_channel(parameter, name, w, reduced):
     """`[O]` in the statistics' dtype, broadcastable to `w`."""
     parameter = tf.convert_to_tensor(parameter)
-    shape = [1 if i in reduced else size for i, size in enumerate(w.shape)]
-    if not parameter.shape.is_compatible_with([math.prod(shape)]):
+    kept = [size for i, size in enumerate(w.shape) if i not in reduced]
+    outputs = None if None in kept else math.prod(kept)
+    if not parameter.shape.is_compatible_with([outputs]):
         raise ValueError(
-            f"`{name}` must have the shape (output channels,), here ({math.prod(shape)},). "
+            f"`{name}` must have the shape (output channels,), here ({outputs},). "
             f"Received: {name}.shape={parameter.shape}"
         )
+    shape = [1 if i in reduced else _dim(w, i) for i in range(w.shape.rank)]
     return tf.cast(tf.reshape(parameter, shape), _statistics_dtype(w))
 
 
@@ -418,10 +429,13 @@ def _check_residual(residual, x):
 
 
 def _check_kernel(w, axis):
-    """Returns `w` as a tensor and the list of axes to reduce."""
+    """Returns `w` with a known rank, the axes to reduce, and how to get to that rank and back."""
     w = _check_float(w, "w")
-    if not w.shape.is_fully_defined():
-        raise ValueError(f"`w` must have a static shape. Received: w.shape={w.shape}")
+    if w.shape.rank is None:
+        to_view, from_view, axis = _matrix_view(w, axis)
+    else:
+        to_view = from_view = tf.identity
+    w = to_view(w)
     rank = w.shape.rank
     kept = [axis] if isinstance(axis, int) else list(axis)
     if not kept or any(not -rank <= i < rank for i in kept):
@@ -430,4 +444,20 @@ def _check_kernel(w, axis):
             f"Received: axis={axis} for w.shape={w.shape}"
         )
     kept = {i % rank for i in kept}
-    return w, [i for i in range(rank) if i not in kept]
+    return w, [i for i in range(rank) if i not in kept], to_view, from_view
+
+
+def _matrix_view(w, axis):
+    """How to make a kernel of unknown rank a matrix, how to undo it, and the matrix' `axis`."""
+    shape, rank = tf.shape(w), tf.rank(w)
+    kept = tf.constant([axis] if isinstance(axis, int) else list(axis), tf.int32)
+    kept = tf.sort(tf.where(kept < 0, kept + rank, kept))
+    reduced = tf.sets.difference([tf.range(rank)], [kept]).values
+    order = tf.concat([kept, reduced], 0)
+    matrix = [tf.reduce_prod(tf.gather(shape, axes)) for axes in (kept, reduced)]
+
+    def from_view(t):
+        t = tf.reshape(t, tf.gather(shape, order))
+        return tf.transpose(t, tf.math.invert_permutation(order))
+
+    return lambda t: tf.reshape(tf.transpose(t, order), matrix), from_view, 0

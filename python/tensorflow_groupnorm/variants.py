@@ -81,20 +81,23 @@ def resolve(variant, epsilon, fan_in):
     Args:
         variant: a key of `VARIANTS`.
         epsilon: a number >= 0, or `None` for the variant's own.
-        fan_in: the number of weights per output channel.
+        fan_in: the number of weights per output channel; a float tensor where it is not known
+            yet.
 
     Returns:
-        A dict with the keys `epsilon`, `epsilon_mode`, `ddof` and `scale`.
+        A dict with the keys `epsilon`, `epsilon_mode`, `ddof` and `scale`; numbers, or tensors
+        where they depend on a tensor `fan_in`.
 
     Raises:
         ValueError: as `check_variant`.
     """
     chosen = check_variant(variant, epsilon)
     epsilon = chosen.epsilon if epsilon is None else float(epsilon)
-    fan_in = max(fan_in, 1)  # An empty kernel has nothing to scale.
+    if isinstance(fan_in, int):
+        fan_in = max(fan_in, 1)  # An empty kernel has nothing to scale.
     return {
         "epsilon": epsilon / fan_in if chosen.epsilon_over_fan_in else epsilon,
         "epsilon_mode": chosen.epsilon_mode,
         "ddof": chosen.ddof,
-        "scale": 1.0 / math.sqrt(fan_in) if chosen.scale_by_fan_in else 1.0,
+        "scale": fan_in**-0.5 if chosen.scale_by_fan_in else 1.0,
     }
