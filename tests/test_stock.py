@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+import tensorflow_groupnorm as tfgn
 from tensorflow_groupnorm import stock
 from tensorflow_groupnorm.variants import VARIANTS, resolve
 
@@ -425,10 +426,20 @@ def test_constant_kernels_have_finite_gradients(variant):
     assert np.all(np.isfinite(dw))
 
 
-def test_one_weight_per_channel_becomes_zero():
-    for variant in VARIANTS:
-        w_hat = stock.standardize_weights(tf.constant([[1.0, -2.0]]), variant=variant)
-        np.testing.assert_array_equal(w_hat, [[0.0, 0.0]])
+def test_one_weight_per_channel_becomes_zero_or_is_refused_as_by_the_op():
+    w, statistic = tf.constant([[1.0, -2.0]]), tf.ones([2])
+    refusal = "ddof must be 0 where an output channel has a single weight, but is 1 for w of shape "
+    for variant, definition in VARIANTS.items():
+        if not definition.ddof:
+            np.testing.assert_array_equal(stock.standardize_weights(w, variant=variant), [[0, 0]])
+            continue
+        with pytest.raises(ValueError, match=rf"^{refusal}\(1, 2\)$"):
+            stock.standardize_weights(w, variant=variant)
+        with pytest.raises(ValueError, match=refusal):
+            attrs = resolve(variant, None, 1)
+            stock.standardize_weights_grad(w, w, None, statistic, statistic, axis=-1, **attrs)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=refusal):
+            tfgn.standardize_weights(w, variant=variant)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,8 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
         A tensor of the shape of `w`.
 
     Raises:
-        ValueError: for an argument outside of the above.
+        ValueError: for an argument outside of the above, and for a single weight per output
+            channel, which has no unbiased variance, with `"qiao"`.
     """
     check_variant(variant, epsilon)
     w, reduced, _, from_view = _check_kernel(w, axis)
@@ -337,8 +338,15 @@ def _fan_in(w, reduced):
 
 def _divisor(w, reduced, ddof):
     fan_in = _fan_in(w, reduced)
+    if tf.is_tensor(fan_in):
+        return tf.maximum(fan_in - ddof, 1)
+    if fan_in == ddof == 1:
+        raise ValueError(
+            "ddof must be 0 where an output channel has a single weight, but is 1 for w of shape "
+            f"{w.shape}"
+        )
     # The sum over no weights is 0 with any divisor.
-    return tf.maximum(fan_in - ddof, 1) if tf.is_tensor(fan_in) else max(fan_in - ddof, 1)
+    return max(fan_in - ddof, 1)
 
 
 def _variance(centered, reduced, ddof):
