@@ -215,6 +215,26 @@ def test_names():
     assert type(keras.saving.deserialize_keras_object(config)) is cls
 
 
+def test_one_sees_that_a_layer_is_standardized(tmp_path):
+    class Own(tfgn.layers.StandardizedDense):
+        pass
+
+    keras.backend.clear_session()
+    cls = tfgn.layers.StandardizedConv2D
+    layers = [cls(4, 3), cls(4, 3), cls(4, 3, name="mine"), keras.layers.Conv2D(4, 1), Own(2)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    names = ["standardized_conv2d", "standardized_conv2d_1", "mine", "conv2d", "own"]
+    assert [layer.name for layer in model.layers] == names
+    assert repr(layers[1]) == "<StandardizedConv2D name=standardized_conv2d_1, built=True>"
+    lines = []
+    model.summary(print_fn=lines.append)
+    assert "standardized_conv2d (Conv2D)" in "".join(lines)
+    model.save(tmp_path / "model.keras")
+    with keras.saving.custom_object_scope({"Own": Own}):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [layer.name for layer in loaded.layers] == names
+
+
 @pytest.mark.parametrize(
     "equation, output_shape, reduced",
     [

@@ -1,11 +1,12 @@
 """The stock layers that have a kernel, with that kernel standardized.
 
-A `.weights.h5` file addresses a layer by the name of its class. The classes made here are named
-as the stock ones, so that weights move both ways between a stock and a standardized model; they
-are registered and exported as `StandardizedConv2D` and so on.
+A `.weights.h5` file addresses a layer by the `__name__` of its class. The classes made here have
+that of the stock ones, so that weights move both ways between a stock and a standardized model.
+They are registered and exported, and their layers named, as `StandardizedConv2D` and so on.
 """
 
 import keras
+from keras.src.utils.naming import auto_name, to_snake_case
 
 from ._common import register, supports_jit
 from ._kernel_scope import KernelScope
@@ -15,10 +16,18 @@ from ._kernels import KernelStandardization, output_axes, refuse_quantization
 class _Standardized(KernelStandardization):
     """Put before a stock layer's class: standardizes its kernels at each call."""
 
-    def __init__(self, *args, variant="bit", epsilon=None, gain=False, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, variant="bit", epsilon=None, gain=False, name=None, **kwargs):
+        name = auto_name(self._class_name()) if name is None else name
+        super().__init__(*args, name=name, **kwargs)
         self._init_standardization(variant, epsilon, gain)
         self.supports_jit = supports_jit()
+
+    @classmethod
+    def _class_name(cls):
+        return keras.saving.get_registered_name(cls).split(">")[-1]
+
+    def __repr__(self):
+        return f"<{self._class_name()} name={self.name}, built={self.built}>"
 
     def build(self, input_shape):
         super().build(input_shape)
@@ -55,8 +64,11 @@ def _standardized(stock):
     The variables are those of the stock layer, under the same names; the kernel that the layer
     computes with is `gain * scale * (kernel - mean) * rstd`, the statistics being those of each
     output channel. The kernel is read in the precision in which it is stored and standardized in
-    float32 (float64 for a float64 kernel), also under mixed precision. The class goes by the name
-    `{stock.__name__}` in `.weights.h5` files, default layer names and `model.summary()`.
+    float32 (float64 for a float64 kernel), also under mixed precision.
+
+    The class has the `__name__` of the stock one, by which `.weights.h5` files address a layer;
+    `model.summary()` too shows `{stock.__name__}` as the type, behind the name of the layer,
+    `{to_snake_case(name)}` by default.
 
     Args:
         *args: positional arguments of `keras.layers.{stock.__name__}`.
