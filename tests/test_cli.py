@@ -1,10 +1,22 @@
 import json
+import re
 import sys
 
 import pytest
 import tensorflow as tf
-from tensorflow_groupnorm import _library, cli
+from tensorflow_groupnorm import _info, _library, cli
 
+# As the installed command starts, which leaves out the __init__ of the package.
+COMMAND = """
+import sys
+import tfgn_cli
+sys.argv = ["tfgn", *{argv!r}]
+sys.exit(tfgn_cli.main())
+"""
+OTHER_TENSORFLOW = """
+import tensorflow as tf
+tf.__version__ = "2.99.1"
+"""
 SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
 
 
@@ -49,6 +61,37 @@ def test_bad_input_is_one_sentence_and_exit_code_2(argv, sentence, capsys):
     assert sentence in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("argv", "exit_code"),
+    [
+        (["--help"], 0),
+        (["study", "--help"], 0),
+        (["study", "--epochs", "0"], 2),
+        (["bench", "--shapes", "64"], 2),
+    ],
+)
+def test_help_and_bad_input_do_not_wait_for_tensorflow(argv, exit_code, run_python):
+    without_tensorflow = "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None"
+    result = run_python(without_tensorflow + COMMAND.format(argv=argv))
+    assert result.returncode == exit_code, result.stderr
+    assert result.stderr.startswith(f"tfgn {argv[0]}: error: ") == bool(exit_code)
+
+
+def test_bench_runs_without_the_init_of_the_package(run_python):
+    result = run_python(COMMAND.format(argv=SMALL_BENCH))
+    assert result.returncode == 0, result.stderr
+    assert "ratio" in result.stdout
+
+
+@pytest.mark.parametrize("argv", [["info"], SMALL_BENCH])
+def test_required_fused_ops_that_are_off_are_explained_in_one_sentence(argv, run_python):
+    result = run_python(OTHER_TENSORFLOW + COMMAND.format(argv=argv), TFGN_REQUIRE_FUSED="1")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr and not result.stdout
+    sentence = result.stderr.splitlines()[-1]
+    assert sentence.startswith("tfgn: tensorflow-groupnorm ") and "TensorFlow 2.99.1" in sentence
+
+
 def test_info_says_what_is_installed_and_in_use(capsys):
     assert cli.main(["info"]) == 0
     facts = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
@@ -61,19 +104,13 @@ def test_info_says_what_is_installed_and_in_use(capsys):
 
 
 def test_info_says_why_the_fused_ops_are_off(run_python):
-    code = """
-import tensorflow as tf
-tf.__version__ = "2.99.1"
-import warnings
-warnings.simplefilter("ignore")
-from tensorflow_groupnorm import cli
-cli.main(["info", "--json"])
-cli.main(["info"])
-"""
-    output = run_python(code).stdout
-    assert '"fused": false' in output and '"tensorflow": "2.99.1"' in output
-    assert "fused ops" in output and "off: tensorflow-groupnorm" in output
-    assert "was built for TensorFlow" in output
+    result = run_python(OTHER_TENSORFLOW + COMMAND.format(argv=["info", "--json"]))
+    facts = json.loads(result.stdout)
+    assert facts["fused"] is False and facts["tensorflow"] == "2.99.1"
+    assert "was built for TensorFlow" in facts["reason"]
+    assert "FusedOpsUnavailableWarning" not in result.stderr
+    last_line = _info.text(facts).splitlines()[-1]
+    assert re.match("fused ops +off: tensorflow-groupnorm .* was built for", last_line)
 
 
 def test_info_as_json(capsys):

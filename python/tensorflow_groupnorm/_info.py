@@ -17,6 +17,10 @@ def collect() -> dict:
         are on), `reason` (why not, or `None`), and, `None` where the compiled part cannot be
         loaded: `built_for` (the TensorFlow version), `cpu_target`, `cuda` (the toolkit's version,
         `""` for a CPU build) and `xla` (whether the ops compile under `jit_compile=True`).
+
+    Raises:
+        ImportError: if the fused ops are off, and the environment variable `TFGN_REQUIRE_FUSED`
+            is 1.
     """
     import keras
     import tensorflow as tf
@@ -26,10 +30,7 @@ def collect() -> dict:
     with warnings.catch_warnings():
         # The reason is part of the answer.
         warnings.simplefilter("ignore", _library.FusedOpsUnavailableWarning)
-        try:
-            reason = _library.load_error()
-        except ImportError as error:  # With TFGN_REQUIRE_FUSED=1.
-            reason = str(error)
+        reason = _library.load_error()
     try:
         build, cpu_target = _library.build_info(), _library.cpu_target()
     except ImportError:

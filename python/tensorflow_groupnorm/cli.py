@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 # TensorFlow takes seconds to import: the subcommands import it, `--help` and bad input do not.
+# Hence nothing here or below may need the package's __init__, which `tfgn_cli` leaves out.
 from .study.config import (
     FINAL_EPOCHS,
     MODELS,
@@ -41,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments, `sys.argv[1:]` by default.
 
     Returns:
-        The exit code: 0; 1 if a training failed; 130 after Ctrl-C.
+        The exit code: 0; 1 if a training failed, or what the command needs cannot be imported,
+        after one sentence on the standard error; 130 after Ctrl-C.
 
     Raises:
         SystemExit: with code 2 on bad input, after one sentence on the standard error.
@@ -50,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.command(args)
+    except ImportError as error:
+        return _fail(str(error))
     except KeyboardInterrupt as interrupt:
         print(f"\ntfgn: {str(interrupt) or 'interrupted; nothing new is kept'}", file=sys.stderr)
         return EXIT_INTERRUPTED
