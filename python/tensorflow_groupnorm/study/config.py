@@ -127,7 +127,7 @@ class Study:
     norms: tuple[str, ...] = ("bn", "gn", "gn+ws")
     batch_sizes: tuple[int, ...] = (1, 2, 4, 16, 64)
     seeds: tuple[int, ...] = (0,)
-    epochs: int = 10
+    epochs: int = 8
     learning_rate: float = 0.1
     groups: int | None = 8
     group_size: int | None = None
