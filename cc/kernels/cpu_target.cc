@@ -6,43 +6,35 @@
 namespace tfgn {
 namespace {
 
-// What runs where nothing better does; SupportedTargets leaves it out.
-constexpr int64_t kFallback = HWY_STATIC_TARGET;
+// HWY_STATIC_TARGET runs on every machine; SupportedTargets leaves it out.
+int64_t Supported() { return (hwy::SupportedTargets() & HWY_TARGETS) | HWY_STATIC_TARGET; }
 
-int64_t Supported() {
-  hwy::SetSupportedTargetsForTest(0);
-  return (hwy::SupportedTargets() & HWY_TARGETS) | kFallback;
+// f(target) for each bit of `targets`, best target first.
+template <typename F>
+void ForEachTarget(int64_t targets, F&& f) {
+  for (; targets != 0; targets &= targets - 1) f(targets & -targets);
 }
 
-int64_t selected = 0;
+std::string selected;
 
 }  // namespace
 
 std::vector<std::string> CpuTargets() {
   std::vector<std::string> names;
-  const int64_t supported = Supported();
-  SelectCpuTarget(selected == 0 ? "" : hwy::TargetName(selected));
-  for (int64_t rest = supported; rest != 0; rest &= rest - 1) {
-    names.push_back(hwy::TargetName(rest & -rest));
-  }
+  ForEachTarget(Supported(), [&](int64_t target) { names.push_back(hwy::TargetName(target)); });
   return names;
 }
 
-std::string CpuTarget() { return selected != 0 ? hwy::TargetName(selected) : CpuTargets().front(); }
+std::string CpuTarget() { return selected.empty() ? CpuTargets().front() : selected; }
 
 bool SelectCpuTarget(const std::string& name) {
-  const int64_t supported = Supported();
-  for (int64_t rest = supported; rest != 0; rest &= rest - 1) {
-    const int64_t target = rest & -rest;
-    if (name == hwy::TargetName(target)) {
-      selected = target;
-      hwy::GetChosenTarget().Update(target);
-      return true;
-    }
-  }
-  if (!name.empty()) return false;
-  selected = 0;
-  hwy::GetChosenTarget().Update(supported);
+  int64_t chosen = name.empty() ? Supported() : 0;
+  ForEachTarget(Supported(), [&](int64_t target) {
+    if (name == hwy::TargetName(target)) chosen = target;
+  });
+  if (chosen == 0) return false;
+  hwy::GetChosenTarget().Update(chosen);
+  selected = name;
   return true;
 }
 

@@ -1,5 +1,5 @@
 // GroupNorm on the CPU.
-#include <cmath>
+#include <algorithm>
 #include <tuple>
 
 #include "kernels/group_norm.h"

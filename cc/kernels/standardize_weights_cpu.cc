@@ -1,5 +1,7 @@
 // StandardizeWeights on the CPU: a normalization in which every output channel is a group.
+#include <algorithm>
 #include <tuple>
+#include <vector>
 
 #include "kernels/normalize.h"
 #include "kernels/standardize_weights.h"

@@ -1,0 +1,216 @@
+"""GroupNorm and its backward pass in stock ops."""
+
+import math
+
+import tensorflow as tf
+
+from ._common import center, check_float, dim, live_zero, mean_over, statistics_dtype, sum_over
+
+ACTIVATIONS = ("linear", "relu", "silu")
+
+
+def group_norm(
+    x,
+    gamma=None,
+    beta=None,
+    groups=32,
+    *,
+    axis=-1,
+    epsilon=1e-3,
+    activation=None,
+    residual=None,
+):
+    """Group normalization with optional residual and activation, in stock ops.
+
+    `activation((x - mean) * rstd * gamma + beta + residual)`, where `mean` and
+    `rstd = 1 / sqrt(var + epsilon)` are over each sample and group: over `channels / groups`
+    consecutive channels and all axes other than the batch and the channel axis. Statistics
+    and arithmetic are float32 (float64 for a float64 `x`).
+
+    Args:
+        x: float16, bfloat16, float32 or float64 tensor of rank >= 2; axis 0 is the batch.
+            All but the rank may be unknown while tracing.
+        gamma: scale, `[channels]` or, per sample, `[batch, channels]`; `None` for ones.
+        beta: shift, `[channels]` or, per sample, `[batch, channels]`; `None` for zeros.
+        groups: number of groups, a divisor of `channels`.
+        axis: the channel axis, any but 0.
+        epsilon: added to the variance.
+        activation: `None` or `"linear"`, `"relu"`, `"silu"`.
+        residual: tensor of the shape and dtype of `x`, added before the activation, or `None`.
+
+    Returns:
+        A tensor of the shape and dtype of `x`.
+
+    Raises:
+        ValueError: for an argument outside of the above.
+
+    Reference:
+        [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494).
+    """
+    x, axis = _check_input(x, groups, axis)
+    if not (math.isfinite(epsilon) and epsilon >= 0):
+        raise ValueError(f"`epsilon` must be a finite number >= 0. Received: epsilon={epsilon!r}")
+    activation = _check_activation(activation)
+    residual = _check_residual(residual, x)
+    dtype = statistics_dtype(x)
+    centered = center(tf.cast(x, dtype), lambda t: _group_mean(t, groups, axis))
+    variance = _group_mean(tf.square(centered), groups, axis)
+    scale = tf.math.rsqrt(variance + tf.constant(epsilon, dtype))
+    if gamma is not None:
+        scale *= _per_channel(gamma, "gamma", x, axis)
+    y = centered * scale
+    if beta is not None:
+        y += _per_channel(beta, "beta", x, axis)
+    if residual is not None:
+        y += tf.cast(residual, dtype)
+    if activation == "relu":
+        y = tf.nn.relu(y)
+    elif activation == "silu":
+        y *= tf.sigmoid(y)
+    return tf.ensure_shape(tf.cast(y, x.dtype), x.shape)
+
+
+def group_norm_grad(dy, x, gamma, beta, mean, rstd, side, *, groups, axis, activation):
+    """The backward pass of `group_norm` from saved statistics, as explicit stock ops.
+
+    The values are those of the GroupNormGrad op: they use `mean` and `rstd` as given.
+    Derivatives of the result with respect to `x` are total, that is, they include the
+    statistics' dependence on `x`, so that differentiating once more gives the second-order
+    gradients of `group_norm`.
+
+    Args:
+        dy: gradient of the output, shape and dtype of `x`.
+        x: the input of `group_norm`.
+        gamma: `[C]`, `[N, C]` or `None`.
+        beta: `[C]`, `[N, C]` or `None`.
+        mean: `[N, groups]`, the saved mean.
+        rstd: `[N, groups]`, the saved reciprocal standard deviation.
+        side: the residual or `None`.
+        groups: number of groups.
+        axis: the channel axis.
+        activation: `None` or `"linear"`, `"relu"`, `"silu"`.
+
+    Returns:
+        `(dx, dgamma, dbeta, dside)` of the shapes and dtypes of `x`, `gamma`, `beta`, `side`;
+        `None` for what is absent.
+    """
+    x, axis = _check_input(x, groups, axis)
+    activation = _check_activation(activation)
+    dtype = statistics_dtype(x)
+    xc = tf.cast(x, dtype)
+    live_mean = _group_mean(xc, groups, axis)
+    mean = _per_group(tf.stop_gradient(mean), xc, groups, axis) + live_zero(live_mean)
+    variance = _group_mean(tf.square(xc - live_mean), groups, axis)
+    rstd = _per_group(tf.stop_gradient(rstd), xc, groups, axis)
+    # (var + epsilon)^-1/2 around the saved rstd = (var0 + epsilon)^-1/2.
+    rstd /= tf.sqrt(1 + tf.square(rstd) * live_zero(variance))
+    x_hat = (xc - mean) * rstd
+    scale = None if gamma is None else _per_channel(gamma, "gamma", x, axis)
+    dh = tf.cast(dy, dtype)
+    if activation != "linear":
+        h = x_hat if scale is None else x_hat * scale
+        if beta is not None:
+            h += _per_channel(beta, "beta", x, axis)
+        if side is not None:
+            h += tf.cast(side, dtype)
+        dh *= _activation_derivative(h, activation)
+    dx_hat = dh if scale is None else dh * scale
+    dx = dx_hat - _group_mean(dx_hat, groups, axis)
+    dx = rstd * (dx - x_hat * _group_mean(dx_hat * x_hat, groups, axis))
+    return (
+        tf.cast(dx, x.dtype),
+        None if gamma is None else _sum_to_parameter(dh * x_hat, gamma, axis),
+        None if beta is None else _sum_to_parameter(dh, beta, axis),
+        None if side is None else tf.cast(dh, side.dtype),
+    )
+
+
+def _group_mean(x, groups, axis):
+    """The mean of each sample and group, one value per channel, broadcastable to `x`."""
+    mean = mean_over(x, [i for i in range(1, x.shape.rank) if i != axis])
+    mean = tf.reshape(mean, [dim(x, 0), groups, dim(x, axis) // groups])
+    return _per_group(tf.reduce_mean(mean, 2), x, groups, axis)
+
+
+def _per_group(statistic, x, groups, axis):
+    """`[N, groups]` repeated to one value per channel, broadcastable to `x`."""
+    batch, channels = dim(x, 0), dim(x, axis)
+    statistic = tf.tile(statistic[:, :, tf.newaxis], [1, 1, channels // groups])
+    shape = [batch] + [1] * (x.shape.rank - 1)
+    shape[axis] = channels
+    return tf.reshape(statistic, shape)
+
+
+def _per_channel(parameter, name, x, axis):
+    """`[C]` or `[N, C]` in the statistics' dtype, broadcastable to `x`."""
+    parameter = tf.convert_to_tensor(parameter)
+    batch, channels = x.shape[0], x.shape[axis]
+    expected = (tf.TensorShape([channels]), tf.TensorShape([batch, channels]))
+    if not any(parameter.shape.is_compatible_with(shape) for shape in expected):
+        raise ValueError(
+            f"`{name}` must have the shape (channels,) or (batch, channels), here "
+            f"({channels},) or ({batch}, {channels}). Received: {name}.shape={parameter.shape}"
+        )
+    if parameter.shape.rank is None:
+        raise ValueError(f"`{name}` must have a known rank. Received: {name}={parameter}")
+    shape = [1] * x.shape.rank
+    shape[axis] = dim(parameter, -1)
+    if parameter.shape.rank == 2:
+        shape[0] = dim(parameter, 0)
+    return tf.cast(tf.reshape(parameter, shape), statistics_dtype(x))
+
+
+def _sum_to_parameter(x, parameter, axis):
+    """Sums `x` to the shape and dtype of a `[C]` or `[N, C]` parameter."""
+    kept = (axis,) if parameter.shape.rank == 1 else (0, axis)
+    total = sum_over(x, [i for i in range(x.shape.rank) if i not in kept])
+    return tf.cast(tf.reshape(total, tf.shape(parameter)), parameter.dtype)
+
+
+def _activation_derivative(h, activation):
+    if activation == "relu":
+        return tf.cast(h > 0, h.dtype)
+    sigmoid = tf.sigmoid(h)
+    return sigmoid * (1 + h * (1 - sigmoid))
+
+
+def _check_input(x, groups, axis):
+    """Returns `x` as a tensor and the channel axis counted from 0."""
+    x = check_float(x, "x")
+    rank = x.shape.rank
+    if rank is None or rank < 2:
+        raise ValueError(f"`x` must have a known rank >= 2. Received: x.shape={x.shape}")
+    if not -rank < axis < rank or axis == 0:
+        raise ValueError(
+            f"`axis` must be a channel axis of `x` other than the batch axis 0. "
+            f"Received: axis={axis} for x.shape={x.shape}"
+        )
+    channels = x.shape[axis]
+    if groups < 1 or (channels is not None and channels % groups):
+        raise ValueError(
+            "`groups` must be >= 1 and divide the number of channels. "
+            f"Received: groups={groups} for {channels} channels"
+        )
+    return x, axis % rank
+
+
+def _check_activation(activation):
+    activation = "linear" if activation is None else activation
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"`activation` must be None, 'linear', 'relu' or 'silu'. "
+            f"Received: activation={activation!r}"
+        )
+    return activation
+
+
+def _check_residual(residual, x):
+    if residual is None:
+        return None
+    residual = tf.convert_to_tensor(residual)
+    if residual.dtype != x.dtype or not residual.shape.is_compatible_with(x.shape):
+        raise ValueError(
+            f"`residual` must have the shape and dtype of `x`, {x.shape} and {x.dtype.name}. "
+            f"Received: residual.shape={residual.shape}, residual.dtype={residual.dtype.name}"
+        )
+    return residual
