@@ -6,6 +6,7 @@
 namespace tfgn {
 
 void BindGroupNorm(pybind11::module_& m);
+void BindMemory(pybind11::module_& m);
 void BindStandardizeWeights(pybind11::module_& m);
 
 }  // namespace tfgn

@@ -24,23 +24,21 @@ GroupNormCall CallOf(const Shape& x, const Shape& gamma, const Shape& beta, cons
 
 py::tuple Forward(const py::array& x, const Array& gamma, const Array& beta,
                   const Array& side_input, int64_t groups, int64_t axis, double epsilon,
-                  const std::string& activation, int threads, const Array& out) {
+                  const std::string& activation, const Threads& threads, const Array& out) {
   const std::string type = TypeName(x);
   const std::string param_type = py::str(ParamType(type).attr("name"));
   CheckArray("x", x, type);
   CheckArray("gamma", gamma, param_type);
   CheckArray("beta", beta, param_type);
   CheckArray("side_input", side_input, type);
-  CheckArray("out", out, type);
   const Shape x_shape(x), gamma_shape(gamma), beta_shape(beta), side_shape(side_input);
   GroupNormCall call = CallOf(x_shape, gamma_shape, beta_shape, side_shape, side_input.has_value(),
                               type, groups, axis, activation);
   call.epsilon = epsilon;
   GroupNormShape shape;
   Check(ValidateGroupNorm(call, &shape));
-  if (out && ShapeOf(*out) != ShapeOf(x)) Check("out must have the shape of x");
 
-  py::array y = out ? *out : NewArray(x.dtype(), ShapeOf(x));
+  py::array y = ResultArray("out", out, x.dtype(), ShapeOf(x));
   py::array mean = NewArray(ParamType(type), {shape.n, shape.groups});
   py::array rstd = NewArray(ParamType(type), {shape.n, shape.groups});
   WithType(type, [&](auto element) {
@@ -51,7 +49,7 @@ py::tuple Forward(const py::array& x, const Array& gamma, const Array& beta,
                                                 Out<U>(rstd)};
     py::gil_scoped_release release;
     Workspace workspace(GroupNormForwardWorkspace(shape));
-    Threads pool(threads);
+    const ThreadsFor pool(threads);
     GroupNormForward<T>(shape, tensors, workspace.get(), pool);
   });
   return py::make_tuple(y, mean, rstd);
@@ -59,7 +57,8 @@ py::tuple Forward(const py::array& x, const Array& gamma, const Array& beta,
 
 py::tuple Backward(const py::array& dy, const py::array& x, const Array& gamma, const Array& beta,
                    const py::array& mean, const py::array& rstd, const Array& side_input,
-                   int64_t groups, int64_t axis, const std::string& activation, int threads) {
+                   int64_t groups, int64_t axis, const std::string& activation,
+                   const Threads& threads, const Array& out, const Array& side_out) {
   const std::string type = TypeName(x);
   const py::dtype param_dtype = ParamType(type);
   const std::string param_type = py::str(param_dtype.attr("name"));
@@ -81,11 +80,11 @@ py::tuple Backward(const py::array& dy, const py::array& x, const Array& gamma, 
   GroupNormShape shape;
   Check(ValidateGroupNorm(call, &shape));
 
-  py::array dx = NewArray(x.dtype(), ShapeOf(x));
+  py::array dx = ResultArray("out", out, x.dtype(), ShapeOf(x));
   py::array dgamma = gamma ? NewArray(param_dtype, ShapeOf(*gamma)) : NewArray(param_dtype, {0});
   py::array dbeta = beta ? NewArray(param_dtype, ShapeOf(*beta)) : NewArray(param_dtype, {0});
   py::object dside = py::none();
-  if (side_input) dside = NewArray(x.dtype(), ShapeOf(x));
+  if (side_input) dside = ResultArray("side_out", side_out, x.dtype(), ShapeOf(x));
   WithType(type, [&](auto element) {
     using T = decltype(element);
     using U = ParamOf<T>;
@@ -103,7 +102,7 @@ py::tuple Backward(const py::array& dy, const py::array& x, const Array& gamma, 
                                                  side_input ? Out<T>(dside_array) : nullptr};
     py::gil_scoped_release release;
     Workspace workspace(GroupNormBackwardWorkspace(shape));
-    Threads pool(threads);
+    const ThreadsFor pool(threads);
     GroupNormBackward<T>(shape, tensors, workspace.get(), pool);
   });
   return py::make_tuple(dx, dgamma, dbeta, dside);
@@ -120,7 +119,8 @@ void BindGroupNorm(py::module_& m) {
   m.def("group_norm_backward", Backward, "(dx, dgamma, dbeta, dside) of kernels/group_norm.h.",
         py::arg("dy"), py::arg("x"), py::arg("gamma"), py::arg("beta"), py::arg("mean"),
         py::arg("rstd"), py::arg("side_input") = py::none(), py::kw_only(), py::arg("groups"),
-        py::arg("axis") = -1, py::arg("activation") = "linear", py::arg("threads") = 1);
+        py::arg("axis") = -1, py::arg("activation") = "linear", py::arg("threads") = 1,
+        py::arg("out") = py::none(), py::arg("side_out") = py::none());
 }
 
 }  // namespace tfgn

@@ -5,6 +5,7 @@
 
 #include "kernels/cpu_target.h"
 #include "native/bindings.h"
+#include "native/thread_pool.h"
 
 namespace py = pybind11;
 
@@ -33,6 +34,11 @@ PYBIND11_MODULE(_native, m) {
       },
       py::arg("name"),
       "Runs the kernels of this module on one of cpu_targets(), or the best (\"\").");
+  py::class_<tfgn::ThreadPool>(m, "ThreadPool",
+                               "Threads that stay: a kernel called with `threads=ThreadPool(2)` "
+                               "starts none of its own.")
+      .def(py::init<int>(), py::arg("threads"));
+  tfgn::BindMemory(m);
   tfgn::BindGroupNorm(m);
   tfgn::BindStandardizeWeights(m);
 }

@@ -7,18 +7,18 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <thread>
+#include <variant>
 #include <vector>
 
 #include "kernels/dims.h"
 #include "kernels/dtypes.h"
 #include "kernels/parallel.h"
+#include "native/thread_pool.h"
 
 namespace tfgn {
 
@@ -64,34 +64,37 @@ inline std::vector<py::ssize_t> ShapeOf(const py::array& a) {
   return {a.shape(), a.shape() + a.ndim()};
 }
 
+// `out`, where a caller brings the memory of a result, or a new array.
+inline py::array ResultArray(const char* name, const Array& out, const py::dtype& dtype,
+                             const std::vector<py::ssize_t>& shape) {
+  if (!out) return NewArray(dtype, shape);
+  CheckArray(name, out, py::str(dtype.attr("name")));
+  if (ShapeOf(*out) != shape) Check(std::string(name) + " must have the shape of the result");
+  return *out;
+}
+
 template <typename T>
 T* Out(py::array& a) {
   return static_cast<T*>(a.mutable_data());
 }
 
-// `threads` threads for one call.
-class Threads {
+// A number of threads for one call, or a pool that stays.
+using Threads = std::variant<int, ThreadPool*>;
+
+class ThreadsFor {
  public:
-  explicit Threads(int threads) : threads_(threads) {
-    if (threads < 1) Check("threads must be at least 1, but is " + std::to_string(threads));
+  explicit ThreadsFor(const Threads& threads) {
+    if (const int* count = std::get_if<int>(&threads)) {
+      pool_ = &own_.emplace(*count);
+    } else {
+      pool_ = std::get<ThreadPool*>(threads);
+    }
   }
-  operator ParallelFor() {
-    return threads_ == 1 ? ParallelFor() : ParallelFor(Run, this, threads_);
-  }
+  operator ParallelFor() const { return *pool_; }
 
  private:
-  static void Run(void* self, int64_t count, ParallelFor::Task task, void* arg) {
-    std::atomic<int64_t> next{0};
-    const auto work = [&] {
-      for (int64_t i = next++; i < count; i = next++) task(arg, i);
-    };
-    std::vector<std::thread> threads;
-    for (int i = 1; i < static_cast<Threads*>(self)->threads_; ++i) threads.emplace_back(work);
-    work();
-    for (std::thread& thread : threads) thread.join();
-  }
-
-  int threads_;
+  std::optional<ThreadPool> own_;
+  ThreadPool* pool_;
 };
 
 class Workspace {

@@ -46,7 +46,7 @@ void WithTypes(const std::string& type, const std::string& out_type, F&& f) {
 
 py::tuple Forward(const py::array& w, const Array& gain, const std::vector<int64_t>& axis,
                   double epsilon, const std::string& epsilon_mode, int64_t ddof, double scale,
-                  const py::object& dtype, int threads) {
+                  const py::object& dtype, const Threads& threads, const Array& out) {
   const std::string type = TypeName(w);
   const py::dtype out_dtype = dtype.is_none() ? w.dtype() : py::dtype::from_args(dtype);
   const std::string out_type = py::str(out_dtype.attr("name"));
@@ -58,7 +58,7 @@ py::tuple Forward(const py::array& w, const Array& gain, const std::vector<int64
   Check(
       ValidateStandardizeWeights(CallOf(w_shape, gain_shape, attributes, type, out_type), &shape));
 
-  py::array w_hat = NewArray(out_dtype, ShapeOf(w));
+  py::array w_hat = ResultArray("out", out, out_dtype, ShapeOf(w));
   py::array mean = NewArray(ParamType(type), {shape.outputs});
   py::array rstd = NewArray(ParamType(type), {shape.outputs});
   WithTypes(type, out_type, [&](auto element, auto out_element) {
@@ -69,7 +69,7 @@ py::tuple Forward(const py::array& w, const Array& gain, const std::vector<int64
         Data<T>(w), Data<U>(gain), Out<Tout>(w_hat), Out<U>(mean), Out<U>(rstd)};
     py::gil_scoped_release release;
     Workspace workspace(StandardizeWeightsWorkspace(shape, sizeof(T), sizeof(Tout)));
-    Threads pool(threads);
+    const ThreadsFor pool(threads);
     StandardizeWeightsForward<T, Tout>(shape, tensors, workspace.get(), pool);
   });
   return py::make_tuple(w_hat, mean, rstd);
@@ -78,7 +78,7 @@ py::tuple Forward(const py::array& w, const Array& gain, const std::vector<int64
 py::tuple Backward(const py::array& dw_hat, const py::array& w, const Array& gain,
                    const py::array& mean, const py::array& rstd, const std::vector<int64_t>& axis,
                    double epsilon, const std::string& epsilon_mode, int64_t ddof, double scale,
-                   int threads) {
+                   const Threads& threads, const Array& out) {
   const std::string type = TypeName(w), out_type = TypeName(dw_hat);
   const py::dtype param_dtype = ParamType(type);
   const std::string param_type = py::str(param_dtype.attr("name"));
@@ -98,7 +98,7 @@ py::tuple Backward(const py::array& dw_hat, const py::array& w, const Array& gai
   StandardizeWeightsShape shape;
   Check(ValidateStandardizeWeights(call, &shape));
 
-  py::array dw = NewArray(w.dtype(), ShapeOf(w));
+  py::array dw = ResultArray("out", out, w.dtype(), ShapeOf(w));
   py::array dgain = NewArray(param_dtype, {shape.has_gain ? shape.outputs : 0});
   WithTypes(type, out_type, [&](auto element, auto out_element) {
     using T = decltype(element);
@@ -109,7 +109,7 @@ py::tuple Backward(const py::array& dw_hat, const py::array& w, const Array& gai
         Data<U>(rstd),      Out<T>(dw), Out<U>(dgain)};
     py::gil_scoped_release release;
     Workspace workspace(StandardizeWeightsWorkspace(shape, sizeof(T), sizeof(Tout)));
-    Threads pool(threads);
+    const ThreadsFor pool(threads);
     StandardizeWeightsBackward<T, Tout>(shape, tensors, workspace.get(), pool);
   });
   return py::make_tuple(dw, dgain);
@@ -123,12 +123,12 @@ void BindStandardizeWeights(py::module_& m) {
         py::arg("gain") = py::none(), py::kw_only(), py::arg("axis") = std::vector<int64_t>{-1},
         py::arg("epsilon") = 1e-10, py::arg("epsilon_mode") = "add_to_variance",
         py::arg("ddof") = 0, py::arg("scale") = 1.0, py::arg("dtype") = py::none(),
-        py::arg("threads") = 1);
+        py::arg("threads") = 1, py::arg("out") = py::none());
   m.def("standardize_weights_backward", Backward, "(dw, dgain) of kernels/standardize_weights.h.",
         py::arg("dw_hat"), py::arg("w"), py::arg("gain"), py::arg("mean"), py::arg("rstd"),
         py::kw_only(), py::arg("axis") = std::vector<int64_t>{-1}, py::arg("epsilon") = 1e-10,
         py::arg("epsilon_mode") = "add_to_variance", py::arg("ddof") = 0, py::arg("scale") = 1.0,
-        py::arg("threads") = 1);
+        py::arg("threads") = 1, py::arg("out") = py::none());
 }
 
 }  // namespace tfgn
