@@ -92,7 +92,9 @@ struct GroupNormBackwardTensors {
 };
 
 // Bytes of scratch memory that a call needs, aligned to 64.
+template <typename T>
 int64_t GroupNormForwardWorkspace(const GroupNormShape& shape);
+template <typename T>
 int64_t GroupNormBackwardWorkspace(const GroupNormShape& shape);
 
 // The same bits come out on every call, for any number of threads. Statistics of nothing (an empty

@@ -87,12 +87,14 @@ HWY_EXPORT(GetKernels);
 
 }  // namespace
 
+template <typename T>
 int64_t GroupNormForwardWorkspace(const GroupNormShape& shape) {
-  return ForwardWorkspace(NormalizationOf(shape));
+  return ForwardWorkspace<ParamOf<T>>(NormalizationOf(shape));
 }
 
+template <typename T>
 int64_t GroupNormBackwardWorkspace(const GroupNormShape& shape) {
-  return BackwardWorkspace(NormalizationOf(shape));
+  return BackwardWorkspace<ParamOf<T>>(NormalizationOf(shape));
 }
 
 template <typename T>
@@ -122,6 +124,8 @@ void GroupNormBackward(const GroupNormShape& shape, const GroupNormBackwardTenso
 }
 
 #define TFGN_INSTANTIATE(T)                                                                     \
+  template int64_t GroupNormForwardWorkspace<T>(const GroupNormShape&);                         \
+  template int64_t GroupNormBackwardWorkspace<T>(const GroupNormShape&);                        \
   template void GroupNormForward<T>(const GroupNormShape&, const GroupNormForwardTensors<T>&,   \
                                     void*, const ParallelFor&);                                 \
   template void GroupNormBackward<T>(const GroupNormShape&, const GroupNormBackwardTensors<T>&, \

@@ -39,13 +39,16 @@ double Normalization::RstdSlope(double rstd) const {
 }
 
 Layout::Layout(const Normalization& p) {
-  // A column costs as much as 16 of its elements, so it must hold more; a run must fill a vector.
+  // Columns need rows to add up, runs need a few vectors' worth of neighbours.
   constexpr int64_t kManyRows = 16;
   constexpr int64_t kVector = 16;
-  by_columns = p.b < kVector || p.a >= kManyRows;
+  constexpr int64_t kLongRun = 256;
+  by_columns = p.b < kVector || (p.a >= kManyRows && p.b < kLongRun);
   if (!by_columns) {
     group_units = p.a * Pieces(p.channels_per_group() * p.b);
     channel_units = p.a * Pieces(p.b);
+    table_width = p.c;
+    columns_per_channel = 1;
     return;
   }
   const int64_t row = p.c * p.b;
@@ -59,22 +62,16 @@ Layout::Layout(const Normalization& p) {
   cols = fold * row;
   rows = p.a / fold;
   tail = (p.a % fold) * row;
-  // About 256 KiB of floats, so that a large image gives work to many threads.
-  chunk_rows = std::clamp<int64_t>((int64_t{64} << 10) / cols, kFloatRows, 8 * kFloatRows);
+  // A whole row where it fits in a tile (and where it is folded), else whole groups.
+  const int64_t group_cols = p.channels_per_group() * p.b;
+  block = cols <= kTile ? cols : group_cols > kTile ? group_cols : kTile / group_cols * group_cols;
+  blocks = (cols + block - 1) / block;
+  // About 128 KiB of floats, so that a large image gives work to many threads.
+  chunk_rows = std::clamp<int64_t>((int64_t{32} << 10) / cols, kFloatRows, 8 * kFloatRows);
   chunks = std::max<int64_t>(1, (rows + chunk_rows - 1) / chunk_rows);
   group_units = channel_units = chunks;
-}
-
-int64_t ForwardWorkspace(const Normalization& p) {
-  if (p.empty()) return 0;
-  return p.n * p.groups *
-         static_cast<int64_t>(Layout(p).group_units * sizeof(Moments) + sizeof(GroupStatistics));
-}
-
-int64_t BackwardWorkspace(const Normalization& p) {
-  if (p.empty()) return 0;
-  return p.n * static_cast<int64_t>(p.c * (Layout(p).channel_units + 1) * sizeof(ChannelSums) +
-                                    p.groups * sizeof(GroupTerms));
+  table_width = cols;
+  columns_per_channel = p.b;
 }
 
 }  // namespace tfgn

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/group_norm.h"
+#include "kernels/scratch.h"
 #include "kernels/standardize_weights.h"
 
 namespace tfgn {
@@ -34,19 +35,12 @@ struct Normalization {
   double RstdSlope(double rstd) const;
 };
 
-// gamma or beta of channel c of sample n.
+// gamma or beta of sample n, [C], or null.
 template <typename CT>
-double AffineAt(Affine affine, const CT* values, int64_t n, int64_t c, int64_t channels,
-                double absent) {
-  switch (affine) {
-    case Affine::kPerChannel:
-      return values[c];
-    case Affine::kPerSample:
-      return values[n * channels + c];
-    case Affine::kAbsent:
-      break;
-  }
-  return absent;
+const CT* AffineOf(Affine affine, const CT* values, int64_t n, int64_t channels) {
+  return affine == Affine::kAbsent      ? nullptr
+         : affine == Affine::kPerSample ? values + n * channels
+                                        : values;
 }
 
 // Count, mean and sum of squared deviations from it.
@@ -64,25 +58,15 @@ struct Moments {
   }
 };
 
-// Mean and rstd of a group before they are rounded to the type of the outputs.
-struct GroupStatistics {
-  double mean, rstd;
-};
-
-// Over the elements of a channel: sum dz, and sum dz * (x - mean).
-struct ChannelSums {
-  double dz, dz_centered;
-};
-
-// What a group adds to the gradient of each of its elements: (x - mean) * slope + offset.
-struct GroupTerms {
-  double slope, offset;
+// A tile of columns: `width` neighbours from column `begin` of a matrix on.
+struct Tile {
+  int64_t begin, width;
 };
 
 // How a tensor is cut into units that are summed each on its own and then merged in order. Depends
 // on the shape alone, so neither the number of threads nor the schedule changes a result.
 struct Layout {
-  // Columns are processed in tiles whose tables fit in L1: 1024 floats are 4 KiB a table.
+  // Columns are processed in tiles whose sums fit in L1: 1024 floats are 4 KiB a table.
   static constexpr int64_t kTile = 1024;
   // A sum takes at most this many floats before it goes on in double.
   static constexpr int64_t kFloatRows = 64;
@@ -98,29 +82,96 @@ struct Layout {
   // group) are summed across the lanes of a vector.
   bool by_columns;
 
-  // By columns.
+  // By columns. A unit is a chunk of rows.
   int64_t fold = 1;  // rows of the tensor per row of the matrix
   int64_t cols = 0;  // fold * C * B
   int64_t rows = 0;  // whole rows of a sample
   int64_t tail = 0;  // columns of one more, partial row
   int64_t chunk_rows = 1;
   int64_t chunks = 1;
+  int64_t block = 0;   // columns that go to one thread: whole groups
+  int64_t blocks = 1;  // per row
 
   // Rows [begin, end) of a chunk, and the width of the partial row that ends it (or 0).
   int64_t ChunkBegin(int64_t chunk) const { return chunk * chunk_rows; }
   int64_t ChunkEnd(int64_t chunk) const { return std::min(rows, (chunk + 1) * chunk_rows); }
   int64_t ChunkTail(int64_t chunk) const { return chunk == chunks - 1 ? tail : 0; }
 
+  // f(Tile) for the columns of a block.
+  template <class F>
+  void ForEachTile(int64_t i, F&& f) const {
+    const int64_t end = std::min(cols, (i + 1) * block);
+    for (int64_t j = i * block; j < end; j += kTile) f(Tile{j, std::min(kTile, end - j)});
+  }
+
   // By runs: a run of `length` elements falls into pieces of at most kPiece.
   static int64_t Pieces(int64_t length) { return (length + kPiece - 1) / kPiece; }
+  static int64_t PieceLength(int64_t length, int64_t piece) {
+    return std::min(length - piece * kPiece, kPiece);
+  }
 
   // Units per sample that give partial results for each group (forward), each channel (backward).
   int64_t group_units, channel_units;
+
+  // Columns of a table that holds a number per channel: by columns one for each of the matrix.
+  int64_t table_width;
+  int64_t columns_per_channel;
 };
 
-// Bytes of scratch memory of a pass: partial results per unit, then totals.
-int64_t ForwardWorkspace(const Normalization& p);
-int64_t BackwardWorkspace(const Normalization& p);
+// Tables of coefficients, a row of CT each, padded so that the vector that begins in the last
+// column can be read.
+template <typename CT>
+struct Tables {
+  static constexpr int64_t kVector = 64 / sizeof(CT);
+
+  Tables(const Layout& layout, int64_t samples, int64_t per_sample, Scratch& scratch)
+      : stride((layout.table_width + 2 * kVector - 1) / kVector * kVector),
+        per_sample(per_sample),
+        memory(scratch.Take<CT>(samples * per_sample * stride)) {}
+
+  CT* Row(int64_t n, int64_t i) const { return memory + (n * per_sample + i) * stride; }
+
+  int64_t stride, per_sample;
+  CT* memory;
+};
+
+// What a forward pass keeps in scratch memory.
+template <typename CT>
+struct ForwardScratch {
+  ForwardScratch(const Normalization& p, const Layout& layout, Scratch scratch)
+      : partial(scratch.Take<double>(p.n * layout.group_units * 2 * p.groups)),
+        tables(layout, p.n, 3, scratch),
+        bytes(scratch.used()) {}
+
+  double* partial;    // [N, units, (mean, m2), G]
+  Tables<CT> tables;  // mean, scale, shift
+  int64_t bytes;
+};
+
+// What a backward pass keeps in scratch memory.
+template <typename CT>
+struct BackwardScratch {
+  BackwardScratch(const Normalization& p, const Layout& layout, Scratch scratch)
+      : partial(scratch.Take<double>(p.n * layout.channel_units * 2 * p.c)),
+        channels(scratch.Take<double>(p.n * 2 * p.c)),
+        tables(layout, p.n, 5, scratch),
+        bytes(scratch.used()) {}
+
+  double* partial;    // [N, units, (sum dz, sum dz * (x - mean)), C]
+  double* channels;   // [N, (dbeta, dgamma), C]
+  Tables<CT> tables;  // mean, scale, beta, slope, offset
+  int64_t bytes;
+};
+
+// Bytes of scratch memory of a pass with parameters of type CT.
+template <typename CT>
+int64_t ForwardWorkspace(const Normalization& p) {
+  return p.empty() ? 0 : ForwardScratch<CT>(p, Layout(p), Scratch()).bytes;
+}
+template <typename CT>
+int64_t BackwardWorkspace(const Normalization& p) {
+  return p.empty() ? 0 : BackwardScratch<CT>(p, Layout(p), Scratch()).bytes;
+}
 
 }  // namespace tfgn
 

@@ -10,14 +10,15 @@
 
 #include "kernels/activation-inl.h"
 #include "kernels/reduce-inl.h"
-#include "kernels/schedule.h"
+#include "kernels/stages.h"
+#include "kernels/tables-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
-// TileTables or Uniforms; scale = rstd * gamma.
+// Columns or Uniforms; scale = rstd * gamma.
 template <class Coefficient>
 struct BackwardCoefficients {
   Coefficient mean, scale, beta, slope, offset;
@@ -55,36 +56,42 @@ HWY_INLINE Gradient<D> GradientAt(D d, const Source<T, Tout>& from, int64_t j, L
   }
 }
 
-// sums += (dz, dz * (x - mean)) down a few rows.
+// sums += (dz, dz * (x - mean)) down the rows of a tile and `tail` columns of one more.
 template <Activation kActivation, typename T, typename Tout, typename CT, class K>
 HWY_NOINLINE void AddGradientRows(const Source<T, Tout>& from, int64_t stride, int64_t rows,
-                                  int64_t width, const K& k, ColumnSums<CT>& sums) {
+                                  int64_t width, int64_t tail, const K& k, ColumnSums<CT>& sums) {
   const hn::ScalableTag<CT> d;
-  ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
-    auto first = hn::Load(d, sums.first.at + j);
-    auto second = hn::Load(d, sums.second.at + j);
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto at = GradientAt<kActivation>(d, from, r * stride + j, lanes, k, j);
-      first = hn::Add(first, at.dz);
-      second = hn::MulAdd(at.dz, at.centered, second);
-    }
-    hn::Store(first, d, sums.first.at + j);
-    hn::Store(second, d, sums.second.at + j);
-  });
+  const int64_t ahead = kRowsAtOnce * stride;
+  const auto add = [&](int64_t r, int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
+    const int64_t i = r * stride + j;
+    PrefetchForRead(from.x + i + ahead);
+    PrefetchForRead(from.dy + i + ahead);
+    const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j);
+    first = hn::Add(first, at.dz);
+    second = hn::MulAdd(at.dz, at.centered, second);
+  };
+  SumRows(0, rows, width, sums, add);
+  if (tail > 0) SumRows(rows, rows + 1, tail, sums, add);
 }
 
 template <Activation kActivation, typename T, typename Tout, class K>
-HWY_NOINLINE void BackwardRow(const Source<T, Tout>& from, T* dx, T* dside, int64_t width,
-                              const K& k) {
+HWY_NOINLINE void BackwardRows(const Source<T, Tout>& from, T* dx, T* dside, int64_t stride,
+                               int64_t rows, int64_t width, const K& k) {
   const hn::ScalableTag<ParamOf<T>> d;
-  ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
-    const auto at = GradientAt<kActivation>(d, from, j, lanes, k, j);
-    if (dside != nullptr) Write(at.dz, d, dside + j, lanes);
-    if (dx != nullptr) {
-      const auto linear = hn::MulAdd(at.centered, k.slope.Get(d, j), k.offset.Get(d, j));
-      Write(hn::MulAdd(at.dz, k.scale.Get(d, j), linear), d, dx + j, lanes);
-    }
-  });
+  const int64_t ahead = PrefetchDistance<T>(stride);
+  for (int64_t begin = 0; begin < rows * stride; begin += stride) {
+    ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
+      const int64_t i = begin + j;
+      if (dx != nullptr) PrefetchForWrite(dx + i + ahead);
+      if (dside != nullptr) PrefetchForWrite(dside + i + ahead);
+      const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j);
+      if (dside != nullptr) Write(at.dz, d, dside + i, lanes);
+      if (dx != nullptr) {
+        const auto linear = hn::MulAdd(at.centered, k.slope.Get(d, j), k.offset.Get(d, j));
+        Write(hn::MulAdd(at.dz, k.scale.Get(d, j), linear), d, dx + i, lanes);
+      }
+    });
+  }
 }
 
 template <typename T, typename Tout>
@@ -105,77 +112,130 @@ struct BackwardTensors {
 template <typename T, typename Tout, class Activations>
 class BackwardPass {
   using CT = ParamOf<T>;
+  enum Table { kMean, kScale, kBeta, kSlope, kOffset };
 
  public:
   BackwardPass(const Normalization& p, const BackwardTensors<T, Tout>& t, void* workspace)
-      : p_(p), t_(t), layout_(p) {
-    partial_ = static_cast<ChannelSums*>(workspace);
-    channels_ = partial_ + p.n * layout_.channel_units * p.c;
-    groups_ = reinterpret_cast<GroupTerms*>(channels_ + p.n * p.c);
-  }
+      : p_(p), t_(t), layout_(p), scratch_(p, layout_, Scratch(workspace)) {}
 
   void Run(const ParallelFor& parallel) const {
+    const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
+    const int64_t groups = p_.groups, channels = p_.channels_per_group();
+    const Stage prepare{groups, 64 * channels, [&](int64_t n, int64_t begin, int64_t end) {
+                          for (int64_t g = begin; g < end; ++g) PrepareGroup(n, g);
+                        }};
+    const Stage finish{groups, 64 * channels * layout_.channel_units,
+                       [&](int64_t n, int64_t begin, int64_t end) {
+                         for (int64_t g = begin; g < end; ++g) FinishGroup(n, g);
+                       }};
+    const bool wants_elements = t_.dx != nullptr || t_.dside != nullptr;
     if (layout_.by_columns) {
-      RunByColumns(parallel);
+      const int64_t items = layout_.chunks * layout_.blocks;
+      RunStages(parallel, p_.n, sample, prepare,
+                Stage{items, sample / items,
+                      [&](int64_t n, int64_t begin, int64_t end) {
+                        for (int64_t i = begin; i < end; ++i) SumsOfColumns(n, i);
+                      }},
+                finish,
+                Stage{wants_elements ? items : 0, 2 * sample / items,
+                      [&](int64_t n, int64_t begin, int64_t end) {
+                        for (int64_t i = begin; i < end; ++i) BackwardColumns(n, i);
+                      }});
     } else {
-      RunByRuns(parallel);
+      const int64_t pieces = p_.c * layout_.channel_units;
+      RunStages(parallel, p_.n, sample, prepare,
+                Stage{pieces, sample / pieces,
+                      [&](int64_t n, int64_t begin, int64_t end) {
+                        for (int64_t i = begin; i < end; ++i) SumsOfPiece(n, i);
+                      }},
+                finish,
+                Stage{wants_elements ? pieces : 0, 2 * sample / pieces,
+                      [&](int64_t n, int64_t begin, int64_t end) {
+                        for (int64_t i = begin; i < end; ++i) BackwardPiece(n, i);
+                      }});
     }
-    const bool wants_gamma = t_.dgamma != nullptr && p_.gamma != Affine::kAbsent;
-    const bool wants_beta = t_.dbeta != nullptr && p_.beta != Affine::kAbsent;
-    ParallelRanges(parallel, p_.c, p_.n * sizeof(ChannelSums), [&](int64_t c) HWY_ATTR {
-      if (wants_gamma) WriteAffineGradient(p_.gamma, c, &ChannelSums::dz_centered, t_.dgamma);
-      if (wants_beta) WriteAffineGradient(p_.beta, c, &ChannelSums::dz, t_.dbeta);
-    });
+    // The samples, in order.
+    RunStages(parallel, 1, p_.n * p_.c * 2 * static_cast<int64_t>(sizeof(double)),
+              Stage{p_.c, p_.n * 2 * static_cast<int64_t>(sizeof(double)),
+                    [&](int64_t, int64_t begin, int64_t end) {
+                      WriteAffineGradient(p_.beta, 0, begin, end, t_.dbeta);
+                      WriteAffineGradient(p_.gamma, 1, begin, end, t_.dgamma);
+                    }});
   }
 
  private:
-  ChannelSums& Partial(int64_t n, int64_t unit, int64_t c) const {
-    return partial_[(n * layout_.channel_units + unit) * p_.c + c];
+  // Sums of dz (i = 0) or dz * (x - mean) (i = 1) of a unit, per channel.
+  double* Partial(int64_t n, int64_t unit, int64_t i) const {
+    return scratch_.partial + ((n * layout_.channel_units + unit) * 2 + i) * p_.c;
   }
 
-  double Gamma(int64_t n, int64_t c) const {
-    return AffineAt(p_.gamma, t_.gamma, n, c, p_.c, 1.0) * p_.scale;
+  // The gradients of beta (i = 0) and gamma (i = 1) by sample n.
+  double* Channels(int64_t n, int64_t i) const { return scratch_.channels + (n * 2 + i) * p_.c; }
+
+  template <class F>
+  HWY_INLINE void Fill(int64_t n, Table table, int64_t g, F&& f) const {
+    const int64_t begin = g * p_.channels_per_group();
+    FillChannels(p_, layout_, scratch_.tables.Row(n, table), begin, begin + p_.channels_per_group(),
+                 f);
+  }
+
+  HWY_NOINLINE void PrepareGroup(int64_t n, int64_t g) const {
+    const hn::ScalableTag<double> d;
+    const double mean = t_.mean[n * p_.groups + g], rstd = t_.rstd[n * p_.groups + g];
+    const CT* gamma = AffineOf(p_.gamma, t_.gamma, n, p_.c);
+    const CT* beta = AffineOf(p_.beta, t_.beta, n, p_.c);
+    Fill(n, kMean, g, [&](int64_t, auto) HWY_ATTR { return hn::Set(d, mean); });
+    Fill(n, kScale, g, [&](int64_t c, auto lanes) HWY_ATTR {
+      return hn::Mul(hn::Set(d, rstd * p_.scale), ReadAffine(d, gamma, c, lanes, 1));
+    });
+    if (p_.activation == Activation::kLinear) return;
+    Fill(n, kBeta, g,
+         [&](int64_t c, auto lanes) HWY_ATTR { return ReadAffine(d, beta, c, lanes, 0); });
   }
 
   HWY_NOINLINE void FinishGroup(int64_t n, int64_t g) const {
+    const hn::ScalableTag<double> d;
     const double rstd = t_.rstd[n * p_.groups + g];
-    ChannelSums group = {0, 0};
-    for (int64_t k = 0; k < p_.channels_per_group(); ++k) {
-      const int64_t c = g * p_.channels_per_group() + k;
-      ChannelSums channel = {0, 0};
+    const CT* gamma = AffineOf(p_.gamma, t_.gamma, n, p_.c);
+    const int64_t first = g * p_.channels_per_group();
+    auto dz_of_group = hn::Zero(d), dz_centered_of_group = hn::Zero(d);
+    ForEachVector(d, p_.channels_per_group(), [&](int64_t j, auto lanes) HWY_ATTR {
+      const int64_t c = first + j;
+      auto dz = hn::Zero(d), dz_centered = hn::Zero(d);
       for (int64_t unit = 0; unit < layout_.channel_units; ++unit) {
-        channel.dz += Partial(n, unit, c).dz;
-        channel.dz_centered += Partial(n, unit, c).dz_centered;
+        dz = hn::Add(dz, Read(d, Partial(n, unit, 0) + c, lanes));
+        dz_centered = hn::Add(dz_centered, Read(d, Partial(n, unit, 1) + c, lanes));
       }
-      group.dz += Gamma(n, c) * channel.dz;
-      group.dz_centered += Gamma(n, c) * channel.dz_centered;
-      channels_[n * p_.c + c] = {channel.dz, channel.dz_centered * rstd * p_.scale};
-    }
-    const double count = static_cast<double>(p_.group_size());
-    groups_[n * p_.groups + g] = {group.dz_centered * p_.RstdSlope(rstd), -rstd * group.dz / count};
+      Write(dz, d, Channels(n, 0) + c, lanes);
+      Write(hn::Mul(dz_centered, hn::Set(d, rstd * p_.scale)), d, Channels(n, 1) + c, lanes);
+      const auto scale =
+          Covered(d, hn::Mul(ReadAffine(d, gamma, c, lanes, 1), hn::Set(d, p_.scale)), lanes);
+      dz_of_group = hn::MulAdd(scale, dz, dz_of_group);
+      dz_centered_of_group = hn::MulAdd(scale, dz_centered, dz_centered_of_group);
+    });
+    const auto slope = hn::Set(d, SumToDouble(d, dz_centered_of_group) * p_.RstdSlope(rstd));
+    const auto offset =
+        hn::Set(d, -rstd * SumToDouble(d, dz_of_group) / static_cast<double>(p_.group_size()));
+    Fill(n, kSlope, g, [&](int64_t, auto) HWY_ATTR { return slope; });
+    Fill(n, kOffset, g, [&](int64_t, auto) HWY_ATTR { return offset; });
   }
 
-  HWY_NOINLINE void WriteAffineGradient(Affine affine, int64_t c, double ChannelSums::*sum,
+  HWY_NOINLINE void WriteAffineGradient(Affine affine, int64_t i, int64_t begin, int64_t end,
                                         CT* gradient) const {
-    double total = 0;
-    for (int64_t n = 0; n < p_.n; ++n) {
-      const double sample = channels_[n * p_.c + c].*sum;
-      if (affine == Affine::kPerSample) gradient[n * p_.c + c] = static_cast<CT>(sample);
-      total += sample;
-    }
-    if (affine == Affine::kPerChannel) gradient[c] = static_cast<CT>(total);
-  }
-
-  // `finished`: slope and offset are known.
-  BackwardCoefficients<Uniform<CT>> Coefficients(int64_t n, int64_t g, int64_t c,
-                                                 bool finished) const {
-    const int64_t group = n * p_.groups + g;
-    const GroupTerms terms = finished ? groups_[group] : GroupTerms{0, 0};
-    return {{t_.mean[group]},
-            {static_cast<CT>(t_.rstd[group] * Gamma(n, c))},
-            {static_cast<CT>(AffineAt(p_.beta, t_.beta, n, c, p_.c, 0.0))},
-            {static_cast<CT>(terms.slope)},
-            {static_cast<CT>(terms.offset)}};
+    if (gradient == nullptr || affine == Affine::kAbsent) return;
+    const hn::ScalableTag<double> d;
+    ForEachVector(d, end - begin, [&](int64_t j, auto lanes) HWY_ATTR {
+      const int64_t c = begin + j;
+      auto total = hn::Zero(d);
+      for (int64_t n = 0; n < p_.n; ++n) {
+        const auto of_sample = Read(d, Channels(n, i) + c, lanes);
+        if (affine == Affine::kPerSample) {
+          WriteNarrow(of_sample, d, gradient + n * p_.c + c, lanes);
+        }
+        total = hn::Add(total, of_sample);
+      }
+      if (affine == Affine::kPerChannel) WriteNarrow(total, d, gradient + c, lanes);
+    });
   }
 
   Source<T, Tout> SourceAt(int64_t offset) const {
@@ -183,195 +243,112 @@ class BackwardPass {
   }
 
   template <class K>
-  HWY_INLINE void Backward(int64_t offset, int64_t width, const K& k) const {
+  HWY_INLINE void Backward(int64_t offset, int64_t stride, int64_t rows, int64_t width,
+                           const K& k) const {
     T* dx = t_.dx == nullptr ? nullptr : t_.dx + offset;
     T* dside = t_.dside == nullptr ? nullptr : t_.dside + offset;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      BackwardRow<activation()>(SourceAt(offset), dx, dside, width, k);
+      BackwardRows<activation()>(SourceAt(offset), dx, dside, stride, rows, width, k);
     });
   }
 
   // --- by columns ---
 
-  void RunByColumns(const ParallelFor& parallel) const {
-    const int64_t group_cols = p_.channels_per_group() * p_.b;
-    const Span span = ChooseSpan(p_, layout_, sizeof(T) + sizeof(Tout), parallel.threads());
-    if (span.fits_in_cache) {
-      parallel(p_.n * span.count, span.bytes, [&](int64_t i) HWY_ATTR {
-        const int64_t n = i / span.count, first = i % span.count * span.groups;
-        const int64_t last = std::min(p_.groups, first + span.groups);
-        const int64_t begin = first * group_cols;
-        const int64_t end = last == p_.groups ? layout_.cols : last * group_cols;
-        for (int64_t chunk = 0; chunk < layout_.chunks; ++chunk) {
-          SumsOfColumns(n, chunk, begin, end);
-        }
-        for (int64_t g = first; g < last; ++g) FinishGroup(n, g);
-        BackwardColumns(n, 0, layout_.rows, layout_.tail, begin, end);
-      });
-      return;
-    }
-    const int64_t bytes =
-        layout_.chunk_rows * layout_.cols * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
-    parallel(p_.n * layout_.chunks, bytes, [&](int64_t i) HWY_ATTR {
-      SumsOfColumns(i / layout_.chunks, i % layout_.chunks, 0, layout_.cols);
-    });
-    parallel(p_.n, p_.c * layout_.chunks * 64, [&](int64_t n) HWY_ATTR {
-      for (int64_t g = 0; g < p_.groups; ++g) FinishGroup(n, g);
-    });
-    parallel(p_.n * layout_.chunks, 2 * bytes, [&](int64_t i) HWY_ATTR {
-      const int64_t chunk = i % layout_.chunks;
-      BackwardColumns(i / layout_.chunks, layout_.ChunkBegin(chunk), layout_.ChunkEnd(chunk),
-                      layout_.ChunkTail(chunk), 0, layout_.cols);
-    });
+  BackwardCoefficients<Columns<CT>> ColumnsOf(int64_t n, Tile tile) const {
+    const auto table = [&](Table i) { return Columns<CT>{scratch_.tables.Row(n, i) + tile.begin}; };
+    return {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)};
   }
 
-  HWY_NOINLINE void SumsOfColumns(int64_t n, int64_t chunk, int64_t begin, int64_t end) const {
-    ForEachTile(begin, end, p_.channels_per_group() * p_.b,
-                [&](Tile tile) HWY_ATTR { SumsOfTile(n, chunk, tile); });
-  }
-
-  HWY_NOINLINE void FillTables(int64_t n, Tile tile, bool finished,
-                               BackwardCoefficients<TileTable<CT>>& table) const {
-    TileTable<CT>* const tables[] = {&table.mean, &table.scale, &table.beta, &table.slope,
-                                     &table.offset};
-    for (auto* t : tables) t->Fill(tile.width, 0);
-    ForEachChannel(p_, tile, [&](int64_t c, int64_t g, int64_t j, int64_t count) {
-      const auto channel = Coefficients(n, g, c, finished);
-      std::fill_n(table.mean.at + j, count, channel.mean.value);
-      std::fill_n(table.scale.at + j, count, channel.scale.value);
-      std::fill_n(table.beta.at + j, count, channel.beta.value);
-      std::fill_n(table.slope.at + j, count, channel.slope.value);
-      std::fill_n(table.offset.at + j, count, channel.offset.value);
-    });
-    for (auto* t : tables) Replicate(p_.c * p_.b, tile.width, t->at);
+  HWY_NOINLINE void SumsOfColumns(int64_t n, int64_t item) const {
+    layout_.ForEachTile(item % layout_.blocks,
+                        [&](Tile tile) HWY_ATTR { SumsOfTile(n, item / layout_.blocks, tile); });
   }
 
   HWY_NOINLINE void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
-    const Source<T, Tout> from =
-        SourceAt(n * p_.a * p_.c * p_.b + tile.begin + layout_.ChunkBegin(chunk) * layout_.cols);
-    const int64_t rows = layout_.ChunkEnd(chunk) - layout_.ChunkBegin(chunk);
-    const int64_t tail = layout_.ChunkTail(chunk);
-    BackwardCoefficients<TileTable<CT>> table;
-    FillTables(n, tile, /*finished=*/false, table);
-
     ColumnSums<CT> sums;
     sums.Clear(tile.width);
+    const int64_t row = p_.c * p_.b, rows = layout_.ChunkEnd(chunk) - layout_.ChunkBegin(chunk);
+    const Source<T, Tout> from =
+        SourceAt(n * p_.a * row + layout_.ChunkBegin(chunk) * layout_.cols + tile.begin);
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      for (int64_t r = 0; r < rows; r += kRowsAtOnce) {
-        AddGradientRows<activation()>(from + r * layout_.cols, layout_.cols,
-                                      std::min(kRowsAtOnce, rows - r), tile.width, table, sums);
-        if ((r + kRowsAtOnce) % Layout::kFloatRows == 0) sums.Flush(tile.width);
-      }
-      sums.Flush(tile.width);
-      if (tail > 0) {
-        AddGradientRows<activation()>(from + rows * layout_.cols, 0, 1, tail, table, sums);
-        sums.Flush(tail);
-      }
+      AddGradientRows<activation()>(from, layout_.cols, rows, tile.width, layout_.ChunkTail(chunk),
+                                    ColumnsOf(n, tile), sums);
     });
-    const int64_t row = p_.c * p_.b;
-    ForEachChannel(p_, tile, [&](int64_t c, int64_t, int64_t begin, int64_t count) {
-      ChannelSums channel = {0, 0};
-      for (int64_t fold = begin; fold < tile.width; fold += row) {
-        for (int64_t j = fold; j < fold + count; ++j) {
-          channel.dz += sums.first_total.at[j];
-          channel.dz_centered += sums.second_total.at[j];
-        }
-      }
+
+    double* const dz = Partial(n, chunk, 0);
+    double* const dz_centered = Partial(n, chunk, 1);
+    if (p_.b == 1 && layout_.fold == 1) {
+      std::copy_n(sums.first, tile.width, dz + tile.begin);
+      std::copy_n(sums.second, tile.width, dz_centered + tile.begin);
+      return;
+    }
+    ForEachIn(tile, p_.b, row, [&](int64_t c, int64_t j, int64_t count) HWY_ATTR {
       // A channel may begin in the tile before.
-      ChannelSums& partial = Partial(n, chunk, c);
-      if ((tile.begin + begin) % p_.b == 0) partial = {0, 0};
-      partial.dz += channel.dz;
-      partial.dz_centered += channel.dz_centered;
+      const bool goes_on = tile.begin + j > c * p_.b;
+      dz[c] = (goes_on ? dz[c] : 0) + SumOfFolds(sums.first, j, count, row, tile.width);
+      dz_centered[c] =
+          (goes_on ? dz_centered[c] : 0) + SumOfFolds(sums.second, j, count, row, tile.width);
     });
   }
 
-  HWY_NOINLINE void BackwardColumns(int64_t n, int64_t row_begin, int64_t row_end, int64_t tail,
-                                    int64_t begin, int64_t end) const {
-    if (t_.dx == nullptr && t_.dside == nullptr) return;
-    ForEachTile(begin, end, p_.channels_per_group() * p_.b, [&](Tile tile) HWY_ATTR {
-      BackwardCoefficients<TileTable<CT>> table;
-      FillTables(n, tile, /*finished=*/true, table);
+  HWY_NOINLINE void BackwardColumns(int64_t n, int64_t item) const {
+    const int64_t chunk = item / layout_.blocks, cols = layout_.cols;
+    const int64_t begin = layout_.ChunkBegin(chunk), end = layout_.ChunkEnd(chunk);
+    layout_.ForEachTile(item % layout_.blocks, [&](Tile tile) HWY_ATTR {
+      const auto k = ColumnsOf(n, tile);
       const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin;
-      for (int64_t r = row_begin; r < row_end; ++r) {
-        Backward(sample + r * layout_.cols, tile.width, table);
+      Backward(sample + begin * cols, cols, end - begin, tile.width, k);
+      if (layout_.ChunkTail(chunk) > 0) {
+        Backward(sample + end * cols, cols, 1, layout_.ChunkTail(chunk), k);
       }
-      if (tail > 0) Backward(sample + row_end * layout_.cols, tail, table);
     });
   }
 
   // --- by runs ---
 
-  void RunByRuns(const ParallelFor& parallel) const {
-    const int64_t units = layout_.channel_units;
-    const int64_t channel_bytes = p_.a * p_.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
-    const int64_t group_bytes = p_.channels_per_group() * channel_bytes;
-    if (group_bytes <= kCacheBytes && p_.n * p_.groups >= parallel.threads()) {
-      ParallelRanges(parallel, p_.n * p_.groups, 2 * group_bytes, [&](int64_t i) HWY_ATTR {
-        const int64_t n = i / p_.groups, g = i % p_.groups;
-        const int64_t first = g * p_.channels_per_group();
-        const int64_t last = first + p_.channels_per_group();
-        for (int64_t c = first; c < last; ++c) {
-          for (int64_t unit = 0; unit < units; ++unit) SumsOfPiece(n, g, c, unit);
-        }
-        FinishGroup(n, g);
-        for (int64_t c = first; c < last; ++c) {
-          for (int64_t unit = 0; unit < units; ++unit) BackwardPiece(n, g, c, unit);
-        }
-      });
-      return;
-    }
-    const auto for_each_piece = [&](auto&& f) {
-      ParallelRanges(parallel, p_.n * p_.c * units, channel_bytes / units, [&](int64_t i) {
-        const int64_t c = i / units % p_.c;
-        f(i / units / p_.c, c / p_.channels_per_group(), c, i % units);
-      });
-    };
-    for_each_piece([&](int64_t n, int64_t g, int64_t c, int64_t unit)
-                       HWY_ATTR { SumsOfPiece(n, g, c, unit); });
-    const int64_t sums_bytes =
-        p_.channels_per_group() * units * static_cast<int64_t>(sizeof(ChannelSums));
-    ParallelRanges(parallel, p_.n * p_.groups, sums_bytes,
-                   [&](int64_t i) HWY_ATTR { FinishGroup(i / p_.groups, i % p_.groups); });
-    for_each_piece([&](int64_t n, int64_t g, int64_t c, int64_t unit)
-                       HWY_ATTR { BackwardPiece(n, g, c, unit); });
+  // Piece `item` of sample n: a part of a run of B neighbours.
+  struct Piece {
+    int64_t offset, length, c, unit;
+    BackwardCoefficients<Uniform<CT>> k;
+  };
+
+  Piece PieceOf(int64_t n, int64_t item) const {
+    const int64_t pieces = Layout::Pieces(p_.b), piece = item % pieces, run = item / pieces;
+    const int64_t c = run % p_.c, unit = run / p_.c * pieces + piece;
+    const auto table = [&](Table i) { return Uniform<CT>{scratch_.tables.Row(n, i)[c]}; };
+    return {(n * p_.a * p_.c + run) * p_.b + piece * Layout::kPiece,
+            Layout::PieceLength(p_.b, piece),
+            c,
+            unit,
+            {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)}};
   }
 
-  // Where piece `unit` of channel c of sample n begins, and how long it is.
-  Tile PieceOf(int64_t n, int64_t c, int64_t unit) const {
-    const int64_t pieces = Layout::Pieces(p_.b);
-    const int64_t a = unit / pieces, begin = unit % pieces * Layout::kPiece;
-    return {((n * p_.a + a) * p_.c + c) * p_.b + begin, std::min(p_.b - begin, Layout::kPiece)};
-  }
-
-  HWY_NOINLINE void SumsOfPiece(int64_t n, int64_t g, int64_t c, int64_t unit) const {
+  HWY_NOINLINE void SumsOfPiece(int64_t n, int64_t item) const {
     const hn::ScalableTag<CT> d;
-    const Tile piece = PieceOf(n, c, unit);
-    const Source<T, Tout> from = SourceAt(piece.begin);
-    const auto k = Coefficients(n, g, c, /*finished=*/false);
-    ChannelSums sums = {0, 0};
+    const Piece piece = PieceOf(n, item);
+    const Source<T, Tout> from = SourceAt(piece.offset);
+    double dz = 0, dz_centered = 0;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      SumRun<CT>(piece.width, &sums.dz, &sums.dz_centered,
+      SumRun<CT>(piece.length, &dz, &dz_centered,
                  [&](int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
-                   const auto at = GradientAt<activation()>(d, from, j, lanes, k, j);
+                   const auto at = GradientAt<activation()>(d, from, j, lanes, piece.k, j);
                    first = hn::Add(first, at.dz);
                    second = hn::MulAdd(at.dz, at.centered, second);
                  });
     });
-    Partial(n, unit, c) = sums;
+    Partial(n, piece.unit, 0)[piece.c] = dz;
+    Partial(n, piece.unit, 1)[piece.c] = dz_centered;
   }
 
-  HWY_NOINLINE void BackwardPiece(int64_t n, int64_t g, int64_t c, int64_t unit) const {
-    if (t_.dx == nullptr && t_.dside == nullptr) return;
-    const Tile piece = PieceOf(n, c, unit);
-    Backward(piece.begin, piece.width, Coefficients(n, g, c, /*finished=*/true));
+  HWY_NOINLINE void BackwardPiece(int64_t n, int64_t item) const {
+    const Piece piece = PieceOf(n, item);
+    Backward(piece.offset, piece.length, 1, piece.length, piece.k);
   }
 
   const Normalization& p_;
   const BackwardTensors<T, Tout>& t_;
   const Layout layout_;
-  ChannelSums* partial_;   // [N, units, C]
-  ChannelSums* channels_;  // [N, C]
-  GroupTerms* groups_;     // [N, G]
+  const BackwardScratch<CT> scratch_;
 };
 
 }  // namespace

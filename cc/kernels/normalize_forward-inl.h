@@ -9,7 +9,8 @@
 
 #include "kernels/activation-inl.h"
 #include "kernels/reduce-inl.h"
-#include "kernels/schedule.h"
+#include "kernels/stages.h"
+#include "kernels/tables-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {
@@ -28,7 +29,8 @@ template <typename T>
 HWY_NOINLINE Moments RunMoments(const T* x, int64_t length) {
   using CT = ParamOf<T>;
   const hn::ScalableTag<CT> d;
-  const int64_t sampled = std::min<int64_t>(length, Layout::kPiece / Layout::kShiftShare);
+  // A few vectors at least: the fewer, the more a lane weighs that is unlike the rest.
+  const int64_t sampled = std::min(length, std::max<int64_t>(128, length / Layout::kShiftShare));
   const auto one_nth = hn::Set(d, CT(1) / static_cast<CT>(sampled));
   double shift = 0, unused = 0;
   SumRun<CT>(sampled, &shift, &unused, [&](int64_t j, auto lanes, auto& sum, auto&) HWY_ATTR {
@@ -45,41 +47,27 @@ HWY_NOINLINE Moments RunMoments(const T* x, int64_t length) {
   return ShiftedMoments(static_cast<double>(length), static_cast<CT>(shift), sum, squares);
 }
 
-// sums += (x - shift, (x - shift)^2) down a few rows.
-template <typename T, typename CT>
-HWY_NOINLINE void AddRows(const T* x, int64_t stride, int64_t rows, int64_t width,
-                          const TileTable<CT>& shift, ColumnSums<CT>& sums) {
-  const hn::ScalableTag<CT> d;
-  ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
-    auto sum = hn::Load(d, sums.first.at + j);
-    auto squares = hn::Load(d, sums.second.at + j);
-    const auto shifts = hn::Load(d, shift.at + j);
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto delta = Covered(d, hn::Sub(Read(d, x + r * stride + j, lanes), shifts), lanes);
-      sum = hn::Add(sum, delta);
-      squares = hn::MulAdd(delta, delta, squares);
-    }
-    hn::Store(sum, d, sums.first.at + j);
-    hn::Store(squares, d, sums.second.at + j);
-  });
-}
-
-// z = (x - mean) * scale + shift + side_input, with a TileTable of each or a Uniform.
+// z = (x - mean) * scale + shift + side_input, with Columns of each or a Uniform.
 template <class Coefficient>
 struct ForwardCoefficients {
   Coefficient mean, scale, shift;
 };
 
-template <Activation kActivation, typename T, typename Tout, class Coefficients>
-HWY_NOINLINE void NormalizeRow(const T* x, const T* side, Tout* y, int64_t width,
-                               const Coefficients& k) {
+template <Activation kActivation, typename T, typename Tout, class K>
+HWY_NOINLINE void NormalizeRows(const T* x, const T* side, Tout* y, int64_t stride, int64_t rows,
+                                int64_t width, const K& k) {
   const hn::ScalableTag<ParamOf<T>> d;
-  ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
-    const auto centered = hn::Sub(Read(d, x + j, lanes), k.mean.Get(d, j));
-    auto z = hn::MulAdd(centered, k.scale.Get(d, j), k.shift.Get(d, j));
-    if (side != nullptr) z = hn::Add(z, Read(d, side + j, lanes));
-    Write(Activate<kActivation>(d, z), d, y + j, lanes);
-  });
+  const int64_t ahead = PrefetchDistance<Tout>(stride);
+  for (int64_t begin = 0; begin < rows * stride; begin += stride) {
+    ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
+      const int64_t i = begin + j;
+      PrefetchForWrite(y + i + ahead);
+      const auto centered = hn::Sub(Read(d, x + i, lanes), k.mean.Get(d, j));
+      auto z = hn::MulAdd(centered, k.scale.Get(d, j), k.shift.Get(d, j));
+      if (side != nullptr) z = hn::Add(z, Read(d, side + i, lanes));
+      Write(Activate<kActivation>(d, z), d, y + i, lanes);
+    });
+  }
 }
 
 template <typename T, typename Tout>
@@ -96,234 +84,242 @@ struct ForwardTensors {
 template <typename T, typename Tout, class Activations>
 class ForwardPass {
   using CT = ParamOf<T>;
+  enum Table { kMean, kScale, kShift };
 
  public:
   ForwardPass(const Normalization& p, const ForwardTensors<T, Tout>& t, void* workspace)
-      : p_(p), t_(t), layout_(p) {
-    partial_ = static_cast<Moments*>(workspace);
-    groups_ = reinterpret_cast<GroupStatistics*>(partial_ + p.n * layout_.group_units * p.groups);
-  }
+      : p_(p), t_(t), layout_(p), scratch_(p, layout_, Scratch(workspace)) {}
 
   void Run(const ParallelFor& parallel) const {
+    const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T));
+    const int64_t groups = p_.groups, group_bytes = 64 * (layout_.group_units + layout_.fold);
+    const auto finish = [&](int64_t n, int64_t begin, int64_t end) { Finish(n, begin, end); };
     if (layout_.by_columns) {
-      RunByColumns(parallel);
+      const int64_t items = layout_.chunks * layout_.blocks;
+      RunStages(parallel, p_.n, sample,
+                Stage{items, sample / items,
+                      [&](int64_t n, int64_t begin, int64_t end) {
+                        for (int64_t i = begin; i < end; ++i) MomentsOfColumns(n, i);
+                      }},
+                Stage{groups, group_bytes, finish},
+                Stage{items, 2 * sample / items, [&](int64_t n, int64_t begin, int64_t end) {
+                        for (int64_t i = begin; i < end; ++i) NormalizeColumns(n, i);
+                      }});
     } else {
-      RunByRuns(parallel);
+      const int64_t runs = groups * layout_.group_units, pieces = p_.c * layout_.channel_units;
+      RunStages(parallel, p_.n, sample,
+                Stage{runs, sample / runs,
+                      [&](int64_t n, int64_t begin, int64_t end) {
+                        for (int64_t i = begin; i < end; ++i) MomentsOfRun(n, i);
+                      }},
+                Stage{groups, group_bytes, finish},
+                Stage{pieces, 2 * sample / pieces, [&](int64_t n, int64_t begin, int64_t end) {
+                        NormalizePieces(n, begin, end);
+                      }});
     }
   }
 
  private:
-  Moments& Partial(int64_t n, int64_t unit, int64_t g) const {
-    return partial_[(n * layout_.group_units + unit) * p_.groups + g];
+  // Means, or sums of squared deviations, of a unit, per group.
+  double* Means(int64_t n, int64_t unit) const {
+    return scratch_.partial + (n * layout_.group_units + unit) * 2 * p_.groups;
+  }
+  double* SquaredDeviations(int64_t n, int64_t unit) const { return Means(n, unit) + p_.groups; }
+
+  // Numbers of a group in a unit.
+  int64_t UnitCount(int64_t unit) const {
+    if (layout_.by_columns) {
+      const int64_t rows = layout_.ChunkEnd(unit) - layout_.ChunkBegin(unit);
+      return (rows * layout_.cols + layout_.ChunkTail(unit)) / p_.groups;
+    }
+    const int64_t run = p_.channels_per_group() * p_.b;
+    return layout_.PieceLength(run, unit % Layout::Pieces(run));
   }
 
-  HWY_NOINLINE void FinishGroup(int64_t n, int64_t g) const {
-    Moments m;
-    for (int64_t unit = 0; unit < layout_.group_units; ++unit) m.Merge(Partial(n, unit, g));
-    const int64_t i = n * p_.groups + g;
-    groups_[i] = {m.mean, p_.Rstd(m.m2)};
-    t_.mean[i] = static_cast<CT>(m.mean);
-    t_.rstd[i] = static_cast<CT>(groups_[i].rstd);
+  HWY_NOINLINE void Finish(int64_t n, int64_t first, int64_t last) const {
+    const hn::ScalableTag<double> d;
+    HWY_ALIGN double means[HWY_MAX_BYTES / sizeof(double)], m2s[HWY_MAX_BYTES / sizeof(double)];
+    ForEachVector(d, last - first, [&](int64_t j, auto lanes) HWY_ATTR {
+      // Moments::Merge for a vector of groups, which all have the same counts.
+      const int64_t g = first + j;
+      double count = 0;
+      auto mean = hn::Zero(d), m2 = hn::Zero(d);
+      for (int64_t unit = 0; unit < layout_.group_units; ++unit) {
+        const double added = static_cast<double>(UnitCount(unit)), total = count + added;
+        const double share = added / total;
+        const auto delta = hn::Sub(Read(d, Means(n, unit) + g, lanes), mean);
+        mean = hn::MulAdd(delta, hn::Set(d, share), mean);
+        m2 = hn::Add(m2, hn::MulAdd(hn::Mul(delta, delta), hn::Set(d, count * share),
+                                    Read(d, SquaredDeviations(n, unit) + g, lanes)));
+        count = total;
+      }
+      hn::Store(mean, d, means);
+      hn::Store(m2, d, m2s);
+      const int64_t groups = std::min(last - g, static_cast<int64_t>(hn::Lanes(d)));
+      for (int64_t i = 0; i < groups; ++i) FinishGroup(n, g + i, means[i], p_.Rstd(m2s[i]));
+    });
   }
 
   // The rounding of mean to CT goes into shift, so that it costs no accuracy where |mean| is large.
-  ForwardCoefficients<Uniform<CT>> ChannelCoefficients(int64_t n, int64_t g, int64_t c) const {
-    const GroupStatistics& group = groups_[n * p_.groups + g];
-    const CT mean = static_cast<CT>(group.mean);
-    const double gamma = AffineAt(p_.gamma, t_.gamma, n, c, p_.c, 1.0);
-    const double scale = group.rstd * p_.scale * gamma;
-    const double beta = AffineAt(p_.beta, t_.beta, n, c, p_.c, 0.0);
-    return {
-        {mean}, {static_cast<CT>(scale)}, {static_cast<CT>(beta - (group.mean - mean) * scale)}};
+  HWY_INLINE void FinishGroup(int64_t n, int64_t g, double mean, double rstd) const {
+    const hn::ScalableTag<double> d;
+    const CT rounded = static_cast<CT>(mean);
+    t_.mean[n * p_.groups + g] = rounded;
+    t_.rstd[n * p_.groups + g] = static_cast<CT>(rstd);
+
+    const CT* gamma = AffineOf(p_.gamma, t_.gamma, n, p_.c);
+    const CT* beta = AffineOf(p_.beta, t_.beta, n, p_.c);
+    const auto error = hn::Set(d, mean - rounded);
+    const auto scale = [&](int64_t c, auto lanes) HWY_ATTR {
+      return hn::Mul(hn::Set(d, rstd * p_.scale), ReadAffine(d, gamma, c, lanes, 1));
+    };
+    const int64_t begin = g * p_.channels_per_group(), end = begin + p_.channels_per_group();
+    FillChannels(p_, layout_, scratch_.tables.Row(n, kMean), begin, end,
+                 [&](int64_t, auto) HWY_ATTR { return hn::Set(d, mean); });
+    FillChannels(p_, layout_, scratch_.tables.Row(n, kScale), begin, end, scale);
+    FillChannels(p_, layout_, scratch_.tables.Row(n, kShift), begin, end,
+                 [&](int64_t c, auto lanes) HWY_ATTR {
+                   return hn::NegMulAdd(error, scale(c, lanes), ReadAffine(d, beta, c, lanes, 0));
+                 });
+  }
+
+  template <class K>
+  HWY_INLINE void Normalize(int64_t offset, int64_t stride, int64_t rows, int64_t width,
+                            const K& k) const {
+    const T* side = t_.side == nullptr ? nullptr : t_.side + offset;
+    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
+      NormalizeRows<activation()>(t_.x + offset, side, t_.y + offset, stride, rows, width, k);
+    });
   }
 
   // --- by columns ---
 
-  void RunByColumns(const ParallelFor& parallel) const {
-    const int64_t group_cols = p_.channels_per_group() * p_.b;
-    const Span span = ChooseSpan(p_, layout_, sizeof(T), parallel.threads());
-    if (span.fits_in_cache) {
-      parallel(p_.n * span.count, span.bytes, [&](int64_t i) HWY_ATTR {
-        const int64_t n = i / span.count, first = i % span.count * span.groups;
-        const int64_t last = std::min(p_.groups, first + span.groups);
-        const int64_t begin = first * group_cols;
-        const int64_t end = last == p_.groups ? layout_.cols : last * group_cols;
-        for (int64_t chunk = 0; chunk < layout_.chunks; ++chunk) {
-          MomentsOfColumns(n, chunk, begin, end);
-        }
-        for (int64_t g = first; g < last; ++g) FinishGroup(n, g);
-        NormalizeColumns(n, 0, layout_.rows, layout_.tail, begin, end);
-      });
-      return;
-    }
-    const int64_t bytes = layout_.chunk_rows * layout_.cols * static_cast<int64_t>(sizeof(T));
-    parallel(p_.n * layout_.chunks, bytes, [&](int64_t i) HWY_ATTR {
-      MomentsOfColumns(i / layout_.chunks, i % layout_.chunks, 0, layout_.cols);
-    });
-    parallel(p_.n, p_.groups * layout_.chunks * 256, [&](int64_t n) HWY_ATTR {
-      for (int64_t g = 0; g < p_.groups; ++g) FinishGroup(n, g);
-    });
-    parallel(p_.n * layout_.chunks, 2 * bytes, [&](int64_t i) HWY_ATTR {
-      const int64_t chunk = i % layout_.chunks;
-      NormalizeColumns(i / layout_.chunks, layout_.ChunkBegin(chunk), layout_.ChunkEnd(chunk),
-                       layout_.ChunkTail(chunk), 0, layout_.cols);
-    });
-  }
-
-  HWY_NOINLINE void MomentsOfColumns(int64_t n, int64_t chunk, int64_t begin, int64_t end) const {
-    ForEachTile(begin, end, p_.channels_per_group() * p_.b,
-                [&](Tile tile) HWY_ATTR { MomentsOfTile(n, chunk, tile); });
+  HWY_NOINLINE void MomentsOfColumns(int64_t n, int64_t item) const {
+    const int64_t chunk = item / layout_.blocks;
+    layout_.ForEachTile(item % layout_.blocks,
+                        [&](Tile tile) HWY_ATTR { MomentsOfTile(n, chunk, tile); });
   }
 
   HWY_NOINLINE void MomentsOfTile(int64_t n, int64_t chunk, Tile tile) const {
-    const T* x = t_.x + n * p_.a * p_.c * p_.b + layout_.ChunkBegin(chunk) * layout_.cols;
-    x += tile.begin;
+    const hn::ScalableTag<CT> d;
+    const int64_t cols = layout_.cols, row = p_.c * p_.b, tail = layout_.ChunkTail(chunk);
     const int64_t rows = layout_.ChunkEnd(chunk) - layout_.ChunkBegin(chunk);
-    const int64_t tail = layout_.ChunkTail(chunk);
-    TileTable<CT> shift;
+    const T* x = t_.x + n * p_.a * row + layout_.ChunkBegin(chunk) * cols + tile.begin;
+    const int64_t ahead = kRowsAtOnce * cols;
     ColumnSums<CT> sums;
-    ShiftOfTile(x, rows, tile, sums, shift);
+    HWY_ALIGN CT shift[ColumnSums<CT>::kWidth];
+    ShiftOfTile(x, rows, tile, shift);
 
     sums.Clear(tile.width);
-    for (int64_t r = 0; r < rows; r += kRowsAtOnce) {
-      AddRows(x + r * layout_.cols, layout_.cols, std::min(kRowsAtOnce, rows - r), tile.width,
-              shift, sums);
-      if ((r + kRowsAtOnce) % Layout::kFloatRows == 0) sums.Flush(tile.width);
-    }
-    sums.Flush(tile.width);
-    if (tail > 0) {
-      AddRows(x + rows * layout_.cols, 0, 1, tail, shift, sums);
-      sums.Flush(tail);
-    }
+    const auto add = [&](int64_t r, int64_t j, auto lanes, auto& sum, auto& squares) HWY_ATTR {
+      const T* at = x + r * cols + j;
+      PrefetchForRead(at + ahead);
+      const auto delta = Covered(d, hn::Sub(Read(d, at, lanes), hn::Load(d, shift + j)), lanes);
+      sum = hn::Add(sum, delta);
+      squares = hn::MulAdd(delta, delta, squares);
+    };
+    SumRows(0, rows, tile.width, sums, add);
+    if (tail > 0) SumRows(rows, rows + 1, tail, sums, add);
 
-    const int64_t row = p_.c * p_.b;
-    ForEachGroup(p_, tile, [&](int64_t g, int64_t begin, int64_t count) {
-      double sum = 0, squares = 0;
-      for (int64_t fold = begin; fold < tile.width; fold += row) {
-        for (int64_t j = fold; j < fold + count; ++j) {
-          sum += sums.first_total.at[j];
-          squares += sums.second_total.at[j];
-        }
-      }
-      const double numbers = static_cast<double>(count * (rows * layout_.fold + tail / row));
-      const Moments m = ShiftedMoments(numbers, shift.at[begin], sum, squares);
+    const double rows_of_tensor = static_cast<double>(rows * layout_.fold + tail / row);
+    const int64_t group = p_.channels_per_group() * p_.b;
+    double* const means = Means(n, chunk);
+    double* const m2s = SquaredDeviations(n, chunk);
+    if (group == 1 && layout_.fold == 1) {  // ShiftedMoments for a vector of columns
+      const hn::ScalableTag<double> dd;
+      const auto one_nth = hn::Set(dd, 1 / rows_of_tensor);
+      ForEachVector(dd, tile.width, [&](int64_t j, auto lanes) HWY_ATTR {
+        const auto sum = hn::Load(dd, sums.first + j);
+        const auto mean = hn::Mul(sum, one_nth);
+        const auto m2 = hn::NegMulAdd(sum, mean, hn::Load(dd, sums.second + j));
+        Write(hn::Add(ReadWide(dd, shift + j, AllLanes{}), mean), dd, means + tile.begin + j,
+              lanes);
+        Write(hn::IfThenZeroElse(hn::Lt(m2, hn::Zero(dd)), m2), dd, m2s + tile.begin + j, lanes);
+      });
+      return;
+    }
+    ForEachIn(tile, group, row, [&](int64_t g, int64_t j, int64_t count) HWY_ATTR {
+      const double sum = SumOfFolds(sums.first, j, count, row, tile.width);
+      const double squares = SumOfFolds(sums.second, j, count, row, tile.width);
+      Moments m = ShiftedMoments(count * rows_of_tensor, shift[j], sum, squares);
       // A group wider than a tile comes in several, in order.
-      const bool first = (tile.begin + begin) % (p_.channels_per_group() * p_.b) == 0;
-      if (first) Partial(n, chunk, g) = {};
-      Partial(n, chunk, g).Merge(m);
+      const int64_t before = tile.begin + j - g * group;
+      if (before > 0) {
+        Moments whole = {before * rows_of_tensor, means[g], m2s[g]};
+        whole.Merge(m);
+        m = whole;
+      }
+      means[g] = m.mean;
+      m2s[g] = m.m2;
     });
   }
 
   // Per group, the mean of its first rows.
-  HWY_NOINLINE void ShiftOfTile(const T* x, int64_t rows, Tile tile, ColumnSums<CT>& scratch,
-                                TileTable<CT>& shift) const {
+  HWY_NOINLINE void ShiftOfTile(const T* x, int64_t rows, Tile tile, CT* shift) const {
     const hn::ScalableTag<CT> d;
     const int64_t sampled =
         std::min(rows, std::max<int64_t>(1, layout_.chunk_rows / Layout::kShiftShare));
     const auto one_nth = hn::Set(d, CT(1) / static_cast<CT>(sampled));
-    scratch.first.Fill(tile.width, 0);
-    for (int64_t r = 0; r < sampled; ++r) {
-      ForEachVector(d, tile.width, [&](int64_t j, auto lanes) HWY_ATTR {
-        CT* sum = scratch.first.at + j;
-        const auto v = Read(d, x + r * layout_.cols + j, lanes);
-        hn::Store(hn::MulAdd(v, one_nth, hn::Load(d, sum)), d, sum);
-      });
-    }
-    const int64_t row = p_.c * p_.b;
-    shift.Fill(tile.width, 0);
-    ForEachGroup(p_, tile, [&](int64_t, int64_t begin, int64_t count) {
-      double sum = 0;
-      for (int64_t fold = begin; fold < tile.width; fold += row) {
-        for (int64_t j = fold; j < fold + count; ++j) sum += scratch.first.at[j];
+    ForEachVector(d, tile.width, [&](int64_t j, auto lanes) HWY_ATTR {
+      auto mean = hn::Zero(d);
+      for (int64_t r = 0; r < sampled; ++r) {
+        mean = hn::MulAdd(Read(d, x + r * layout_.cols + j, lanes), one_nth, mean);
       }
-      std::fill_n(shift.at + begin, count, static_cast<CT>(sum / (count * layout_.fold)));
+      hn::Store(mean, d, shift + j);
     });
-    Replicate(row, tile.width, shift.at);
+    const int64_t group = p_.channels_per_group() * p_.b, row = p_.c * p_.b;
+    if (group == 1 && layout_.fold == 1) return;
+    ForEachIn(tile, group, row, [&](int64_t, int64_t j, int64_t count) HWY_ATTR {
+      const double sum = SumOfFolds(shift, j, count, row, tile.width);
+      const CT mean = static_cast<CT>(sum / static_cast<double>(count * layout_.fold));
+      for (int64_t at = j; at < tile.width; at += row) std::fill_n(shift + at, count, mean);
+    });
   }
 
-  HWY_NOINLINE void NormalizeColumns(int64_t n, int64_t row_begin, int64_t row_end, int64_t tail,
-                                     int64_t begin, int64_t end) const {
-    ForEachTile(begin, end, p_.channels_per_group() * p_.b, [&](Tile tile) HWY_ATTR {
-      ForwardCoefficients<TileTable<CT>> table;
-      for (auto* t : {&table.mean, &table.scale, &table.shift}) t->Fill(tile.width, 0);
-      ForEachChannel(p_, tile, [&](int64_t c, int64_t g, int64_t j, int64_t count) {
-        const auto channel = ChannelCoefficients(n, g, c);
-        std::fill_n(table.mean.at + j, count, channel.mean.value);
-        std::fill_n(table.scale.at + j, count, channel.scale.value);
-        std::fill_n(table.shift.at + j, count, channel.shift.value);
-      });
-      for (auto* t : {&table.mean, &table.scale, &table.shift}) {
-        Replicate(p_.c * p_.b, tile.width, t->at);
-      }
+  HWY_NOINLINE void NormalizeColumns(int64_t n, int64_t item) const {
+    const int64_t chunk = item / layout_.blocks, cols = layout_.cols;
+    const int64_t begin = layout_.ChunkBegin(chunk), end = layout_.ChunkEnd(chunk);
+    layout_.ForEachTile(item % layout_.blocks, [&](Tile tile) HWY_ATTR {
+      const auto table = [&](Table i) {
+        return Columns<CT>{scratch_.tables.Row(n, i) + tile.begin};
+      };
+      const ForwardCoefficients<Columns<CT>> k = {table(kMean), table(kScale), table(kShift)};
       const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin;
-      for (int64_t r = row_begin; r < row_end; ++r) {
-        Normalize(sample + r * layout_.cols, tile.width, table);
+      Normalize(sample + begin * cols, cols, end - begin, tile.width, k);
+      if (layout_.ChunkTail(chunk) > 0) {
+        Normalize(sample + end * cols, cols, 1, layout_.ChunkTail(chunk), k);
       }
-      if (tail > 0) Normalize(sample + row_end * layout_.cols, tail, table);
-    });
-  }
-
-  template <class Coefficients>
-  HWY_INLINE void Normalize(int64_t offset, int64_t width, const Coefficients& c) const {
-    const T* side = t_.side == nullptr ? nullptr : t_.side + offset;
-    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      NormalizeRow<activation()>(t_.x + offset, side, t_.y + offset, width, c);
     });
   }
 
   // --- by runs ---
 
-  void RunByRuns(const ParallelFor& parallel) const {
-    const int64_t run = p_.channels_per_group() * p_.b;
-    const int64_t pieces = Layout::Pieces(run);
-    const int64_t group_bytes = p_.a * run * static_cast<int64_t>(sizeof(T));
-    if (group_bytes <= kCacheBytes && p_.n * p_.groups >= parallel.threads()) {
-      ParallelRanges(parallel, p_.n * p_.groups, 2 * group_bytes, [&](int64_t i) HWY_ATTR {
-        const int64_t n = i / p_.groups, g = i % p_.groups;
-        for (int64_t u = 0; u < layout_.group_units; ++u) MomentsOfPiece(n, g, u, pieces);
-        FinishGroup(n, g);
-        for (int64_t k = 0; k < p_.channels_per_group(); ++k) {
-          for (int64_t u = 0; u < layout_.channel_units; ++u) {
-            NormalizePiece(n, g, g * p_.channels_per_group() + k, u);
-          }
-        }
-      });
-      return;
-    }
-    const int64_t units = layout_.group_units;
-    ParallelRanges(
-        parallel, p_.n * p_.groups * units, group_bytes / units, [&](int64_t i) HWY_ATTR {
-          MomentsOfPiece(i / units / p_.groups, i / units % p_.groups, i % units, pieces);
-        });
-    ParallelRanges(parallel, p_.n * p_.groups, 256 * units,
-                   [&](int64_t i) HWY_ATTR { FinishGroup(i / p_.groups, i % p_.groups); });
-    const int64_t channel_units = layout_.channel_units;
-    const int64_t bytes = std::min(p_.b, Layout::kPiece) * static_cast<int64_t>(2 * sizeof(T));
-    ParallelRanges(parallel, p_.n * p_.c * channel_units, bytes, [&](int64_t i) HWY_ATTR {
-      const int64_t c = i / channel_units % p_.c;
-      NormalizePiece(i / channel_units / p_.c, c / p_.channels_per_group(), c, i % channel_units);
-    });
+  HWY_NOINLINE void MomentsOfRun(int64_t n, int64_t item) const {
+    const int64_t run = p_.channels_per_group() * p_.b, pieces = Layout::Pieces(run);
+    const int64_t piece = item % pieces, a = item / pieces / p_.groups;
+    const int64_t g = item / pieces % p_.groups, unit = a * pieces + piece;
+    const T* x = t_.x + ((n * p_.a + a) * p_.groups + g) * run + piece * Layout::kPiece;
+    const Moments m = RunMoments(x, Layout::PieceLength(run, piece));
+    Means(n, unit)[g] = m.mean;
+    SquaredDeviations(n, unit)[g] = m.m2;
   }
 
-  HWY_NOINLINE void MomentsOfPiece(int64_t n, int64_t g, int64_t unit, int64_t pieces) const {
-    const int64_t run = p_.channels_per_group() * p_.b;
-    const int64_t a = unit / pieces, begin = unit % pieces * Layout::kPiece;
-    const int64_t offset = ((n * p_.a + a) * p_.groups + g) * run + begin;
-    Partial(n, unit, g) = RunMoments(t_.x + offset, std::min(run - begin, Layout::kPiece));
-  }
-
-  HWY_NOINLINE void NormalizePiece(int64_t n, int64_t g, int64_t c, int64_t unit) const {
+  HWY_NOINLINE void NormalizePieces(int64_t n, int64_t begin, int64_t end) const {
     const int64_t pieces = Layout::Pieces(p_.b);
-    const int64_t a = unit / pieces, begin = unit % pieces * Layout::kPiece;
-    const int64_t offset = ((n * p_.a + a) * p_.c + c) * p_.b + begin;
-    Normalize(offset, std::min(p_.b - begin, Layout::kPiece), ChannelCoefficients(n, g, c));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t piece = i % pieces, run = i / pieces, c = run % p_.c;
+      const int64_t offset = (n * p_.a * p_.c + run) * p_.b + piece * Layout::kPiece;
+      const auto table = [&](Table k) { return Uniform<CT>{scratch_.tables.Row(n, k)[c]}; };
+      const ForwardCoefficients<Uniform<CT>> k = {table(kMean), table(kScale), table(kShift)};
+      const int64_t length = Layout::PieceLength(p_.b, piece);
+      Normalize(offset, length, 1, length, k);
+    }
   }
 
   const Normalization& p_;
   const ForwardTensors<T, Tout>& t_;
   const Layout layout_;
-  Moments* partial_;         // [N, units, G]
-  GroupStatistics* groups_;  // [N, G]
+  const ForwardScratch<CT> scratch_;
 };
 
 }  // namespace

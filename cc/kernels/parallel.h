@@ -21,12 +21,10 @@ class ParallelFor {
 
   int threads() const { return threads_; }
 
-  // f(i) for every i in [0, count). `bytes` is what one call reads and writes, about.
+  // f(i) for every i in [0, count).
   template <typename F>
-  void operator()(int64_t count, int64_t bytes, F&& f) const {
-    // Waking a thread costs some 5 us, in which one core moves about this much.
-    constexpr int64_t kWorthAThread = 64 << 10;
-    if (run_ == nullptr || threads_ < 2 || count < 2 || count * bytes < kWorthAThread) {
+  void operator()(int64_t count, F&& f) const {
+    if (run_ == nullptr || threads_ < 2 || count < 2) {
       for (int64_t i = 0; i < count; ++i) f(i);
       return;
     }

@@ -17,86 +17,38 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Rows whose columns are added up in registers before they go to memory.
-constexpr int64_t kRowsAtOnce = 8;
-static_assert(Layout::kFloatRows % kRowsAtOnce == 0, "");
-
-// A tile of columns: `width` neighbours from column `begin` of the matrix on.
-struct Tile {
-  int64_t begin, width;
-};
-
-// f(tile) for each tile of columns [begin, end). Tiles do not depend on where a caller cuts the
-// columns as long as it cuts between groups: a group narrower than a tile lies in one.
+// f(i, j, count) for the groups, or the channels, of a tile: number i has columns [j, j + count) of
+// the tile, and the same again in every further row of a folded tile. `size`: columns of a group or
+// a channel; `row`: columns of a row of the tensor.
 template <class F>
-HWY_INLINE void ForEachTile(int64_t begin, int64_t end, int64_t group_cols, F&& f) {
-  const int64_t step =
-      group_cols > Layout::kTile ? group_cols : Layout::kTile / group_cols * group_cols;
-  for (int64_t i = begin; i < end; i += step) {
-    const int64_t stop = std::min(i + step, end);
-    for (int64_t j = i; j < stop; j += Layout::kTile) {
-      f(Tile{j, std::min(Layout::kTile, stop - j)});
-    }
-  }
-}
-
-// f(g, j, count) for the groups of a tile: group g has columns [j, j + count) of the tile, again at
-// every further row of a folded tile.
-template <class F>
-HWY_INLINE void ForEachGroup(const Normalization& p, Tile tile, F&& f) {
-  const int64_t group_cols = p.channels_per_group() * p.b;
-  const int64_t width = std::min(tile.width, p.c * p.b - tile.begin);
-  int64_t g = tile.begin / group_cols;
-  for (int64_t j = 0; j < width; ++g) {
-    const int64_t count = std::min((g + 1) * group_cols - tile.begin, width) - j;
-    f(g, j, count);
+HWY_INLINE void ForEachIn(Tile tile, int64_t size, int64_t row, F&& f) {
+  const int64_t width = std::min(tile.width, row - tile.begin);
+  int64_t i = tile.begin / size;
+  for (int64_t j = 0; j < width; ++i) {
+    const int64_t count = std::min((i + 1) * size - tile.begin, width) - j;
+    f(i, j, count);
     j += count;
   }
 }
 
-// f(c, g, j, count) likewise for the channels of a tile.
-template <class F>
-HWY_INLINE void ForEachChannel(const Normalization& p, Tile tile, F&& f) {
-  ForEachGroup(p, tile, [&](int64_t g, int64_t begin, int64_t columns) {
-    int64_t c = (tile.begin + begin) / p.b;
-    for (int64_t j = begin; j < begin + columns; ++c) {
-      const int64_t count = std::min((c + 1) * p.b - tile.begin, begin + columns) - j;
-      f(c, g, j, count);
-      j += count;
-    }
-  });
-}
-
-// Copies the first row of a folded tile to the others.
+// wide[0, width) += narrow[0, width), narrow = 0; both have room for a whole vector at the end.
 template <typename CT>
-HWY_INLINE void Replicate(int64_t row, int64_t width, CT* table) {
-  for (int64_t j = row; j < width; ++j) table[j] = table[j - row];
-}
-
-// wide[0, width) += narrow[0, width); both have room for a whole vector at the end.
-HWY_INLINE void AddTo(const float* HWY_RESTRICT narrow, int64_t width, double* HWY_RESTRICT wide) {
+HWY_INLINE void MoveTo(CT* HWY_RESTRICT narrow, int64_t width, double* HWY_RESTRICT wide) {
   const hn::ScalableTag<double> d;
-  const hn::Rebind<float, decltype(d)> df;
   for (int64_t j = 0; j < width; j += static_cast<int64_t>(hn::Lanes(d))) {
-    hn::StoreU(hn::Add(hn::LoadU(d, wide + j), hn::PromoteTo(d, hn::LoadU(df, narrow + j))), d,
-               wide + j);
+    hn::Store(hn::Add(hn::Load(d, wide + j), ReadWide(d, narrow + j, AllLanes{})), d, wide + j);
+    WriteNarrow(hn::Zero(d), d, narrow + j, AllLanes{});
   }
 }
 
-HWY_INLINE void AddTo(const double* HWY_RESTRICT narrow, int64_t width, double* HWY_RESTRICT wide) {
-  for (int64_t j = 0; j < width; ++j) wide[j] += narrow[j];
-}
-
-// A number per column of a tile, with room for the whole vector that its last column may begin.
+// A number per column, where the vector that begins in the last column can be read whole.
 template <typename CT>
-struct TileTable {
-  static constexpr int64_t kPadding = HWY_MAX_BYTES / sizeof(float);
-  HWY_ALIGN CT at[Layout::kTile + kPadding];
+struct Columns {
+  const CT* at;
 
-  void Fill(int64_t width, CT value) { std::fill_n(at, width + kPadding, value); }
   template <class D>
   HWY_INLINE hn::Vec<D> Get(D d, int64_t j) const {
-    return hn::Load(d, at + j);
+    return hn::LoadU(d, at + j);
   }
 };
 
@@ -111,25 +63,76 @@ struct Uniform {
   }
 };
 
-// Two sums per column, in the compute type until Flush.
+// Two sums per column of a tile.
 template <typename CT>
 struct ColumnSums {
-  TileTable<CT> first, second;
-  TileTable<double> first_total, second_total;
+  static constexpr int64_t kWidth = Layout::kTile + HWY_MAX_BYTES / sizeof(float);
+  HWY_ALIGN double first[kWidth], second[kWidth];
+  // Sums that go on in the compute type.
+  HWY_ALIGN CT first_part[kWidth], second_part[kWidth];
 
   void Clear(int64_t width) {
-    first.Fill(width, 0);
-    second.Fill(width, 0);
-    first_total.Fill(width, 0);
-    second_total.Fill(width, 0);
+    const int64_t size = width + HWY_MAX_BYTES / sizeof(float);
+    std::fill_n(first, size, 0);
+    std::fill_n(second, size, 0);
+    std::fill_n(first_part, size, 0);
+    std::fill_n(second_part, size, 0);
   }
   void Flush(int64_t width) {
-    AddTo(first.at, width, first_total.at);
-    AddTo(second.at, width, second_total.at);
-    first.Fill(width, 0);
-    second.Fill(width, 0);
+    MoveTo(first_part, width, first);
+    MoveTo(second_part, width, second);
   }
 };
+
+// How many rows are summed between a load and a store of the sums.
+constexpr int64_t kRowsAtOnce = 8;
+static_assert(Layout::kFloatRows % kRowsAtOnce == 0, "");
+
+// f(r, j, lanes, first, second) adds the elements of row r in columns [j, j + lanes) to the vectors
+// first and second, for rows [first_row, last_row).
+template <typename CT, class F>
+HWY_INLINE void SumRows(int64_t first_row, int64_t last_row, int64_t width, ColumnSums<CT>& sums,
+                        F&& f) {
+  const hn::ScalableTag<CT> d;
+  for (int64_t begin = first_row; begin < last_row; begin += kRowsAtOnce) {
+    const int64_t end = std::min(last_row, begin + kRowsAtOnce);
+    ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
+      auto first = hn::Load(d, sums.first_part + j);
+      auto second = hn::Load(d, sums.second_part + j);
+      for (int64_t r = begin; r < end; ++r) f(r, j, lanes, first, second);
+      hn::Store(first, d, sums.first_part + j);
+      hn::Store(second, d, sums.second_part + j);
+    });
+    if ((end - first_row) % Layout::kFloatRows == 0) sums.Flush(width);
+  }
+  sums.Flush(width);
+}
+
+// The sum of values[0, count).
+template <typename CT>
+HWY_INLINE double SumOf(const CT* values, int64_t count) {
+  const hn::ScalableTag<double> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  double total = 0;
+  int64_t j = 0;
+  if (count >= 2 * lanes) {
+    auto sum = hn::Zero(d);
+    for (; j + lanes <= count; j += lanes) sum = hn::Add(sum, ReadWide(d, values + j, AllLanes{}));
+    total = hn::GetLane(hn::SumOfLanes(d, sum));
+  }
+  for (; j < count; ++j) total += values[j];
+  return total;
+}
+
+// The sum over columns [begin, begin + count) of a tile, and over those of its further rows if it
+// is folded: a row of the tensor has `row` columns.
+template <typename CT>
+HWY_INLINE double SumOfFolds(const CT* values, int64_t begin, int64_t count, int64_t row,
+                             int64_t width) {
+  double total = 0;
+  for (int64_t j = begin; j < width; j += row) total += SumOf(values + j, count);
+  return total;
+}
 
 HWY_INLINE double SumToDouble(hn::ScalableTag<double> d, hn::Vec<hn::ScalableTag<double>> v) {
   return hn::GetLane(hn::SumOfLanes(d, v));

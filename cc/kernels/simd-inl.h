@@ -34,9 +34,20 @@ HWY_INLINE hn::Vec<D> Read(D d, const bfloat16* p) {
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
 }
 
+// Whether the target converts binary16 itself.
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2 && !defined(HWY_DISABLE_F16C)
+#define TFGN_HAS_F16C 1
+#else
+#define TFGN_HAS_F16C 0
+#endif
+
 // Float bits of binary16 bits, subnormals included whatever the rounding and flushing modes are.
 template <class D>
 HWY_INLINE hn::Vec<D> Read(D d, const float16* p) {
+#if TFGN_HAS_F16C
+  const hn::Rebind<hwy::float16_t, D> dh;
+  return hn::PromoteTo(d, hn::LoadU(dh, reinterpret_cast<const hwy::float16_t*>(p)));
+#else
   const hn::RebindToUnsigned<D> du;
   const auto half = hn::PromoteTo(du, hn::LoadU(Rebind16<D>(), &p->bits));
   const auto magnitude = hn::ShiftLeft<13>(hn::And(half, hn::Set(du, 0x7FFFu)));
@@ -54,6 +65,7 @@ HWY_INLINE hn::Vec<D> Read(D d, const float16* p) {
   bits = hn::IfThenElse(hn::RebindMask(du, hn::Gt(exponent, hn::Set(di, 0x7BFF << 13))), non_finite,
                         bits);
   return hn::BitCast(d, hn::Or(bits, sign));
+#endif
 }
 
 template <class D>
@@ -83,6 +95,10 @@ HWY_INLINE void Write(hn::Vec<D> v, D d, bfloat16* p) {
 // Rounds to nearest even, overflows to infinity; a NaN stays one.
 template <class D>
 HWY_INLINE void Write(hn::Vec<D> v, D d, float16* p) {
+#if TFGN_HAS_F16C
+  const hn::Rebind<hwy::float16_t, D> dh;
+  hn::StoreU(hn::DemoteTo(dh, v), dh, reinterpret_cast<hwy::float16_t*>(p));
+#else
   const hn::RebindToUnsigned<D> du;
   const hn::RebindToSigned<D> di;
   const auto bits = hn::BitCast(du, v);
@@ -104,7 +120,9 @@ HWY_INLINE void Write(hn::Vec<D> v, D d, float16* p) {
   const auto is_nan = hn::RebindMask(du, hn::IsNaN(v));
   result = hn::IfThenElse(is_nan, hn::Set(du, 0x7E00u), result);
   StoreLow16(hn::Or(result, hn::ShiftRight<16>(sign)), d, &p->bits);
+#endif
 }
+#undef TFGN_HAS_F16C
 
 // How many lanes of a vector an access covers: all, or the first few.
 struct AllLanes {};
@@ -168,6 +186,47 @@ HWY_INLINE hn::Vec<D> Covered(D, hn::Vec<D> v, AllLanes) {
 template <class D>
 HWY_INLINE hn::Vec<D> Covered(D d, hn::Vec<D> v, FirstLanes n) {
   return hn::IfThenElseZero(hn::FirstN(d, n.count), v);
+}
+
+// Doubles from and to memory of the compute type.
+template <class D, class Lanes>
+HWY_INLINE hn::Vec<D> ReadWide(D d, const float* p, Lanes lanes) {
+  return hn::PromoteTo(d, Read(hn::Rebind<float, D>(), p, lanes));
+}
+template <class D, class Lanes>
+HWY_INLINE hn::Vec<D> ReadWide(D d, const double* p, Lanes lanes) {
+  return Read(d, p, lanes);
+}
+template <class D, class Lanes>
+HWY_INLINE void WriteNarrow(hn::Vec<D> v, D, float* p, Lanes lanes) {
+  const hn::Rebind<float, D> df;
+  Write(hn::DemoteTo(df, v), df, p, lanes);
+}
+template <class D, class Lanes>
+HWY_INLINE void WriteNarrow(hn::Vec<D> v, D d, double* p, Lanes lanes) {
+  Write(v, d, p, lanes);
+}
+
+// Asks for the cache line of p. Past the end of a tensor it does nothing.
+HWY_INLINE void PrefetchForRead(const void* p) { __builtin_prefetch(p, 0); }
+
+// Asks for the cache line of p to be written: a store that waits for its line costs more than one
+// that is not kept in the caches at all.
+HWY_INLINE void PrefetchForWrite(const void* p) {
+#if HWY_ARCH_X86
+  // Without -mprfchw, __builtin_prefetch(p, 1) asks for reading. Old CPUs take it for a nop.
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
+#else
+  __builtin_prefetch(p, 1);
+#endif
+}
+
+// How far ahead to ask for elements of rows that lie `stride` apart: whole rows, 2 KiB and more,
+// which is what arrives while a core works on as much.
+template <typename T>
+HWY_INLINE int64_t PrefetchDistance(int64_t stride) {
+  constexpr int64_t kAhead = 2048 / sizeof(T);
+  return (kAhead + stride - 1) / stride * stride;
 }
 
 // f(j, lanes) for each vector of a row of `width` elements, the last of them perhaps partial.

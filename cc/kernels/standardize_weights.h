@@ -91,9 +91,9 @@ struct StandardizeWeightsBackwardTensors {
   ParamOf<T>* dgain;  // [O], or null
 };
 
-// Bytes of scratch memory that a call needs, aligned to 64; sizes of an element of w and w_hat.
-int64_t StandardizeWeightsWorkspace(const StandardizeWeightsShape& shape, int64_t w_bytes,
-                                    int64_t w_hat_bytes);
+// Bytes of scratch memory that a call needs, aligned to 64.
+template <typename T, typename Tout>
+int64_t StandardizeWeightsWorkspace(const StandardizeWeightsShape& shape);
 
 // The same bits come out on every call, for any number of threads.
 template <typename T, typename Tout>

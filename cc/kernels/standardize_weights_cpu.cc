@@ -122,35 +122,21 @@ void Reorder(const StandardizeWeightsShape& shape, Order order, const T* from, T
   }
 }
 
-int64_t Aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
-// Hands out the workspace behind the part that the pass itself uses.
-class Scratch {
- public:
-  Scratch(void* workspace, int64_t used) : next_(static_cast<char*>(workspace) + Aligned(used)) {}
-
-  template <typename T>
-  T* Take(int64_t count) {
-    T* taken = reinterpret_cast<T*>(next_);
-    next_ += Aligned(count * static_cast<int64_t>(sizeof(T)));
-    return taken;
-  }
-
- private:
-  char* next_;
-};
-
 }  // namespace
 
-int64_t StandardizeWeightsWorkspace(const StandardizeWeightsShape& shape, int64_t w_bytes,
-                                    int64_t w_hat_bytes) {
+template <typename T, typename Tout>
+int64_t StandardizeWeightsWorkspace(const StandardizeWeightsShape& shape) {
+  using CT = ParamOf<T>;
   const Normalization p = NormalizationOf(shape);
-  int64_t bytes = Aligned(std::max(ForwardWorkspace(p), BackwardWorkspace(p)));
+  Scratch scratch;
+  scratch.Take<char>(std::max(ForwardWorkspace<CT>(p), BackwardWorkspace<CT>(p)));
   if (!shape.runs.empty()) {
     const int64_t size = shape.outputs * shape.fan_in;
-    bytes += 2 * Aligned(size * w_bytes) + Aligned(size * w_hat_bytes);
+    scratch.Take<T>(size);
+    scratch.Take<T>(size);
+    scratch.Take<Tout>(size);
   }
-  return bytes;
+  return scratch.used();
 }
 
 template <typename T, typename Tout>
@@ -168,13 +154,14 @@ void StandardizeWeightsForward(const StandardizeWeightsShape& shape,
   if (shape.runs.empty()) return kernels.forward(p, tensors, workspace, parallel);
 
   const int64_t size = shape.outputs * shape.fan_in;
-  Scratch scratch(workspace, ForwardWorkspace(p));
+  Scratch scratch(workspace);
+  void* const pass_workspace = scratch.Take<char>(ForwardWorkspace<ParamOf<T>>(p));
   T* w = scratch.Take<T>(size);
   auto reordered = tensors;
   reordered.w = w;
   reordered.w_hat = scratch.Take<Tout>(size);
   Reorder(shape, Order::kToOutputMajor, tensors.w, w);
-  kernels.forward(p, reordered, workspace, parallel);
+  kernels.forward(p, reordered, pass_workspace, parallel);
   Reorder<Tout>(shape, Order::kFromOutputMajor, reordered.w_hat, tensors.w_hat);
 }
 
@@ -191,7 +178,8 @@ void StandardizeWeightsBackward(const StandardizeWeightsShape& shape,
   if (shape.runs.empty()) return kernels.backward(p, tensors, workspace, parallel);
 
   const int64_t size = shape.outputs * shape.fan_in;
-  Scratch scratch(workspace, BackwardWorkspace(p));
+  Scratch scratch(workspace);
+  void* const pass_workspace = scratch.Take<char>(BackwardWorkspace<ParamOf<T>>(p));
   T* w = scratch.Take<T>(size);
   Tout* dw_hat = scratch.Take<Tout>(size);
   auto reordered = tensors;
@@ -200,13 +188,14 @@ void StandardizeWeightsBackward(const StandardizeWeightsShape& shape,
   if (tensors.dw != nullptr) reordered.dw = scratch.Take<T>(size);
   Reorder(shape, Order::kToOutputMajor, tensors.w, w);
   Reorder(shape, Order::kToOutputMajor, tensors.dw_hat, dw_hat);
-  kernels.backward(p, reordered, workspace, parallel);
+  kernels.backward(p, reordered, pass_workspace, parallel);
   if (tensors.dw != nullptr) {
     Reorder<T>(shape, Order::kFromOutputMajor, reordered.dw, tensors.dw);
   }
 }
 
 #define TFGN_INSTANTIATE(T, Tout)                                                               \
+  template int64_t StandardizeWeightsWorkspace<T, Tout>(const StandardizeWeightsShape&);        \
   template void StandardizeWeightsForward<T, Tout>(                                             \
       const StandardizeWeightsShape&, const StandardizeWeightsForwardTensors<T, Tout>&, void*,  \
       const ParallelFor&);                                                                      \

@@ -38,7 +38,7 @@ py::tuple Forward(const py::array& x, const Array& gamma, const Array& beta,
   GroupNormShape shape;
   Check(ValidateGroupNorm(call, &shape));
 
-  py::array y = ResultArray("out", out, x.dtype(), ShapeOf(x));
+  py::array y = ResultArray("out", out, x.dtype(), "x", x);
   py::array mean = NewArray(ParamType(type), {shape.n, shape.groups});
   py::array rstd = NewArray(ParamType(type), {shape.n, shape.groups});
   WithType(type, [&](auto element) {
@@ -48,7 +48,7 @@ py::tuple Forward(const py::array& x, const Array& gamma, const Array& beta,
                                                 Data<T>(side_input), Out<T>(y),      Out<U>(mean),
                                                 Out<U>(rstd)};
     py::gil_scoped_release release;
-    Workspace workspace(GroupNormForwardWorkspace(shape));
+    Workspace workspace(GroupNormForwardWorkspace<T>(shape));
     const ThreadsFor pool(threads);
     GroupNormForward<T>(shape, tensors, workspace.get(), pool);
   });
@@ -80,11 +80,11 @@ py::tuple Backward(const py::array& dy, const py::array& x, const Array& gamma, 
   GroupNormShape shape;
   Check(ValidateGroupNorm(call, &shape));
 
-  py::array dx = ResultArray("out", out, x.dtype(), ShapeOf(x));
+  py::array dx = ResultArray("out", out, x.dtype(), "x", x);
   py::array dgamma = gamma ? NewArray(param_dtype, ShapeOf(*gamma)) : NewArray(param_dtype, {0});
   py::array dbeta = beta ? NewArray(param_dtype, ShapeOf(*beta)) : NewArray(param_dtype, {0});
   py::object dside = py::none();
-  if (side_input) dside = ResultArray("side_out", side_out, x.dtype(), ShapeOf(x));
+  if (side_input) dside = ResultArray("side_out", side_out, x.dtype(), "x", x);
   WithType(type, [&](auto element) {
     using T = decltype(element);
     using U = ParamOf<T>;
@@ -101,7 +101,7 @@ py::tuple Backward(const py::array& dy, const py::array& x, const Array& gamma, 
                                                  Out<U>(dbeta),
                                                  side_input ? Out<T>(dside_array) : nullptr};
     py::gil_scoped_release release;
-    Workspace workspace(GroupNormBackwardWorkspace(shape));
+    Workspace workspace(GroupNormBackwardWorkspace<T>(shape));
     const ThreadsFor pool(threads);
     GroupNormBackward<T>(shape, tensors, workspace.get(), pool);
   });

@@ -66,10 +66,11 @@ inline std::vector<py::ssize_t> ShapeOf(const py::array& a) {
 
 // `out`, where a caller brings the memory of a result, or a new array.
 inline py::array ResultArray(const char* name, const Array& out, const py::dtype& dtype,
-                             const std::vector<py::ssize_t>& shape) {
+                             const char* like_name, const py::array& like) {
+  const std::vector<py::ssize_t> shape = ShapeOf(like);
   if (!out) return NewArray(dtype, shape);
   CheckArray(name, out, py::str(dtype.attr("name")));
-  if (ShapeOf(*out) != shape) Check(std::string(name) + " must have the shape of the result");
+  if (ShapeOf(*out) != shape) Check(std::string(name) + " must have the shape of " + like_name);
   return *out;
 }
 

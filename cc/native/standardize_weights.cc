@@ -58,7 +58,7 @@ py::tuple Forward(const py::array& w, const Array& gain, const std::vector<int64
   Check(
       ValidateStandardizeWeights(CallOf(w_shape, gain_shape, attributes, type, out_type), &shape));
 
-  py::array w_hat = ResultArray("out", out, out_dtype, ShapeOf(w));
+  py::array w_hat = ResultArray("out", out, out_dtype, "w", w);
   py::array mean = NewArray(ParamType(type), {shape.outputs});
   py::array rstd = NewArray(ParamType(type), {shape.outputs});
   WithTypes(type, out_type, [&](auto element, auto out_element) {
@@ -68,7 +68,7 @@ py::tuple Forward(const py::array& w, const Array& gain, const std::vector<int64
     const StandardizeWeightsForwardTensors<T, Tout> tensors = {
         Data<T>(w), Data<U>(gain), Out<Tout>(w_hat), Out<U>(mean), Out<U>(rstd)};
     py::gil_scoped_release release;
-    Workspace workspace(StandardizeWeightsWorkspace(shape, sizeof(T), sizeof(Tout)));
+    Workspace workspace(StandardizeWeightsWorkspace<T, Tout>(shape));
     const ThreadsFor pool(threads);
     StandardizeWeightsForward<T, Tout>(shape, tensors, workspace.get(), pool);
   });
@@ -98,7 +98,7 @@ py::tuple Backward(const py::array& dw_hat, const py::array& w, const Array& gai
   StandardizeWeightsShape shape;
   Check(ValidateStandardizeWeights(call, &shape));
 
-  py::array dw = ResultArray("out", out, w.dtype(), ShapeOf(w));
+  py::array dw = ResultArray("out", out, w.dtype(), "w", w);
   py::array dgain = NewArray(param_dtype, {shape.has_gain ? shape.outputs : 0});
   WithTypes(type, out_type, [&](auto element, auto out_element) {
     using T = decltype(element);
@@ -108,7 +108,7 @@ py::tuple Backward(const py::array& dw_hat, const py::array& w, const Array& gai
         Data<Tout>(dw_hat), Data<T>(w), Data<U>(gain), Data<U>(mean),
         Data<U>(rstd),      Out<T>(dw), Out<U>(dgain)};
     py::gil_scoped_release release;
-    Workspace workspace(StandardizeWeightsWorkspace(shape, sizeof(T), sizeof(Tout)));
+    Workspace workspace(StandardizeWeightsWorkspace<T, Tout>(shape));
     const ThreadsFor pool(threads);
     StandardizeWeightsBackward<T, Tout>(shape, tensors, workspace.get(), pool);
   });

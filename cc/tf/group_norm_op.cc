@@ -136,7 +136,7 @@ class GroupNormOp : public OpKernel {
     OP_REQUIRES_OK(ctx, TensorShape::BuildTensorShape({shape.n, shape.groups}, &statistics));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Forward::kMean, statistics, &mean));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Forward::kRstd, statistics, &rstd));
-    OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, GroupNormForwardWorkspace(shape), &workspace));
+    OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, GroupNormForwardWorkspace<T>(shape), &workspace));
 
     GroupNormForwardTensors<T> tensors;
     tensors.x = Data<T>(x);
@@ -180,7 +180,7 @@ class GroupNormGradOp : public OpKernel {
                                                               Gradient::kDx, x.shape(), &dx));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Gradient::kDgamma, gamma.shape(), &dgamma));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Gradient::kDbeta, beta.shape(), &dbeta));
-    OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, GroupNormBackwardWorkspace(shape), &workspace));
+    OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, GroupNormBackwardWorkspace<T>(shape), &workspace));
 
     GroupNormBackwardTensors<T> tensors;
     tensors.dy = Data<T>(dy);

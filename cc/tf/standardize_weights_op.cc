@@ -113,11 +113,6 @@ void WithOutputType(DataType type, F&& f) {
 }
 
 template <typename T>
-int64_t WorkspaceBytes(const Attrs& attrs, const StandardizeWeightsShape& shape) {
-  return StandardizeWeightsWorkspace(shape, sizeof(T), tensorflow::DataTypeSize(attrs.w_hat_type));
-}
-
-template <typename T>
 class StandardizeWeightsOp : public OpKernel {
  public:
   explicit StandardizeWeightsOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
@@ -135,10 +130,11 @@ class StandardizeWeightsOp : public OpKernel {
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Forward::kWHat, w.shape(), &w_hat));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Forward::kMean, statistics, &mean));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Forward::kRstd, statistics, &rstd));
-    OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, WorkspaceBytes<T>(attrs_, shape), &workspace));
 
     WithOutputType<T>(attrs_.w_hat_type, [&](auto tout) {
       using Tout = decltype(tout);
+      const int64_t bytes = StandardizeWeightsWorkspace<T, Tout>(shape);
+      OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, bytes, &workspace));
       StandardizeWeightsForwardTensors<T, Tout> tensors;
       tensors.w = Data<T>(w);
       tensors.gain = shape.has_gain ? Data<ParamOf<T>>(gain) : nullptr;
@@ -169,10 +165,11 @@ class StandardizeWeightsGradOp : public OpKernel {
     Tensor *dw, *dgain, workspace;
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Gradient::kDw, w.shape(), &dw));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Gradient::kDgain, gain.shape(), &dgain));
-    OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, WorkspaceBytes<T>(attrs_, shape), &workspace));
 
     WithOutputType<T>(attrs_.w_hat_type, [&](auto tout) {
       using Tout = decltype(tout);
+      const int64_t bytes = StandardizeWeightsWorkspace<T, Tout>(shape);
+      OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, bytes, &workspace));
       StandardizeWeightsBackwardTensors<T, Tout> tensors;
       tensors.dw_hat = Data<Tout>(ctx->input(Gradient::kDwHat));
       tensors.w = Data<T>(w);

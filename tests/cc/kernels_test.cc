@@ -96,14 +96,14 @@ void RunGroupNorm(const GroupNormShape& shape, const ParallelFor& parallel) {
   Exact<U> gamma(shape.c), beta(shape.n * shape.c), mean(stats), rstd(stats), dgamma(shape.c),
       dbeta(shape.n * shape.c);
   x.Fill(), dy.Fill(), side.Fill(), gamma.Fill(), beta.Fill();
-  Workspace forward(GroupNormForwardWorkspace(shape));
+  Workspace forward(GroupNormForwardWorkspace<T>(shape));
   GroupNormForward<T>(
       shape, {x.data(), gamma.data(), beta.data(), side.data(), y.data(), mean.data(), rstd.data()},
       forward.get(), parallel);
   EXPECT_TRUE(y.Written());
   EXPECT_TRUE(mean.Written());
   EXPECT_TRUE(rstd.Written());
-  Workspace backward(GroupNormBackwardWorkspace(shape));
+  Workspace backward(GroupNormBackwardWorkspace<T>(shape));
   GroupNormBackward<T>(shape,
                        {dy.data(), x.data(), gamma.data(), beta.data(), mean.data(), rstd.data(),
                         side.data(), dx.data(), dgamma.data(), dbeta.data(), dside.data()},
@@ -183,7 +183,7 @@ void RunStandardizeWeights(const std::vector<int64_t>& size, const std::vector<i
   Exact<Tout> w_hat(count), dw_hat(count);
   Exact<U> gain(shape.outputs), mean(shape.outputs), rstd(shape.outputs), dgain(shape.outputs);
   w.Fill(), dw_hat.Fill(), gain.Fill();
-  Workspace workspace(StandardizeWeightsWorkspace(shape, sizeof(T), sizeof(Tout)));
+  Workspace workspace(StandardizeWeightsWorkspace<T, Tout>(shape));
   StandardizeWeightsForward<T, Tout>(
       shape, {w.data(), gain.data(), w_hat.data(), mean.data(), rstd.data()}, workspace.get(),
       parallel);

@@ -1,0 +1,141 @@
+// How work goes to threads. None of it changes a result: what is summed with what is fixed by
+// Layout.
+#ifndef TFGN_KERNELS_STAGES_H_
+#define TFGN_KERNELS_STAGES_H_
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "kernels/parallel.h"
+
+namespace tfgn {
+
+// Threads that go through the stages of a pass together, for one wake-up. Every member runs the
+// same program, a sequence of Share and Wait with the same counts. A member that starts late, or
+// when all is done, finds its work taken by the others: none ever waits for one that does not run.
+class Team {
+ public:
+  class Member;
+
+  // `bytes`: what the program reads and writes, about.
+  Team(const ParallelFor& parallel, int64_t bytes)
+      : parallel_(parallel),
+        // Waking a thread costs some 5 us, in which one core moves about 64 KiB.
+        size_(static_cast<int>(std::clamp<int64_t>(bytes >> 16, 1, parallel.threads()))),
+        next_(size_) {}
+
+  int size() const { return size_; }
+
+  // program(Member&) on every member.
+  template <typename F>
+  void Run(F&& program) {
+    parallel_(size_, [&](int64_t i) {
+      Member member(*this, static_cast<int>(i));
+      program(member);
+    });
+  }
+
+ private:
+  struct alignas(64) Counter {  // a cache line of its own
+    std::atomic<int64_t> value{0};
+  };
+
+  const ParallelFor& parallel_;
+  const int size_;
+  std::vector<Counter> next_;  // tasks begun, of all stages, by the member that they belong to
+  Counter done_;               // tasks done
+};
+
+class Team::Member {
+ public:
+  Member(Team& team, int index) : team_(team), index_(index), base_(team.size_, 0) {}
+
+  // f(begin, end) for ranges that make up [0, count); `bytes` is what each of the count reads and
+  // writes, about. A member begins with its own part, the same part of every stage, whose memory
+  // its caches may hold, and then takes what others have left.
+  template <typename F>
+  void Share(int64_t count, int64_t bytes, F&& f) {
+    constexpr int64_t kTaskBytes = 64 << 10;
+    const int64_t grain = std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, bytes));
+    const int64_t tasks = (count + grain - 1) / grain;
+    int64_t done = 0;
+    for (int i = 0; i < team_.size_; ++i) {
+      const int owner = (index_ + i) % team_.size_;
+      const int64_t first = tasks * owner / team_.size_;
+      const int64_t end = base_[owner] + tasks * (owner + 1) / team_.size_ - first;
+      for (int64_t k; (k = Claim(team_.next_[owner].value, end)) < end; ++done) {
+        const int64_t begin = (first + k - base_[owner]) * grain;
+        f(begin, std::min(count, begin + grain));
+      }
+      base_[owner] = end;
+    }
+    total_ += tasks;
+    team_.done_.value.fetch_add(done, std::memory_order_acq_rel);
+  }
+
+  // Returns when all that was shared so far is done.
+  void Wait() const {
+    for (int spins = 0; team_.done_.value.load(std::memory_order_acquire) < total_; ++spins) {
+      if (spins > 256) std::this_thread::yield();
+    }
+  }
+
+ private:
+  // The next task before `end`, or a number that is not.
+  static int64_t Claim(std::atomic<int64_t>& next, int64_t end) {
+    int64_t k = next.load(std::memory_order_relaxed);
+    while (k < end && !next.compare_exchange_weak(k, k + 1, std::memory_order_relaxed)) {
+    }
+    return k;
+  }
+
+  Team& team_;
+  const int index_;
+  std::vector<int64_t> base_;  // tasks of earlier stages, by owner
+  int64_t total_ = 0;
+};
+
+// f(n, begin, end) for ranges that make up [0, items) of every sample n. `bytes`: of an item.
+template <typename F>
+struct Stage {
+  int64_t items, bytes;
+  F f;
+};
+template <typename F>
+Stage(int64_t, int64_t, F) -> Stage<F>;
+
+// The stages, one after the other, for waves of samples: as many at a time as the caches of the
+// threads hold, so that a stage finds there what the one before has read.
+template <typename... F>
+void RunStages(const ParallelFor& parallel, int64_t samples, int64_t sample_bytes,
+               const Stage<F>&... stages) {
+  // Half of the 1 MiB of L2 that a core of a server has, as the output passes through as well.
+  constexpr int64_t kCacheBytes = 512 << 10;
+  Team team(parallel, 2 * samples * sample_bytes);
+  const int64_t wave = std::clamp<int64_t>(
+      team.size() * kCacheBytes / std::max<int64_t>(1, sample_bytes), 1, samples);
+  team.Run([&](Team::Member& member) {
+    for (int64_t first = 0; first < samples; first += wave) {
+      const int64_t count = std::min(wave, samples - first);
+      const auto run = [&](const auto& stage) {
+        member.Share(count * stage.items, stage.bytes, [&](int64_t begin, int64_t end) {
+          for (int64_t stop; begin < end; begin = stop) {
+            const int64_t n = begin / stage.items, start = n * stage.items;
+            stop = std::min(end, start + stage.items);
+            stage.f(first + n, begin - start, stop - start);
+          }
+        });
+      };
+      // A wave does not wait for the last stage of the one before: they share nothing.
+      bool is_first = true;
+      ((is_first ? void() : member.Wait(), is_first = false, run(stages)), ...);
+    }
+  });
+}
+
+}  // namespace tfgn
+
+#endif  // TFGN_KERNELS_STAGES_H_
