@@ -1,0 +1,1 @@
+"""The CPU benchmarks: `python -m benchmarks --help`."""

@@ -1,0 +1,177 @@
+"""What is measured, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+#: Of PEERS: the feature maps of a ResNet-50, a large batch, a diffusion U-Net. 32 groups.
+LADDER = (
+    (2, 112, 112, 64),
+    (2, 56, 56, 64),
+    (2, 56, 56, 256),
+    (2, 28, 28, 512),
+    (2, 14, 14, 1024),
+    (2, 7, 7, 2048),
+    (16, 56, 56, 256),
+    (2, 64, 64, 320),
+)
+
+#: Sequences, volumes, odd numbers of channels: shape and groups.
+OTHER_SHAPES = (
+    ((8, 4096, 256), 32),
+    ((2, 1000, 80), 8),
+    ((1, 32, 64, 64, 32), 32),
+    ((2, 16, 32, 32, 48), 8),
+    ((2, 112, 112, 24), 3),
+    ((2, 112, 112, 30), 5),
+    ((2, 112, 112, 7), 1),
+    ((1, 600, 400, 24), 3),
+)
+
+#: Batch 1, from 64 KB to 64 MB: does the cost grow linearly?
+SIZES = tuple((1, side, side, 64) for side in (16, 32, 64, 128, 256, 512))
+
+#: Batch 1: does every core help?
+SCALING = ((1, 56, 56, 64), (1, 56, 56, 256), (1, 7, 7, 2048), (1, 256, 256, 64), (1, 600, 400, 24))
+
+ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+#: Which worker runs a contender. The stores of the two copies differ.
+CONTENDERS = {
+    "copy": "kernels",
+    "streaming copy": "kernels",
+    "kernel": "kernels",
+    "op": "tensorflow",
+    "floor": "tensorflow",
+    "keras": "tensorflow",
+    "keras jit": "tensorflow",
+    "fused bn": "tensorflow",
+    "composite": "tensorflow",
+    "composite jit": "tensorflow",
+    "step": "tensorflow",
+    "torch": "pytorch",
+    "flax": "flax",
+}
+COPIES = ("copy", "streaming copy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A GroupNorm, and what may be fused with it.
+
+    Attributes:
+        axis: of the channels, 1 or -1.
+        backward: whether the gradients of all inputs are computed too.
+        threads: None for one per core.
+    """
+
+    shape: tuple[int, ...]
+    groups: int = 32
+    axis: int = -1
+    dtype: str = "float32"
+    activation: str = "linear"
+    residual: bool = False
+    backward: bool = False
+    threads: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of one input."""
+        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+
+    @property
+    def traffic(self) -> float:
+        """The memory traffic that cannot be avoided, in copies of the input."""
+        # A copy moves two tensors. Forward: x, y; backward: x, dy, dx; the residual once and twice.
+        tensors = 2 + 3 * self.backward + self.residual * (1 + 2 * self.backward)
+        return tensors / 2
+
+    @property
+    def copied(self) -> Norm:
+        """The case whose copies are the bound of this one."""
+        return dataclasses.replace(self, activation="linear", residual=False, backward=False)
+
+    @property
+    def inputs(self) -> Norm:
+        """The case with the same inputs for all that can share them."""
+        return dataclasses.replace(self.copied, threads=None, residual=self.residual)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weight standardization of all kernels of a ResNet-50."""
+
+    backward: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Of all kernels."""
+        return 4 * sum(math.prod(shape) for shape in RESNET50_KERNELS)
+
+    @property
+    def traffic(self) -> float:
+        """As `Norm.traffic`."""
+        return (2 + 3 * self.backward) / 2
+
+    @property
+    def copied(self) -> Weights:
+        """As `Norm.copied`."""
+        return Weights()
+
+    inputs = copied
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A training step of a ResNet50V2."""
+
+    norm: str
+    batch: int = 2
+    side: int = 224
+
+    @property
+    def nbytes(self) -> int:
+        """Of the images."""
+        return self.batch * self.side * self.side * 3 * 4
+
+    @property
+    def inputs(self) -> Step:
+        """As `Norm.inputs`."""
+        return dataclasses.replace(self, norm="none")
+
+
+STEP_NORMS = {
+    "none": "no norm",
+    "bn": "BN",
+    "gn": "Keras GN",
+    "gn+ws": "Keras GN + WS",
+    "ours": "ours GN + WS",
+}
+
+Case = Norm | Weights | Step
+
+
+def case_from_dict(kind: str, fields: dict) -> Case:
+    """The inverse of `dataclasses.asdict`, from JSON, which has no tuples."""
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    return {"Norm": Norm, "Weights": Weights, "Step": Step}[kind](**fields)
+
+
+def _resnet50_kernels() -> tuple[tuple[int, ...], ...]:
+    kernels, inputs = [(7, 7, 3, 64)], 64
+    for width, blocks in zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True):
+        for block in range(blocks):
+            if block == 0:
+                kernels.append((1, 1, inputs, 4 * width))
+            kernels += [(1, 1, inputs, width), (3, 3, width, width), (1, 1, width, 4 * width)]
+            inputs = 4 * width
+    return tuple(kernels)
+
+
+RESNET50_KERNELS = _resnet50_kernels()
+
+
+def channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the same tensor with the channels behind the batch."""
+    return (shape[0], shape[-1], *shape[1:-1])

@@ -1,0 +1,80 @@
+"""PyTorch, whose memory format goes with the layout of the case."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from ..cases import Case, Norm, Weights
+
+torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def versions() -> dict:
+    return {"PyTorch": torch.__version__}
+
+
+def load(case: Case, arrays: dict) -> dict:
+    if isinstance(case, Weights):
+        # Kernels as PyTorch stores them: output channels first.
+        return {
+            name: [_tensor(w).permute(3, 2, 0, 1).contiguous().requires_grad_() for w in kernels]
+            for name, kernels in arrays.items()
+        }
+    tensors = {name: _tensor(array) for name, array in arrays.items()}
+    for name in ("x", "dy"):
+        # A view: the strides of memory_format=channels_last.
+        tensors[name] = tensors[name].movedim(case.axis, 1)
+    for name in ("x", "gamma", "beta"):
+        tensors[name].requires_grad_()
+    return tensors
+
+
+def _tensor(array):
+    if array.dtype.name == "bfloat16":
+        return torch.tensor(array.view("int16")).view(torch.bfloat16)
+    return torch.tensor(array)  # A copy, aligned as PyTorch does.
+
+
+def function(contender: str, case: Case):
+    return _group_norm(case) if isinstance(case, Norm) else _weights(case)
+
+
+def _group_norm(case: Norm):
+    def forward(a):
+        return torch.nn.functional.group_norm(a["x"], case.groups, a["gamma"], a["beta"], 1e-3)
+
+    def forward_only(a):
+        with torch.no_grad():
+            return [forward(a)]
+
+    def both(a):
+        y = forward(a)
+        return [y, *torch.autograd.grad(y, (a["x"], a["gamma"], a["beta"]), a["dy"])]
+
+    return both if case.backward else forward_only
+
+
+def _weights(case: Weights):
+    def standardize(w):
+        # As timm's StdConv2d does.
+        view = w.reshape(1, len(w), -1)
+        return torch.nn.functional.batch_norm(
+            view, None, None, training=True, momentum=0.0, eps=1e-10
+        ).reshape_as(w)
+
+    def forward_only(a):
+        with torch.no_grad():
+            return [standardize(w) for w in a["w"]]
+
+    def both(a):
+        outputs = [standardize(w) for w in a["w"]]
+        return outputs, torch.autograd.grad(outputs, a["w"], a["dw"])
+
+    return both if case.backward else forward_only
+
+
+def to_numpy(case: Norm, outputs: list) -> list:
+    outputs = (output.detach().float() for output in outputs)
+    return [(t.movedim(1, case.axis) if t.ndim > 1 else t).numpy() for t in outputs]

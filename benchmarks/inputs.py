@@ -1,0 +1,74 @@
+"""Random inputs, and how many sets of them are needed to find them outside of the caches."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+import numpy as np
+
+from .cases import RESNET50_KERNELS, Case, Norm, Step, Weights
+
+ALIGNMENT = 64
+
+
+@functools.cache
+def last_level_cache() -> int:
+    """Bytes of the largest cache, or 32 MB where Linux does not tell."""
+    sizes = [
+        int(path.read_text().strip().removesuffix("K")) * 1024
+        for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    ]
+    return max(sizes, default=32 << 20)
+
+
+def slots(case: Case) -> int:
+    """How many sets of inputs are used in turn: together more than twice the last-level cache."""
+    if isinstance(case, Step):
+        return 4  # A step touches far more than its inputs.
+    return max(2, math.ceil(2 * last_level_cache() / case.nbytes))
+
+
+def draw(case: Case, seed: int, mean: float = 0.0) -> dict:
+    """Draws one set of inputs: NumPy arrays, or lists of them for `Weights`."""
+    rng = np.random.default_rng(seed)
+    if isinstance(case, Norm):
+        channels = case.shape[case.axis]
+        x = _normal(rng, case.shape)
+        if mean:
+            x += np.float32(mean)
+        arrays = {"x": x, "dy": _normal(rng, case.shape)}
+        if case.residual:
+            arrays["residual"] = _normal(rng, case.shape)
+        arrays = {name: _cast(array, case.dtype) for name, array in arrays.items()}
+        parameters = "float64" if case.dtype == "float64" else "float32"
+        arrays["gamma"] = rng.uniform(0.5, 1.5, channels).astype(parameters)
+        arrays["beta"] = rng.normal(size=channels).astype(parameters)
+        return arrays
+    if isinstance(case, Weights):
+        return {name: [_normal(rng, shape) for shape in RESNET50_KERNELS] for name in ("w", "dw")}
+    return {
+        "images": _normal(rng, (case.batch, case.side, case.side, 3)),
+        "labels": rng.integers(1000, size=case.batch),
+    }
+
+
+def aligned(like: np.ndarray) -> np.ndarray:
+    """A new array of that shape and type, aligned as TensorFlow aligns its own and touched."""
+    buffer = np.zeros(like.nbytes + ALIGNMENT, np.uint8)
+    buffer.fill(0)  # np.zeros maps pages that are not there yet
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_normal(shape, np.float32)
+
+
+def _cast(array: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return array.astype(ml_dtypes.bfloat16)
+    return array.astype(dtype, copy=False)

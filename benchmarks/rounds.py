@@ -1,0 +1,190 @@
+"""Drives the workers: one process per framework, of which only one computes at a time.
+
+A worker that waits takes no CPU time from the others: the threads of none of the frameworks spin on
+for longer than 0.3 ms after a call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from .cases import CONTENDERS
+from .sections import Entry, Group
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: A contender that has used up this time in a group is not asked any more after so many rounds.
+BUDGET_SECONDS = 3.0
+FEWEST_ROUNDS = 5
+
+ENVIRONMENT = {
+    "tensorflow": {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
+    # Else the threads of PyTorch share a core.
+    "pytorch": {"OMP_PROC_BIND": "true"},
+    "flax": {"JAX_PLATFORMS": "cpu"},
+}
+
+
+class FrameworkMissing(Exception):
+    """The framework cannot be imported."""
+
+
+class WorkerError(Exception):
+    """A request has failed."""
+
+
+class WorkerProcess:
+    """A process of `worker.py`.
+
+    Raises:
+        FrameworkMissing: if the framework cannot be imported.
+    """
+
+    def __init__(self, framework: str):
+        self.framework = framework
+        self._log = tempfile.TemporaryFile()  # of what frameworks say while all is well
+        ours, theirs = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", framework, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=os.environ | ENVIRONMENT.get(framework, {}),
+            cwd=ROOT,
+            stderr=self._log,
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        try:
+            self.versions = self.result()
+        except BaseException as error:  # Ctrl-C, too: nobody else knows of the process yet.
+            self.close()
+            if isinstance(error, WorkerError):
+                raise FrameworkMissing(str(error)) from None
+            raise
+
+    def ask(self, method: str, *arguments):
+        """Sends a request; `result` waits for its answer."""
+        with contextlib.suppress(BrokenPipeError):  # `result` tells what has happened.
+            self._connection.send((method, *arguments))
+
+    def result(self):
+        """Returns the answer to the oldest request.
+
+        Raises:
+            WorkerError: if the request has failed or the process is gone.
+        """
+        try:
+            succeeded, value = self._connection.recv()
+        except (EOFError, ConnectionError):
+            code = self._process.wait()
+            self._log.seek(0)
+            log = self._log.read().decode(errors="replace")
+            raise WorkerError(f"{log}the {self.framework} worker has ended with {code}") from None
+        if not succeeded:
+            raise WorkerError(value)
+        return value
+
+    def call(self, method: str, *arguments):
+        """`ask` and `result`."""
+        self.ask(method, *arguments)
+        return self.result()
+
+    def close(self):
+        """Ends the process, whatever it is doing."""
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+
+class Workers:
+    """The workers of all frameworks that are installed, started when they are needed.
+
+    Attributes:
+        versions: of all frameworks started so far.
+        missing: why a framework cannot be used.
+    """
+
+    def __init__(self):
+        self.versions: dict[str, str] = {}
+        self.missing: dict[str, str] = {}
+        self._processes: dict[str, WorkerProcess] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self._processes.values():
+            process.close()
+
+    def get(self, framework: str) -> WorkerProcess | None:
+        """Returns the worker, or None where the framework is not installed."""
+        if framework not in self._processes and framework not in self.missing:
+            try:
+                process = WorkerProcess(framework)
+            except FrameworkMissing as error:
+                self.missing[framework] = str(error)
+                return None
+            self._processes[framework] = process
+            self.versions |= process.versions
+        return self._processes.get(framework)
+
+    def of(self, contender: str) -> WorkerProcess | None:
+        """Returns the worker that runs a contender."""
+        return self.get(CONTENDERS[contender])
+
+
+def measure(
+    group: Group, workers: Workers, rounds: int, on_round: Callable[[], None]
+) -> tuple[dict[Entry, list[float]], dict[Entry, str]]:
+    """Times all entries of a group, one call of each after the other, for so many rounds.
+
+    Returns:
+        For each entry the nanoseconds of each round (the median of a turn's calls), and the error
+        message of each entry that cannot run.
+    """
+    entries, errors = _prepare(group.entries, workers)
+    times = {entry: [] for entry in entries}
+    spent = dict.fromkeys(entries, 0.0)
+    order = random.Random(0)
+    for round_number in range(rounds):
+        for entry in order.sample(entries, len(entries)):
+            if spent[entry] > BUDGET_SECONDS and round_number >= FEWEST_ROUNDS:
+                continue
+            calls = workers.of(entry.contender).call("turn", entry)
+            times[entry].append(statistics.median(calls))
+            spent[entry] += sum(calls) / 1e9
+        on_round()
+    return times, errors
+
+
+def _prepare(entries: list[Entry], workers: Workers) -> tuple[list[Entry], dict[Entry, str]]:
+    by_worker: dict[WorkerProcess, list[Entry]] = {}
+    for entry in entries:
+        if worker := workers.of(entry.contender):
+            by_worker.setdefault(worker, []).append(entry)
+    for worker, its_entries in by_worker.items():
+        worker.ask("prepare", its_entries)
+    errors = {}
+    for worker in by_worker:
+        errors |= worker.result()
+    ready = [entry for its in by_worker.values() for entry in its if entry not in errors]
+    return ready, errors
+
+
+def peak_memory(entry: Entry) -> int:
+    """Returns the peak memory of an entry, in a process of its own, in bytes."""
+    process = WorkerProcess(CONTENDERS[entry.contender])
+    try:
+        return process.call("peak_memory", entry)
+    finally:
+        process.close()

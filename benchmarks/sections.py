@@ -1,0 +1,130 @@
+"""The sections of the report: which contenders run which cases, and which of them together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .cases import (
+    COPIES,
+    OTHER_SHAPES,
+    SCALING,
+    SIZES,
+    STEP_NORMS,
+    Case,
+    Norm,
+    Step,
+    Weights,
+    channels_first,
+)
+
+PASSES = (False, True)
+EVERYONE = ("kernel", "op", "floor", "keras", "keras jit", "fused bn", "torch")
+
+
+class Entry(NamedTuple):
+    """One contender at one case."""
+
+    contender: str
+    case: Case
+
+
+class Group(NamedTuple):
+    """What is measured interleaved, in the same rounds."""
+
+    section: str
+    title: str
+    entries: list[Entry]
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _everyone(section: str, case: Norm, contenders=EVERYONE) -> Group:
+    entries = [Entry(copy, case) for copy in COPIES]
+    for backward in PASSES:
+        entries += [Entry(c, dataclasses.replace(case, backward=backward)) for c in contenders]
+    return Group(section, f"{section} {_text(case.shape)}", entries)
+
+
+def _ours(section: str, title: str, cases: list[Norm], contenders=("kernel", "op")) -> Group:
+    entries = [Entry(copy, case) for case in {c.copied: None for c in cases} for copy in COPIES]
+    entries += [
+        Entry(contender, dataclasses.replace(case, backward=backward))
+        for case in cases
+        for backward in PASSES
+        for contender in contenders
+    ]
+    return Group(section, f"{section} {title}", entries)
+
+
+def ladder(shapes) -> Iterator[Group]:
+    for shape in shapes:
+        yield _everyone("ladder", Norm(shape))
+
+
+def other_shapes(shapes) -> Iterator[Group]:
+    for shape, groups in OTHER_SHAPES:
+        yield _everyone("shapes", Norm(shape, groups))
+
+
+FUSIONS = {
+    "+ReLU": {"activation": "relu"},
+    "+SiLU": {"activation": "silu"},
+    "+residual": {"residual": True},
+    "+residual+ReLU": {"activation": "relu", "residual": True},
+}
+
+
+def fusions(shapes) -> Iterator[Group]:
+    for shape in shapes:
+        cases = [Norm(shape)] + [Norm(shape, **fusion) for fusion in FUSIONS.values()]
+        yield _ours("fusions", _text(shape), cases)
+
+
+def types(shapes) -> Iterator[Group]:
+    for shape in shapes:
+        cases = [Norm(shape, dtype=dtype) for dtype in ("float32", "bfloat16", "float16")]
+        yield _ours("types", _text(shape), cases)
+
+
+def layouts(shapes) -> Iterator[Group]:
+    contenders = [name for name in EVERYONE if name != "fused bn"]  # Channels last only, on a CPU.
+    for shape in shapes:
+        yield _everyone("layouts", Norm(channels_first(shape), axis=1), contenders)
+
+
+def scaling(shapes) -> Iterator[Group]:
+    for shape in SCALING:
+        groups = 3 if shape[-1] == 24 else 32
+        cases = [Norm(shape, groups, threads=threads) for threads in (1, None)]
+        yield _ours("scaling", _text(shape), cases, ("kernel",))
+    for shape in SIZES:
+        yield _ours("scaling", _text(shape), [Norm(shape)])
+
+
+def weights(shapes) -> Iterator[Group]:
+    entries = [Entry(copy, Weights()) for copy in COPIES]
+    for backward in PASSES:
+        for contender in ("kernel", "op", "composite", "composite jit", "torch"):
+            entries.append(Entry(contender, Weights(backward)))
+    yield Group("weights", "weights of a ResNet-50", entries)
+
+
+def step(shapes) -> Iterator[Group]:
+    entries = [Entry("step", Step(norm)) for norm in STEP_NORMS]
+    yield Group("step", "training step of a ResNet50V2", entries)
+
+
+SECTIONS = {
+    "ladder": ladder,
+    "fusions": fusions,
+    "types": types,
+    "layouts": layouts,
+    "shapes": other_shapes,
+    "scaling": scaling,
+    "weights": weights,
+    "step": step,
+}
