@@ -1,0 +1,126 @@
+"""The accuracy of DESIGN.md, section 5, at means up to 1e4: a gate for ours, a row for others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from tests import reference
+
+from .cases import Norm
+from .inputs import draw
+from .rounds import WorkerError, Workers
+
+MEANS = (0.0, 1e2, 1e3, 1e4)
+SHAPES = (((1, 56, 56, 64), 32), ((1, 600, 400, 24), 3))
+DTYPES = ("float32", "bfloat16", "float16")
+OURS = ("kernel", "op")
+OTHERS = ("keras", "keras jit", "torch", "flax")
+GRADIENTS = ("dx", "dgamma", "dbeta")
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """How far from float64 one contender is.
+
+    Attributes:
+        error: the largest absolute error of y.
+        excess: the largest error of y over its bound.
+        gradient_excess: the largest error of a gradient, in norm, over its bound.
+        bound: the largest bound of an element of y.
+    """
+
+    contender: str
+    shape: tuple[int, ...]
+    dtype: str
+    mean: float
+    error: float
+    excess: float
+    gradient_excess: float
+    bound: float
+
+    @property
+    def held(self) -> bool:
+        """Whether all bounds hold; NaN holds none."""
+        return self.excess <= 1 and self.gradient_excess <= 1
+
+
+def cases() -> list[tuple[Norm, float]]:
+    """Returns every case and mean."""
+    return [
+        (Norm(shape, groups, dtype=dtype, backward=True), mean)
+        for shape, groups in SHAPES
+        for dtype in DTYPES
+        for mean in MEANS
+    ]
+
+
+def evaluate(
+    case: Norm, mean: float, workers: Workers, failed: Callable[[str, str], None]
+) -> list[Accuracy]:
+    """Runs every contender once.
+
+    Args:
+        case: with `backward`.
+        mean: of x, whose deviation is 1 before it is rounded to its type.
+        workers: where the contenders run.
+        failed: takes a contender that could not run and its message.
+    """
+    arrays = draw(case, seed=0, mean=mean)
+    expected = reference.group_norm(
+        arrays["x"], arrays["gamma"], arrays["beta"], None, groups=case.groups, dy=arrays["dy"]
+    )
+    asked = [name for name in (*OURS, *OTHERS) if workers.of(name)]
+    results = []
+    for contender in asked:
+        try:
+            outputs = workers.of(contender).call("evaluate", contender, case, arrays)
+        except WorkerError as error:
+            failed(contender, str(error).strip().splitlines()[-1])
+            continue
+        results.append(_compare(contender, case, mean, arrays, outputs, expected))
+    return results
+
+
+def _compare(contender, case, mean, arrays, outputs, expected) -> Accuracy:
+    y, *gradients = (np.asarray(output, np.float64) for output in outputs)
+    offset = reference.offset_in_deviations(expected, case.shape, case.axis)
+    storage = reference.STORAGE_ROUNDOFF[case.dtype]
+    unit = reference.ARITHMETIC_ROUNDOFF[case.dtype]
+    smallest = reference.SMALLEST_FLOAT16 if case.dtype == "float16" else 0.0
+
+    bound = unit * (8 * (1 + offset) * np.abs(arrays["gamma"]) + 2 * np.abs(expected.y))
+    bound = bound + storage * (np.abs(expected.y) + bound) + smallest
+    error = np.abs(y - expected.y)
+
+    excesses = []
+    for name, actual in zip(GRADIENTS, gradients, strict=True):
+        exact = expected.gradients[name.removeprefix("d")]
+        norm = np.linalg.norm(exact)
+        allowed = norm * 64 * unit * (1 + offset.max())
+        if name == "dx":
+            allowed += norm * storage + smallest * exact.size**0.5
+        deviation = np.linalg.norm(actual - exact)
+        excesses.append(deviation / allowed if allowed else np.inf if deviation else 0.0)
+    return Accuracy(
+        contender,
+        case.shape,
+        case.dtype,
+        mean,
+        error=float(error.max()),
+        excess=float((error / bound).max()),
+        gradient_excess=float(np.max(excesses)),
+        bound=float(bound.max()),
+    )
+
+
+def violations(results: list[Accuracy]) -> list[str]:
+    """Returns a sentence for every bound that one of ours exceeds."""
+    return [
+        f"{r.contender} on {'x'.join(map(str, r.shape))} {r.dtype} at mean {r.mean:g}: y at "
+        f"{r.excess:.3g}, gradients at {r.gradient_excess:.3g} times the bound"
+        for r in results
+        if r.contender in OURS and not r.held
+    ]
