@@ -1,0 +1,78 @@
+"""What was measured, in memory and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+
+from .accuracy import Accuracy
+from .cases import COPIES, Case, case_from_dict
+from .sections import Entry
+
+
+@dataclasses.dataclass
+class Results:
+    """All that the report shows.
+
+    Attributes:
+        environment: `date`, `command`, `machine` and `versions`.
+        times: for each section and entry, nanoseconds of every round.
+        memory: peak bytes of a training step by normalization.
+        accuracy: a row per contender, case and mean.
+        skipped: sentences about what could not run.
+    """
+
+    environment: dict
+    times: dict[tuple[str, Entry], list[float]] = dataclasses.field(default_factory=dict)
+    memory: dict[str, int] = dataclasses.field(default_factory=dict)
+    accuracy: list[Accuracy] = dataclasses.field(default_factory=list)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+
+    def ns(self, section: str, contender: str, case: Case) -> float | None:
+        """Returns the median over the rounds, or None where it was not measured."""
+        rounds = self.times.get((section, Entry(contender, case)))
+        return statistics.median(rounds) if rounds else None
+
+    def copy_ns(self, section: str, case: Case) -> float | None:
+        """Returns the time of a copy of the input: the better of the two kinds of stores."""
+        times = [self.ns(section, copy, case.copied) for copy in COPIES]
+        return min((ns for ns in times if ns is not None), default=None)
+
+    def bound_ns(self, section: str, case: Case) -> float | None:
+        """Returns the time that the unavoidable memory traffic of a case takes."""
+        copy = self.copy_ns(section, case)
+        return None if copy is None else copy * case.traffic
+
+    def cases(self, section: str) -> list[Case]:
+        """Returns the cases of a section, in the order of their measurement."""
+        return list(dict.fromkeys(entry.case for name, entry in self.times if name == section))
+
+    def to_json(self) -> dict:
+        """Returns an object of lists and dictionaries."""
+        times = [
+            {
+                "section": section,
+                "contender": entry.contender,
+                "kind": type(entry.case).__name__,
+                "case": dataclasses.asdict(entry.case),
+                "ns": rounds,
+            }
+            for (section, entry), rounds in self.times.items()
+        ]
+        accuracy = [dataclasses.asdict(row) for row in self.accuracy]
+        return dataclasses.asdict(dataclasses.replace(self, times={}, accuracy=[])) | {
+            "times": times,
+            "accuracy": accuracy,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict) -> Results:
+        """The inverse of `to_json`."""
+        times = {}
+        for row in content["times"]:
+            entry = Entry(row["contender"], case_from_dict(row["kind"], row["case"]))
+            times[row["section"], entry] = row["ns"]
+        accuracy = [
+            Accuracy(**(row | {"shape": tuple(row["shape"])})) for row in content["accuracy"]
+        ]
+        return cls(**(content | {"times": times, "accuracy": accuracy}))

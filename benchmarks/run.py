@@ -1,0 +1,139 @@
+"""A run from its first round to its results."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import accuracy, machine
+from .cases import LADDER, STEP_NORMS, Step
+from .results import Results
+from .rounds import WorkerError, Workers, measure, peak_memory
+from .sections import SECTIONS, Entry, Group
+
+ROUNDS, QUICK_ROUNDS = 15, 3
+#: A step takes as long as a thousand ops: it needs fewer, and its noise is smaller.
+STEP_ROUNDS = 10
+QUICK_SHAPES = ((2, 56, 56, 64), (2, 7, 7, 2048))
+QUICK_BYTES = 4e6
+QUICK_NORMS = ("bn", "ours")
+
+
+def run(
+    command: str,
+    only: Collection[str],
+    shapes: Collection[tuple[int, ...]] | None,
+    rounds: int | None,
+    quick: bool,
+) -> Results:
+    """Measures the sections.
+
+    Args:
+        command: how the run was started.
+        only: names of sections, and `"accuracy"`.
+        shapes: instead of the ladder's.
+        rounds: of each group, or None for the default.
+        quick: whether to run a part, with few rounds.
+    """
+    shapes = shapes or (QUICK_SHAPES if quick else LADDER)
+    rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
+    groups = list(_groups(only, shapes, quick))
+    checks = accuracy.cases() if "accuracy" in only else []
+    if quick:
+        checks = [(case, mean) for case, mean in checks if case.shape == accuracy.SHAPES[0][0]]
+    results = Results(
+        {
+            "command": command,
+            "date": datetime.date.today().isoformat(),
+            "rounds": rounds,
+            "machine": machine.describe(),
+        }
+    )
+    total = sum(_rounds(group, rounds) for group in groups) + len(checks)
+    with Workers() as workers, _progress() as progress:
+        task = progress.add_task("starting", total=total)
+        for group in groups:
+            progress.update(task, description=group.title)
+            _measure(group, workers, rounds, results, lambda: progress.advance(task))
+            if group.section == "step" and not quick:
+                progress.update(task, description="memory of a training step")
+                results.memory |= _memory(results.skipped)
+        for case, mean in checks:
+            progress.update(task, description=f"accuracy, {case.dtype}, mean {mean:g}")
+            results.accuracy += accuracy.evaluate(
+                case, mean, workers, lambda *failure: results.skipped.append(": ".join(failure))
+            )
+            progress.advance(task)
+        for framework, reason in workers.missing.items():
+            results.skipped.append(f"{framework} is not installed: {reason}")
+        results.environment["versions"] = workers.versions
+    return results
+
+
+def violations(results: Results, required: bool) -> list[str]:
+    """Returns a sentence for everything in which our accuracy fails.
+
+    Args:
+        required: whether there have to be results to judge.
+    """
+    missing = [
+        f"the accuracy of the {name} was not measured"
+        for name in accuracy.OURS
+        if required and not any(row.contender == name for row in results.accuracy)
+    ]
+    return missing + accuracy.violations(results.accuracy)
+
+
+def _groups(only, shapes, quick: bool) -> Iterator[Group]:
+    for name, section in SECTIONS.items():
+        if name in only:
+            groups = list(section(shapes))
+            yield from _quick(groups) if quick else groups
+
+
+def _quick(groups: list[Group]) -> Iterator[Group]:
+    """Two groups of small tensors, which see a section whole, without what takes long to start."""
+    small = [g for g in groups if g.entries[0].case.nbytes < QUICK_BYTES] or groups
+    for group in small[:1] + small[1:][-1:]:
+        yield group._replace(entries=[e for e in group.entries if not _is_slow(e)])
+
+
+def _is_slow(entry: Entry) -> bool:
+    norm = getattr(entry.case, "norm", QUICK_NORMS[0])
+    return entry.contender == "composite jit" or norm not in QUICK_NORMS
+
+
+def _rounds(group: Group, rounds: int) -> int:
+    return min(rounds, STEP_ROUNDS) if group.section == "step" else rounds
+
+
+def _measure(group: Group, workers: Workers, rounds: int, results: Results, on_round):
+    times, errors = measure(group, workers, _rounds(group, rounds), on_round)
+    results.times |= {(group.section, entry): ns for entry, ns in times.items()}
+    results.skipped += [
+        f"{group.title}: {entry.contender}: {message}" for entry, message in errors.items()
+    ]
+
+
+def _memory(skipped: list[str]) -> dict[str, int]:
+    memory = {}
+    for norm, text in STEP_NORMS.items():
+        try:
+            memory[norm] = peak_memory(Entry("step", Step(norm)))
+        except WorkerError as error:
+            skipped.append(f"memory of the step, {text}: {str(error).strip().splitlines()[-1]}")
+    return memory
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,276 @@
+"""The tables of the report, with a verdict on every row that has a target."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+from .cases import STEP_NORMS, Norm, Step, Weights
+from .results import Results
+from .sections import FUSIONS, PASSES
+
+PASS = {False: "forward", True: "forward + backward"}
+
+#: Of PEERS.md, "Speed to reach".
+SMALL_BYTES = 1 << 20
+KERNEL_LIMITS = {False: 1.5, True: 1.7}
+SMALL_LIMIT = 2.0
+CHANNELS_FIRST_LIMITS = {False: 1.2, True: 1.7}
+FLOOR_LIMITS = {False: 1.15, True: 1.25}
+FUSION_LIMIT = 1.1
+TYPE_LIMIT = 0.6
+WEIGHTS_LIMITS = {False: 1.5, True: 2.0}
+STEP_LIMIT = 0.72
+
+PEERS = ("keras", "keras jit", "fused bn", "torch")
+
+
+class Verdicts:
+    """Counts the rows that meet a target."""
+
+    def __init__(self):
+        self.rows: dict[str, list[bool]] = collections.defaultdict(list)
+
+    def judge(self, target: str, misses: list[str]) -> str:
+        """Notes a row and returns the text of its last cell."""
+        self.rows[target].append(not misses)
+        return "met" if not misses else f"**missed**: {', '.join(misses)}"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Lays a table out; all columns but the first are numbers."""
+    lines = [header, [":--", *["--:"] * (len(header) - 2), ":--"], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shape_text(case: Norm) -> str:
+    return "x".join(map(str, case.shape)) + (f", {case.groups} groups" * (case.groups != 32))
+
+
+def _size(case: Norm) -> str:
+    return f"{case.nbytes / 1e6:.3g}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _over(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a / b
+
+
+def _us(ns: float | None) -> str:
+    return "-" if ns is None else f"{ns / 1e3:.0f}"
+
+
+def _plain(results: Results, section: str, backward: bool) -> list[Norm]:
+    return [case for case in results.cases(section) if case.backward == backward]
+
+
+def kernels(results: Results, verdicts: Verdicts, section: str, limits=KERNEL_LIMITS) -> str:
+    """The kernels without TensorFlow, against the memory bound."""
+    parts = []
+    for backward in PASSES:
+        rows = []
+        for case in _plain(results, section, backward):
+            bound = results.bound_ns(section, case)
+            ours = _over(results.ns(section, "kernel", case), bound)
+            torch = _over(results.ns(section, "torch", case), bound)
+            small = case.nbytes < SMALL_BYTES and section != "layouts"
+            limit = SMALL_LIMIT if small else limits[backward]
+            misses = _misses(ours, limit, "bound")
+            if not backward and torch and ours and torch < ours:
+                misses.append("torch")
+            verdict = verdicts.judge(f"{section}: kernel, {PASS[backward]}", misses)
+            rows.append(
+                [shape_text(case), _size(case), _us(bound), _number(ours), f"{limit:g}"]
+                + [_number(torch), verdict]
+            )
+        header = ["shape", "MB", "bound, µs", "kernel", "at most", "torch", "verdict"]
+        parts.append(f"**{PASS[backward].capitalize()}**\n\n{markdown(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def _misses(value: float | None, limit: float, name: str) -> list[str]:
+    if value is None:
+        return ["not measured"]
+    return [name] if value > limit else []
+
+
+def through_tensorflow(results: Results, verdicts: Verdicts, section: str) -> str:
+    """The ops in a graph, against TensorFlow's own ReLU and everything that they replace."""
+    parts = []
+    for backward in PASSES:
+        rows = []
+        for case in _plain(results, section, backward):
+            ns = {name: results.ns(section, name, case) for name in ("op", "floor", *PEERS)}
+            bound, limit = results.bound_ns(section, case), FLOOR_LIMITS[backward]
+            ratio = _over(ns["op"], ns["floor"])
+            misses = _misses(ratio, limit, "floor")
+            rivals = [name for name in PEERS if backward or name != "torch"]
+            misses += [name for name in rivals if ns[name] and ns["op"] and ns[name] < ns["op"]]
+            verdict = verdicts.judge(f"{section}: op, {PASS[backward]}", misses)
+            rows.append(
+                [shape_text(case), _us(ns["floor"]), _number(ratio), f"{limit:g}"]
+                + [_number(_over(ns[name], bound), 1) for name in ("op", "floor", *PEERS)]
+                + [verdict]
+            )
+        header = ["shape", "floor, µs", "op / floor", "at most", "op", "floor", *PEERS, "verdict"]
+        parts.append(f"**{PASS[backward].capitalize()}**\n\n{markdown(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def _relative(results: Results, verdicts: Verdicts, section: str, variants: dict, limit, base):
+    """Rows of a pass and a way to call; a column per variant of a plain case.
+
+    Args:
+        variants: by their column, the fields that differ.
+        base: from the plain and the other case to what the plain time is multiplied by.
+    """
+    plain = [
+        case
+        for case in results.cases(section)
+        if all(getattr(case, key) == getattr(Norm, key) for v in variants.values() for key in v)
+    ]
+    rows = []
+    for case in plain:
+        for contender in ("kernel", "op"):
+            ns = results.ns(section, contender, case)
+            cells, misses = [], []
+            for name, fields in variants.items():
+                other = dataclasses.replace(case, **fields)
+                ratio = _over(results.ns(section, contender, other), ns)
+                ratio = ratio and ratio / base(case, other)
+                misses += _misses(ratio, limit, name)
+                cells.append(_number(ratio))
+            verdict = verdicts.judge(f"{section}: {contender}", misses)
+            rows.append(
+                [shape_text(case), PASS[case.backward], contender, _us(ns), *cells]
+                + [f"{limit:g}", verdict]
+            )
+    header = ["shape", "pass", "through", "plain, µs", *variants, "at most", "verdict"]
+    return markdown(header, rows)
+
+
+def fusions(results: Results, verdicts: Verdicts) -> str:
+    """Activation and residual, over the plain op with the residual's traffic added."""
+    return _relative(
+        results,
+        verdicts,
+        "fusions",
+        FUSIONS,
+        FUSION_LIMIT,
+        lambda plain, other: other.traffic / plain.traffic,
+    )
+
+
+def types(results: Results, verdicts: Verdicts) -> str:
+    """16-bit types over float32."""
+    variants = {dtype: {"dtype": dtype} for dtype in ("bfloat16", "float16")}
+    return _relative(results, verdicts, "types", variants, TYPE_LIMIT, lambda plain, other: 1)
+
+
+def threads(results: Results, verdicts: Verdicts) -> str:
+    """One thread against all cores, at batch 1."""
+    rows = []
+    for case in results.cases("scaling"):
+        if case.threads != 1:
+            continue
+        everywhere = dataclasses.replace(case, threads=None)
+        one, every = (results.ns("scaling", "kernel", c) for c in (case, everywhere))
+        copies = [results.copy_ns("scaling", c) for c in (case, everywhere)]
+        gain = _over(one, every)
+        verdict = verdicts.judge(
+            "scaling: faster on all cores", [] if gain and gain > 1 else ["no faster"]
+        )
+        rows.append(
+            [shape_text(case), _size(case), PASS[case.backward], _us(one), _us(every)]
+            + [_number(gain), _number(_over(*copies)), verdict]
+        )
+    header = ["shape", "MB", "pass", "1 thread, µs", "all cores, µs", "gain", "copy's gain"]
+    return markdown([*header, "verdict"], rows)
+
+
+def sizes(results: Results) -> str:
+    """The cost of a byte against the size of the tensor."""
+    measured = results.cases("scaling")
+    rows = []
+    for case in measured:
+        if case.backward or dataclasses.replace(case, threads=1) in measured:
+            continue
+        cells = []
+        for contender in ("kernel", "op"):
+            for backward in PASSES:
+                ns = results.ns("scaling", contender, dataclasses.replace(case, backward=backward))
+                cells.append(_number(_over(ns, case.nbytes / 1e3), 0))
+        copy = results.copy_ns("scaling", case)
+        rows.append([shape_text(case), _size(case), _number(_over(copy, case.nbytes / 1e3), 0)])
+        rows[-1] += cells
+    header = ["shape", "MB", "copy", "kernel", "kernel, both passes", "op", "op, both passes"]
+    return markdown(header, rows)
+
+
+def weights(results: Results, verdicts: Verdicts) -> str:
+    """Weight standardization of the kernels of a ResNet-50."""
+    rows = []
+    for contender in ("kernel", "op", "composite", "composite jit", "torch"):
+        cells, misses = [], []
+        for backward in PASSES:
+            case = Weights(backward)
+            ns, bound = results.ns("weights", contender, case), results.bound_ns("weights", case)
+            ratio = _over(ns, bound)
+            cells += ["-" if ns is None else f"{ns / 1e6:.1f}", _number(ratio)]
+            misses += _misses(ratio, WEIGHTS_LIMITS[backward], PASS[backward])
+        verdict = verdicts.judge("weights: kernel", misses) if contender == "kernel" else ""
+        rows.append([contender, *cells, verdict])
+    header = ["", "forward, ms", "× bound", "both passes, ms", "× bound", "verdict"]
+    limits = " and ".join(f"{limit:g}" for limit in WEIGHTS_LIMITS.values())
+    return f"At most {limits} times the bound.\n\n{markdown(header, rows)}"
+
+
+def step(results: Results, verdicts: Verdicts) -> str:
+    """The training step of a ResNet50V2."""
+    ns = {norm: results.ns("step", "step", Step(norm)) for norm in STEP_NORMS}
+    memory = results.memory
+    misses = _misses(_over(ns["ours"], ns["bn"]), 1, "BN")
+    misses += _misses(_over(ns["ours"], ns["gn+ws"]), STEP_LIMIT, f"{STEP_LIMIT} of Keras GN + WS")
+    misses += _misses(_over(memory.get("ours"), memory.get("bn")), 1, "memory of BN")
+    rows = [
+        [
+            text,
+            "-" if ns[norm] is None else f"{ns[norm] / 1e6:.0f}",
+            _number(_over(ns[norm], ns["bn"])),
+            _number(_over(ns[norm], ns["gn+ws"])),
+            "-" if norm not in memory else f"{memory[norm] / 2**20:.0f}",
+            verdicts.judge("step: ours GN + WS", misses) if norm == "ours" else "",
+        ]
+        for norm, text in STEP_NORMS.items()
+    ]
+    header = ["", "ms", "over BN", "over Keras GN + WS", "peak memory, MiB", "verdict"]
+    return markdown(header, rows)
+
+
+def accuracy(results: Results, verdicts: Verdicts) -> str:
+    """The errors of ours over their bounds, and everybody's largest error of y."""
+    by_case: dict[tuple, dict] = collections.defaultdict(dict)
+    for row in results.accuracy:
+        by_case[row.shape, row.dtype, row.mean][row.contender] = row
+    others = list(dict.fromkeys(row.contender for row in results.accuracy))
+    rows = []
+    for (shape, dtype, mean), found in by_case.items():
+        ours = [row for name, row in found.items() if name in ("kernel", "op")]
+        excess = max((row.excess for row in ours), default=None)
+        gradient = max((row.gradient_excess for row in ours), default=None)
+        misses = [row.contender for row in ours if not row.held]
+        rows.append(
+            ["x".join(map(str, shape)), dtype, f"{mean:g}", _number(excess), _number(gradient)]
+            + [f"{found[name].error:.1e}" if name in found else "-" for name in others]
+            + [verdicts.judge("accuracy", misses)]
+        )
+    header = ["shape", "type", "mean", "y / bound", "gradients / bound", *others, "verdict"]
+    return markdown(header, rows)
+
+
+def has(results: Results, section: str) -> bool:
+    """Whether a section was measured."""
+    return any(name == section for name, _ in results.times)
