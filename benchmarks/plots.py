@@ -66,10 +66,11 @@ def ladder(results: Results) -> Figure:
         limit = tables.KERNEL_LIMITS[backward]
         axes.axhline(limit, color="black", lw=1, ls="--", label="target of the kernel")
         axes.set_yscale("log")
-        axes.set_ylim(bottom=1)
+        axes.set_ylim(bottom=0.8)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.01)
         axes.set_xticks(range(len(cases)), [tables.shape_text(case) for case in cases])
         axes.tick_params("x", length=0)
         axes.set_title(tables.PASS[backward], loc="left")
