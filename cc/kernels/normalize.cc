@@ -44,8 +44,9 @@ Layout::Layout(const Normalization& p) {
   constexpr int64_t kVector = 16;
   constexpr int64_t kLongRun = 256;
   by_columns = p.b < kVector || (p.a >= kManyRows && p.b < kLongRun);
+  moments_by_columns = by_columns && p.a > 1;
+  group_units = p.a * Pieces(p.channels_per_group() * p.b);
   if (!by_columns) {
-    group_units = p.a * Pieces(p.channels_per_group() * p.b);
     channel_units = p.a * Pieces(p.b);
     table_width = p.c;
     columns_per_channel = 1;
@@ -69,7 +70,8 @@ Layout::Layout(const Normalization& p) {
   // About 128 KiB of floats, so that a large image gives work to many threads.
   chunk_rows = std::clamp<int64_t>((int64_t{32} << 10) / cols, kFloatRows, 8 * kFloatRows);
   chunks = std::max<int64_t>(1, (rows + chunk_rows - 1) / chunk_rows);
-  group_units = channel_units = chunks;
+  channel_units = chunks;
+  if (moments_by_columns) group_units = chunks;
   table_width = cols;
   columns_per_channel = p.b;
 }

@@ -81,6 +81,8 @@ struct Layout {
   // rows are folded: `fold` of them make one. Otherwise by runs: B neighbours (or those of a whole
   // group) are summed across the lanes of a vector.
   bool by_columns;
+  // The moments of groups: by runs also where every group is one (A = 1).
+  bool moments_by_columns;
 
   // By columns. A unit is a chunk of rows.
   int64_t fold = 1;  // rows of the tensor per row of the matrix
@@ -108,6 +110,23 @@ struct Layout {
   static int64_t Pieces(int64_t length) { return (length + kPiece - 1) / kPiece; }
   static int64_t PieceLength(int64_t length, int64_t piece) {
     return std::min(length - piece * kPiece, kPiece);
+  }
+
+  // f(offset, length, i, unit) for pieces [begin, end) of the runs of a sample: of A times `count`
+  // runs of `length` neighbours, where run i of each A belongs to group, or channel, i.
+  template <class F>
+  static void ForEachPiece(int64_t begin, int64_t end, int64_t count, int64_t length, F&& f) {
+    const int64_t pieces = Pieces(length);
+    int64_t piece = begin % pieces, i = begin / pieces % count, a = begin / pieces / count;
+    for (int64_t item = begin; item < end; ++item) {
+      f((a * count + i) * length + piece * kPiece, PieceLength(length, piece), i,
+        a * pieces + piece);
+      if (++piece < pieces) continue;
+      piece = 0;
+      if (++i < count) continue;
+      i = 0;
+      ++a;
+    }
   }
 
   // Units per sample that give partial results for each group (forward), each channel (backward).

@@ -56,10 +56,32 @@ HWY_INLINE Gradient<D> GradientAt(D d, const Source<T, Tout>& from, int64_t j, L
   }
 }
 
-// sums += (dz, dz * (x - mean)) down the rows of a tile and `tail` columns of one more.
+struct ChannelSums {
+  double dz, dz_centered;
+};
+
+// Sums of dz and dz * (x - mean) along a run. dz goes to `kept` where that is not null.
+template <Activation kActivation, typename T, typename Tout, class K>
+HWY_NOINLINE ChannelSums GradientSums(Source<T, Tout> from, T* kept, int64_t length, K k) {
+  const hn::ScalableTag<ParamOf<T>> d;
+  ChannelSums sums = {0, 0};
+  SumRun<ParamOf<T>>(length, &sums.dz, &sums.dz_centered,
+                     [&](int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
+                       const auto at = GradientAt<kActivation>(d, from, j, lanes, k, j);
+                       first = hn::Add(first, at.dz);
+                       second = hn::MulAdd(at.dz, at.centered, second);
+                       if constexpr (kActivation != Activation::kLinear) {
+                         if (kept != nullptr) Write(at.dz, d, kept + j, lanes);
+                       }
+                     });
+  return sums;
+}
+
+// sums += (dz, dz * (x - mean)) down the rows of a tile and `tail` columns of one more. dz goes to
+// `kept` where that is not null.
 template <Activation kActivation, typename T, typename Tout, typename CT, class K>
-HWY_NOINLINE void AddGradientRows(const Source<T, Tout>& from, int64_t stride, int64_t rows,
-                                  int64_t width, int64_t tail, const K& k, ColumnSums<CT>& sums) {
+HWY_NOINLINE void AddGradientRows(Source<T, Tout> from, T* kept, int64_t stride, int64_t rows,
+                                  int64_t width, int64_t tail, K k, ColumnSums<CT>& sums) {
   const hn::ScalableTag<CT> d;
   const int64_t ahead = kRowsAtOnce * stride;
   const auto add = [&](int64_t r, int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
@@ -69,16 +91,21 @@ HWY_NOINLINE void AddGradientRows(const Source<T, Tout>& from, int64_t stride, i
     const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j);
     first = hn::Add(first, at.dz);
     second = hn::MulAdd(at.dz, at.centered, second);
+    if constexpr (kActivation != Activation::kLinear) {
+      if (kept == nullptr) return;
+      PrefetchForWrite(kept + i + ahead);
+      Write(at.dz, d, kept + i, lanes);
+    }
   };
-  SumRows(0, rows, width, sums, add);
-  if (tail > 0) SumRows(rows, rows + 1, tail, sums, add);
+  sums.Add(0, rows, width, add);
+  if (tail > 0) sums.Add(rows, rows + 1, tail, add);
 }
 
 template <Activation kActivation, typename T, typename Tout, class K>
-HWY_NOINLINE void BackwardRows(const Source<T, Tout>& from, T* dx, T* dside, int64_t stride,
-                               int64_t rows, int64_t width, const K& k) {
+HWY_NOINLINE void BackwardRows(Source<T, Tout> from, T* dx, T* dside, int64_t stride, int64_t rows,
+                               int64_t width, K k) {
   const hn::ScalableTag<ParamOf<T>> d;
-  const int64_t ahead = PrefetchDistance<T>(stride);
+  const int64_t ahead = PrefetchDistance<T>(rows, stride);
   for (int64_t begin = 0; begin < rows * stride; begin += stride) {
     ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
       const int64_t i = begin + j;
@@ -116,7 +143,15 @@ class BackwardPass {
 
  public:
   BackwardPass(const Normalization& p, const BackwardTensors<T, Tout>& t, void* workspace)
-      : p_(p), t_(t), layout_(p), scratch_(p, layout_, Scratch(workspace)) {}
+      : p_(p), t_(t), layout_(p), scratch_(p, layout_, Scratch(workspace)) {
+    // A sigmoid costs more than to keep dz, until it is needed again, in an output of its
+    // precision.
+    if constexpr (std::is_same_v<T, CT> && std::is_same_v<T, Tout>) {
+      if (p.activation == Activation::kSilu) {
+        kept_ = t.dside != nullptr ? t.dside : t.dx != t.x ? t.dx : nullptr;
+      }
+    }
+  }
 
   void Run(const ParallelFor& parallel) const {
     const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
@@ -128,7 +163,7 @@ class BackwardPass {
                        [&](int64_t n, int64_t begin, int64_t end) {
                          for (int64_t g = begin; g < end; ++g) FinishGroup(n, g);
                        }};
-    const bool wants_elements = t_.dx != nullptr || t_.dside != nullptr;
+    const bool wants_elements = t_.dx != nullptr || (t_.dside != nullptr && kept_ == nullptr);
     if (layout_.by_columns) {
       const int64_t items = layout_.chunks * layout_.blocks;
       RunStages(parallel, p_.n, sample, prepare,
@@ -142,17 +177,7 @@ class BackwardPass {
                         for (int64_t i = begin; i < end; ++i) BackwardColumns(n, i);
                       }});
     } else {
-      const int64_t pieces = p_.c * layout_.channel_units;
-      RunStages(parallel, p_.n, sample, prepare,
-                Stage{pieces, sample / pieces,
-                      [&](int64_t n, int64_t begin, int64_t end) {
-                        for (int64_t i = begin; i < end; ++i) SumsOfPiece(n, i);
-                      }},
-                finish,
-                Stage{wants_elements ? pieces : 0, 2 * sample / pieces,
-                      [&](int64_t n, int64_t begin, int64_t end) {
-                        for (int64_t i = begin; i < end; ++i) BackwardPiece(n, i);
-                      }});
+      RunByRuns(parallel, sample, wants_elements, prepare, finish);
     }
     // The samples, in order.
     RunStages(parallel, 1, p_.n * p_.c * 2 * static_cast<int64_t>(sizeof(double)),
@@ -242,11 +267,21 @@ class BackwardPass {
     return Source<T, Tout>{t_.x, t_.dy, t_.side} + offset;
   }
 
+  T* KeptAt(int64_t offset) const { return kept_ == nullptr ? nullptr : kept_ + offset; }
+
   template <class K>
   HWY_INLINE void Backward(int64_t offset, int64_t stride, int64_t rows, int64_t width,
                            const K& k) const {
     T* dx = t_.dx == nullptr ? nullptr : t_.dx + offset;
     T* dside = t_.dside == nullptr ? nullptr : t_.dside + offset;
+    if constexpr (std::is_same_v<T, Tout>) {
+      if (kept_ != nullptr) {
+        const Source<T, Tout> from = {t_.x + offset, kept_ + offset, nullptr};
+        BackwardRows<Activation::kLinear>(from, dx, static_cast<T*>(nullptr), stride, rows, width,
+                                          k);
+        return;
+      }
+    }
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
       BackwardRows<activation()>(SourceAt(offset), dx, dside, stride, rows, width, k);
     });
@@ -266,13 +301,11 @@ class BackwardPass {
 
   HWY_NOINLINE void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
     ColumnSums<CT> sums;
-    sums.Clear(tile.width);
     const int64_t row = p_.c * p_.b, rows = layout_.ChunkEnd(chunk) - layout_.ChunkBegin(chunk);
-    const Source<T, Tout> from =
-        SourceAt(n * p_.a * row + layout_.ChunkBegin(chunk) * layout_.cols + tile.begin);
+    const int64_t offset = n * p_.a * row + layout_.ChunkBegin(chunk) * layout_.cols + tile.begin;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      AddGradientRows<activation()>(from, layout_.cols, rows, tile.width, layout_.ChunkTail(chunk),
-                                    ColumnsOf(n, tile), sums);
+      AddGradientRows<activation()>(SourceAt(offset), KeptAt(offset), layout_.cols, rows,
+                                    tile.width, layout_.ChunkTail(chunk), ColumnsOf(n, tile), sums);
     });
 
     double* const dz = Partial(n, chunk, 0);
@@ -306,49 +339,62 @@ class BackwardPass {
 
   // --- by runs ---
 
-  // Piece `item` of sample n: a part of a run of B neighbours.
-  struct Piece {
-    int64_t offset, length, c, unit;
-    BackwardCoefficients<Uniform<CT>> k;
-  };
+  template <class Prepare, class Finish>
+  void RunByRuns(const ParallelFor& parallel, int64_t sample, bool wants_elements,
+                 const Stage<Prepare>& prepare, const Stage<Finish>& finish) const {
+    const int64_t groups = p_.groups, items = p_.c * layout_.channel_units;
+    const int64_t of_group = items / groups;
+    if (p_.a == 1 && sample / groups <= kCacheBytes && p_.n * groups >= 2 * parallel.threads()) {
+      // A group is one stretch of memory and fits in the cache of a core.
+      RunStages(parallel, p_.n, sample,
+                Stage{groups, 2 * sample / groups, [&](int64_t n, int64_t begin, int64_t end) {
+                        prepare.f(n, begin, end);
+                        SumsOfPieces(n, begin * of_group, end * of_group);
+                        finish.f(n, begin, end);
+                        if (wants_elements) BackwardPieces(n, begin * of_group, end * of_group);
+                      }});
+      return;
+    }
+    RunStages(parallel, p_.n, sample, prepare,
+              Stage{items, sample / items,
+                    [&](int64_t n, int64_t begin, int64_t end) { SumsOfPieces(n, begin, end); }},
+              finish,
+              Stage{wants_elements ? items : 0, 2 * sample / items,
+                    [&](int64_t n, int64_t begin, int64_t end) { BackwardPieces(n, begin, end); }});
+  }
 
-  Piece PieceOf(int64_t n, int64_t item) const {
-    const int64_t pieces = Layout::Pieces(p_.b), piece = item % pieces, run = item / pieces;
-    const int64_t c = run % p_.c, unit = run / p_.c * pieces + piece;
+  BackwardCoefficients<Uniform<CT>> UniformOf(int64_t n, int64_t c) const {
     const auto table = [&](Table i) { return Uniform<CT>{scratch_.tables.Row(n, i)[c]}; };
-    return {(n * p_.a * p_.c + run) * p_.b + piece * Layout::kPiece,
-            Layout::PieceLength(p_.b, piece),
-            c,
-            unit,
-            {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)}};
+    return {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)};
   }
 
-  HWY_NOINLINE void SumsOfPiece(int64_t n, int64_t item) const {
-    const hn::ScalableTag<CT> d;
-    const Piece piece = PieceOf(n, item);
-    const Source<T, Tout> from = SourceAt(piece.offset);
-    double dz = 0, dz_centered = 0;
+  HWY_NOINLINE void SumsOfPieces(int64_t n, int64_t begin, int64_t end) const {
+    const int64_t sample = n * p_.a * p_.c * p_.b;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      SumRun<CT>(piece.length, &dz, &dz_centered,
-                 [&](int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
-                   const auto at = GradientAt<activation()>(d, from, j, lanes, piece.k, j);
-                   first = hn::Add(first, at.dz);
-                   second = hn::MulAdd(at.dz, at.centered, second);
-                 });
+      Layout::ForEachPiece(begin, end, p_.c, p_.b,
+                           [&](int64_t offset, int64_t length, int64_t c, int64_t unit) HWY_ATTR {
+                             const ChannelSums sums = GradientSums<activation()>(
+                                 SourceAt(sample + offset), KeptAt(sample + offset), length,
+                                 UniformOf(n, c));
+                             Partial(n, unit, 0)[c] = sums.dz;
+                             Partial(n, unit, 1)[c] = sums.dz_centered;
+                           });
     });
-    Partial(n, piece.unit, 0)[piece.c] = dz;
-    Partial(n, piece.unit, 1)[piece.c] = dz_centered;
   }
 
-  HWY_NOINLINE void BackwardPiece(int64_t n, int64_t item) const {
-    const Piece piece = PieceOf(n, item);
-    Backward(piece.offset, piece.length, 1, piece.length, piece.k);
+  HWY_NOINLINE void BackwardPieces(int64_t n, int64_t begin, int64_t end) const {
+    const int64_t sample = n * p_.a * p_.c * p_.b;
+    Layout::ForEachPiece(begin, end, p_.c, p_.b,
+                         [&](int64_t offset, int64_t length, int64_t c, int64_t) HWY_ATTR {
+                           Backward(sample + offset, length, 1, length, UniformOf(n, c));
+                         });
   }
 
   const Normalization& p_;
   const BackwardTensors<T, Tout>& t_;
   const Layout layout_;
   const BackwardScratch<CT> scratch_;
+  T* kept_ = nullptr;  // dz, from the sums on
 };
 
 }  // namespace

@@ -55,9 +55,9 @@ struct ForwardCoefficients {
 
 template <Activation kActivation, typename T, typename Tout, class K>
 HWY_NOINLINE void NormalizeRows(const T* x, const T* side, Tout* y, int64_t stride, int64_t rows,
-                                int64_t width, const K& k) {
+                                int64_t width, K k) {
   const hn::ScalableTag<ParamOf<T>> d;
-  const int64_t ahead = PrefetchDistance<Tout>(stride);
+  const int64_t ahead = PrefetchDistance<Tout>(rows, stride);
   for (int64_t begin = 0; begin < rows * stride; begin += stride) {
     ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
       const int64_t i = begin + j;
@@ -92,30 +92,41 @@ class ForwardPass {
 
   void Run(const ParallelFor& parallel) const {
     const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T));
-    const int64_t groups = p_.groups, group_bytes = 64 * (layout_.group_units + layout_.fold);
-    const auto finish = [&](int64_t n, int64_t begin, int64_t end) { Finish(n, begin, end); };
-    if (layout_.by_columns) {
-      const int64_t items = layout_.chunks * layout_.blocks;
-      RunStages(parallel, p_.n, sample,
-                Stage{items, sample / items,
-                      [&](int64_t n, int64_t begin, int64_t end) {
-                        for (int64_t i = begin; i < end; ++i) MomentsOfColumns(n, i);
-                      }},
-                Stage{groups, group_bytes, finish},
-                Stage{items, 2 * sample / items, [&](int64_t n, int64_t begin, int64_t end) {
-                        for (int64_t i = begin; i < end; ++i) NormalizeColumns(n, i);
-                      }});
+    const int64_t groups = p_.groups, blocks = layout_.chunks * layout_.blocks;
+    const int64_t runs = layout_.group_units, pieces = p_.c / groups * layout_.channel_units;
+    const Stage finish{groups, 64 * (layout_.group_units + layout_.fold),
+                       [&](int64_t n, int64_t begin, int64_t end) { Finish(n, begin, end); }};
+    const Stage moments_of_columns{blocks, sample / blocks,
+                                   [&](int64_t n, int64_t begin, int64_t end) {
+                                     for (int64_t i = begin; i < end; ++i) MomentsOfColumns(n, i);
+                                   }};
+    const Stage normalize_columns{blocks, 2 * sample / blocks,
+                                  [&](int64_t n, int64_t begin, int64_t end) {
+                                    for (int64_t i = begin; i < end; ++i) NormalizeColumns(n, i);
+                                  }};
+    const Stage moments_of_runs{
+        groups * runs, sample / (groups * runs),
+        [&](int64_t n, int64_t begin, int64_t end) { MomentsOfRuns(n, begin, end); }};
+    const Stage normalize_pieces{
+        groups * pieces, 2 * sample / (groups * pieces),
+        [&](int64_t n, int64_t begin, int64_t end) { NormalizePieces(n, begin, end); }};
+    // A group that is one stretch of memory and fits in the cache of a core.
+    const Stage whole_groups{groups, 2 * sample / groups,
+                             [&](int64_t n, int64_t begin, int64_t end) {
+                               MomentsOfRuns(n, begin * runs, end * runs);
+                               Finish(n, begin, end);
+                               NormalizePieces(n, begin * pieces, end * pieces);
+                             }};
+
+    if (layout_.moments_by_columns) {
+      RunStages(parallel, p_.n, sample, moments_of_columns, finish, normalize_columns);
+    } else if (layout_.by_columns) {
+      RunStages(parallel, p_.n, sample, moments_of_runs, finish, normalize_columns);
+    } else if (p_.a == 1 && sample / groups <= kCacheBytes &&
+               p_.n * groups >= 2 * parallel.threads()) {
+      RunStages(parallel, p_.n, sample, whole_groups);
     } else {
-      const int64_t runs = groups * layout_.group_units, pieces = p_.c * layout_.channel_units;
-      RunStages(parallel, p_.n, sample,
-                Stage{runs, sample / runs,
-                      [&](int64_t n, int64_t begin, int64_t end) {
-                        for (int64_t i = begin; i < end; ++i) MomentsOfRun(n, i);
-                      }},
-                Stage{groups, group_bytes, finish},
-                Stage{pieces, 2 * sample / pieces, [&](int64_t n, int64_t begin, int64_t end) {
-                        NormalizePieces(n, begin, end);
-                      }});
+      RunStages(parallel, p_.n, sample, moments_of_runs, finish, normalize_pieces);
     }
   }
 
@@ -128,7 +139,7 @@ class ForwardPass {
 
   // Numbers of a group in a unit.
   int64_t UnitCount(int64_t unit) const {
-    if (layout_.by_columns) {
+    if (layout_.moments_by_columns) {
       const int64_t rows = layout_.ChunkEnd(unit) - layout_.ChunkBegin(unit);
       return (rows * layout_.cols + layout_.ChunkTail(unit)) / p_.groups;
     }
@@ -210,7 +221,6 @@ class ForwardPass {
     HWY_ALIGN CT shift[ColumnSums<CT>::kWidth];
     ShiftOfTile(x, rows, tile, shift);
 
-    sums.Clear(tile.width);
     const auto add = [&](int64_t r, int64_t j, auto lanes, auto& sum, auto& squares) HWY_ATTR {
       const T* at = x + r * cols + j;
       PrefetchForRead(at + ahead);
@@ -218,8 +228,8 @@ class ForwardPass {
       sum = hn::Add(sum, delta);
       squares = hn::MulAdd(delta, delta, squares);
     };
-    SumRows(0, rows, tile.width, sums, add);
-    if (tail > 0) SumRows(rows, rows + 1, tail, sums, add);
+    sums.Add(0, rows, tile.width, add);
+    if (tail > 0) sums.Add(rows, rows + 1, tail, add);
 
     const double rows_of_tensor = static_cast<double>(rows * layout_.fold + tail / row);
     const int64_t group = p_.channels_per_group() * p_.b;
@@ -294,26 +304,26 @@ class ForwardPass {
 
   // --- by runs ---
 
-  HWY_NOINLINE void MomentsOfRun(int64_t n, int64_t item) const {
-    const int64_t run = p_.channels_per_group() * p_.b, pieces = Layout::Pieces(run);
-    const int64_t piece = item % pieces, a = item / pieces / p_.groups;
-    const int64_t g = item / pieces % p_.groups, unit = a * pieces + piece;
-    const T* x = t_.x + ((n * p_.a + a) * p_.groups + g) * run + piece * Layout::kPiece;
-    const Moments m = RunMoments(x, Layout::PieceLength(run, piece));
-    Means(n, unit)[g] = m.mean;
-    SquaredDeviations(n, unit)[g] = m.m2;
+  HWY_NOINLINE void MomentsOfRuns(int64_t n, int64_t begin, int64_t end) const {
+    const T* x = t_.x + n * p_.a * p_.c * p_.b;
+    Layout::ForEachPiece(begin, end, p_.groups, p_.channels_per_group() * p_.b,
+                         [&](int64_t offset, int64_t length, int64_t g, int64_t unit) HWY_ATTR {
+                           const Moments m = RunMoments(x + offset, length);
+                           Means(n, unit)[g] = m.mean;
+                           SquaredDeviations(n, unit)[g] = m.m2;
+                         });
   }
 
   HWY_NOINLINE void NormalizePieces(int64_t n, int64_t begin, int64_t end) const {
-    const int64_t pieces = Layout::Pieces(p_.b);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t piece = i % pieces, run = i / pieces, c = run % p_.c;
-      const int64_t offset = (n * p_.a * p_.c + run) * p_.b + piece * Layout::kPiece;
-      const auto table = [&](Table k) { return Uniform<CT>{scratch_.tables.Row(n, k)[c]}; };
-      const ForwardCoefficients<Uniform<CT>> k = {table(kMean), table(kScale), table(kShift)};
-      const int64_t length = Layout::PieceLength(p_.b, piece);
-      Normalize(offset, length, 1, length, k);
-    }
+    const int64_t sample = n * p_.a * p_.c * p_.b;
+    const CT* const mean = scratch_.tables.Row(n, kMean);
+    const CT* const scale = scratch_.tables.Row(n, kScale);
+    const CT* const shift = scratch_.tables.Row(n, kShift);
+    Layout::ForEachPiece(
+        begin, end, p_.c, p_.b, [&](int64_t offset, int64_t length, int64_t c, int64_t) HWY_ATTR {
+          const ForwardCoefficients<Uniform<CT>> k = {{mean[c]}, {scale[c]}, {shift[c]}};
+          Normalize(sample + offset, length, 1, length, k);
+        });
   }
 
   const Normalization& p_;

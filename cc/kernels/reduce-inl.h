@@ -31,16 +31,6 @@ HWY_INLINE void ForEachIn(Tile tile, int64_t size, int64_t row, F&& f) {
   }
 }
 
-// wide[0, width) += narrow[0, width), narrow = 0; both have room for a whole vector at the end.
-template <typename CT>
-HWY_INLINE void MoveTo(CT* HWY_RESTRICT narrow, int64_t width, double* HWY_RESTRICT wide) {
-  const hn::ScalableTag<double> d;
-  for (int64_t j = 0; j < width; j += static_cast<int64_t>(hn::Lanes(d))) {
-    hn::Store(hn::Add(hn::Load(d, wide + j), ReadWide(d, narrow + j, AllLanes{})), d, wide + j);
-    WriteNarrow(hn::Zero(d), d, narrow + j, AllLanes{});
-  }
-}
-
 // A number per column, where the vector that begins in the last column can be read whole.
 template <typename CT>
 struct Columns {
@@ -63,50 +53,62 @@ struct Uniform {
   }
 };
 
-// Two sums per column of a tile.
-template <typename CT>
-struct ColumnSums {
-  static constexpr int64_t kWidth = Layout::kTile + HWY_MAX_BYTES / sizeof(float);
-  HWY_ALIGN double first[kWidth], second[kWidth];
-  // Sums that go on in the compute type.
-  HWY_ALIGN CT first_part[kWidth], second_part[kWidth];
-
-  void Clear(int64_t width) {
-    const int64_t size = width + HWY_MAX_BYTES / sizeof(float);
-    std::fill_n(first, size, 0);
-    std::fill_n(second, size, 0);
-    std::fill_n(first_part, size, 0);
-    std::fill_n(second_part, size, 0);
-  }
-  void Flush(int64_t width) {
-    MoveTo(first_part, width, first);
-    MoveTo(second_part, width, second);
-  }
-};
-
 // How many rows are summed between a load and a store of the sums.
 constexpr int64_t kRowsAtOnce = 8;
 static_assert(Layout::kFloatRows % kRowsAtOnce == 0, "");
 
-// f(r, j, lanes, first, second) adds the elements of row r in columns [j, j + lanes) to the vectors
-// first and second, for rows [first_row, last_row).
-template <typename CT, class F>
-HWY_INLINE void SumRows(int64_t first_row, int64_t last_row, int64_t width, ColumnSums<CT>& sums,
-                        F&& f) {
-  const hn::ScalableTag<CT> d;
-  for (int64_t begin = first_row; begin < last_row; begin += kRowsAtOnce) {
-    const int64_t end = std::min(last_row, begin + kRowsAtOnce);
-    ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
-      auto first = hn::Load(d, sums.first_part + j);
-      auto second = hn::Load(d, sums.second_part + j);
-      for (int64_t r = begin; r < end; ++r) f(r, j, lanes, first, second);
-      hn::Store(first, d, sums.first_part + j);
-      hn::Store(second, d, sums.second_part + j);
-    });
-    if ((end - first_row) % Layout::kFloatRows == 0) sums.Flush(width);
+// Two sums per column of a tile.
+template <typename CT>
+class ColumnSums {
+ public:
+  static constexpr int64_t kWidth = Layout::kTile + HWY_MAX_BYTES / sizeof(float);
+
+  // Up to the width of the first Add.
+  HWY_ALIGN double first[kWidth], second[kWidth];
+
+  // Adds rows [begin, end): f(r, j, lanes, sum1, sum2) adds the elements of row r in columns
+  // [j, j + lanes) to the vectors sum1 and sum2.
+  template <class F>
+  HWY_INLINE void Add(int64_t begin, int64_t end, int64_t width, F&& f) {
+    for (int64_t r = begin; r < end; r += Layout::kFloatRows) {
+      AddFloatRows(r, std::min(end, r + Layout::kFloatRows), width, f);
+      MoveTo(first_part_, width, first);
+      MoveTo(second_part_, width, second);
+      empty_ = false;
+    }
   }
-  sums.Flush(width);
-}
+
+ private:
+  template <class F>
+  HWY_INLINE void AddFloatRows(int64_t begin, int64_t end, int64_t width, F& f) {
+    const hn::ScalableTag<CT> d;
+    for (int64_t block = begin; block < end; block += kRowsAtOnce) {
+      const int64_t stop = std::min(end, block + kRowsAtOnce);
+      ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
+        auto sum1 = hn::Zero(d), sum2 = hn::Zero(d);
+        if (block > begin) {
+          sum1 = hn::Load(d, first_part_ + j);
+          sum2 = hn::Load(d, second_part_ + j);
+        }
+        for (int64_t r = block; r < stop; ++r) f(r, j, lanes, sum1, sum2);
+        hn::Store(sum1, d, first_part_ + j);
+        hn::Store(sum2, d, second_part_ + j);
+      });
+    }
+  }
+
+  HWY_INLINE void MoveTo(const CT* HWY_RESTRICT part, int64_t width, double* HWY_RESTRICT whole) {
+    const hn::ScalableTag<double> d;
+    for (int64_t j = 0; j < width; j += static_cast<int64_t>(hn::Lanes(d))) {
+      const auto added = ReadWide(d, part + j, AllLanes{});
+      hn::Store(empty_ ? added : hn::Add(hn::Load(d, whole + j), added), d, whole + j);
+    }
+  }
+
+  bool empty_ = true;
+  // Sums of up to kFloatRows rows.
+  HWY_ALIGN CT first_part_[kWidth], second_part_[kWidth];
+};
 
 // The sum of values[0, count).
 template <typename CT>

@@ -75,7 +75,7 @@ HWY_INLINE void Write(hn::Vec<D> v, D d, hn::TFromD<D>* p) {
 
 // The low 16 bits of each lane; the upper ones are 0.
 template <class D, class VU>
-HWY_INLINE void StoreLow16(VU v, D, uint16_t* p) {
+HWY_INLINE void StoreLow16(VU v, D /*d*/, uint16_t* p) {
   const hn::Rebind<int32_t, D> di;
   hn::StoreU(hn::DemoteTo(Rebind16<D>(), hn::BitCast(di, v)), Rebind16<D>(), p);
 }
@@ -94,7 +94,7 @@ HWY_INLINE void Write(hn::Vec<D> v, D d, bfloat16* p) {
 
 // Rounds to nearest even, overflows to infinity; a NaN stays one.
 template <class D>
-HWY_INLINE void Write(hn::Vec<D> v, D d, float16* p) {
+HWY_INLINE void Write(hn::Vec<D> v, [[maybe_unused]] D d, float16* p) {
 #if TFGN_HAS_F16C
   const hn::Rebind<hwy::float16_t, D> dh;
   hn::StoreU(hn::DemoteTo(dh, v), dh, reinterpret_cast<hwy::float16_t*>(p));
@@ -221,12 +221,12 @@ HWY_INLINE void PrefetchForWrite(const void* p) {
 #endif
 }
 
-// How far ahead to ask for elements of rows that lie `stride` apart: whole rows, 2 KiB and more,
-// which is what arrives while a core works on as much.
+// How far ahead to ask for elements: 2 KiB, which arrive while a core works on as much. Of rows
+// that lie `stride` apart, so many whole rows.
 template <typename T>
-HWY_INLINE int64_t PrefetchDistance(int64_t stride) {
+HWY_INLINE int64_t PrefetchDistance(int64_t rows, int64_t stride) {
   constexpr int64_t kAhead = 2048 / sizeof(T);
-  return (kAhead + stride - 1) / stride * stride;
+  return rows == 1 ? kAhead : (kAhead + stride - 1) / stride * stride;
 }
 
 // f(j, lanes) for each vector of a row of `width` elements, the last of them perhaps partial.

@@ -98,6 +98,10 @@ class Team::Member {
   int64_t total_ = 0;
 };
 
+// What a task may read twice and find in the L2 of its core the second time: half of the 1 MiB that
+// a server's has, as the output passes through as well.
+inline constexpr int64_t kCacheBytes = 512 << 10;
+
 // f(n, begin, end) for ranges that make up [0, items) of every sample n. `bytes`: of an item.
 template <typename F>
 struct Stage {
@@ -112,8 +116,6 @@ Stage(int64_t, int64_t, F) -> Stage<F>;
 template <typename... F>
 void RunStages(const ParallelFor& parallel, int64_t samples, int64_t sample_bytes,
                const Stage<F>&... stages) {
-  // Half of the 1 MiB of L2 that a core of a server has, as the output passes through as well.
-  constexpr int64_t kCacheBytes = 512 << 10;
   Team team(parallel, 2 * samples * sample_bytes);
   const int64_t wave = std::clamp<int64_t>(
       team.size() * kCacheBytes / std::max<int64_t>(1, sample_bytes), 1, samples);
