@@ -10,9 +10,9 @@ namespace tfgn {
 class ParallelFor {
  public:
   // Calls task(arg, i) once for every i in [0, count), in any order, on any threads, and returns
-  // when all calls have.
+  // when all calls have. `bytes` is what they read and write together, about.
   using Task = void (*)(void* arg, int64_t i);
-  using Runner = void (*)(void* pool, int64_t count, Task task, void* arg);
+  using Runner = void (*)(void* pool, int64_t count, int64_t bytes, Task task, void* arg);
 
   // Serial.
   ParallelFor() = default;
@@ -23,14 +23,14 @@ class ParallelFor {
 
   // f(i) for every i in [0, count).
   template <typename F>
-  void operator()(int64_t count, F&& f) const {
+  void operator()(int64_t count, int64_t bytes, F&& f) const {
     if (run_ == nullptr || threads_ < 2 || count < 2) {
       for (int64_t i = 0; i < count; ++i) f(i);
       return;
     }
     using Fn = std::remove_reference_t<F>;
     run_(
-        pool_, count, [](void* arg, int64_t i) { (*static_cast<Fn*>(arg))(i); },
+        pool_, count, bytes, [](void* arg, int64_t i) { (*static_cast<Fn*>(arg))(i); },
         const_cast<void*>(static_cast<const void*>(&f)));
   }
 

@@ -23,6 +23,7 @@ class Team {
   // `bytes`: what the program reads and writes, about.
   Team(const ParallelFor& parallel, int64_t bytes)
       : parallel_(parallel),
+        bytes_(bytes),
         // Waking a thread costs some 5 us, in which one core moves about 64 KiB.
         size_(static_cast<int>(std::clamp<int64_t>(bytes >> 16, 1, parallel.threads()))),
         next_(size_) {}
@@ -32,7 +33,7 @@ class Team {
   // program(Member&) on every member.
   template <typename F>
   void Run(F&& program) {
-    parallel_(size_, [&](int64_t i) {
+    parallel_(size_, bytes_, [&](int64_t i) {
       Member member(*this, static_cast<int>(i));
       program(member);
     });
@@ -44,6 +45,7 @@ class Team {
   };
 
   const ParallelFor& parallel_;
+  const int64_t bytes_;
   const int size_;
   std::vector<Counter> next_;  // tasks begun, of all stages, by the member that they belong to
   Counter done_;               // tasks done

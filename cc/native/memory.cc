@@ -44,7 +44,7 @@ void Copy(const py::array& source, py::array target, const Threads& threads, boo
   const ParallelFor parallel = pool;
   // One part per thread: each reads and writes its memory in order, without a break.
   const int64_t parts = parallel.threads();
-  parallel(parts, [&](int64_t i) {
+  parallel(parts, 2 * bytes, [&](int64_t i) {
     const int64_t begin = bytes * i / parts, end = bytes * (i + 1) / parts;
     (streaming ? CopyStreaming : [](const char* f, char* t, size_t n) { std::memcpy(t, f, n); })(
         from + begin, to + begin, end - begin);

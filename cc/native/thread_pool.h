@@ -54,7 +54,7 @@ class ThreadPool {
     }
   };
 
-  static void Run(void* self, int64_t count, ParallelFor::Task task, void* arg) {
+  static void Run(void* self, int64_t count, int64_t /*bytes*/, ParallelFor::Task task, void* arg) {
     ThreadPool& pool = *static_cast<ThreadPool*>(self);
     const std::lock_guard<std::mutex> one_call_at_a_time(pool.calls_);
     Job job(count, task, arg);

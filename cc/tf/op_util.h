@@ -9,6 +9,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "kernels/dims.h"
 #include "kernels/dtypes.h"
 #include "kernels/parallel.h"
@@ -86,10 +87,15 @@ class Job {
   Job(int64_t count, ParallelFor::Task task, void* arg) : count_(count), task_(task), arg_(arg) {}
 
   void Work() {
+    if (!has_begun_.exchange(true, std::memory_order_relaxed)) begun_.Notify();
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
       task_(arg_, i);
       if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) finished_.Notify();
     }
+  }
+  // Whether a thread works on it before `timeout` is over.
+  bool BeginsWithin(absl::Duration timeout) {
+    return begun_.WaitForNotificationWithTimeout(timeout);
   }
   void Wait() { finished_.WaitForNotification(); }
 
@@ -98,21 +104,26 @@ class Job {
   const ParallelFor::Task task_;
   void* const arg_;
   std::atomic<int64_t> next_{0}, done_{0};
-  absl::Notification finished_;
+  std::atomic<bool> has_begun_{false};
+  absl::Notification begun_, finished_;
 };
 
-// TensorFlow's intra-op threads. The calling thread works too, and waits only for tasks that a
-// thread has begun: a pool whose threads are all busy, or all in a call like this one, delays
-// nobody.
+// TensorFlow's intra-op threads. A pool whose threads are all busy, or all in a call like this one,
+// delays nobody for long: the calling thread then works itself, and waits only for tasks that a
+// thread has begun.
 inline ParallelFor IntraOpThreads(tensorflow::OpKernelContext* ctx) {
   using tensorflow::thread::ThreadPool;
-  const auto run = [](void* pool, int64_t count, ParallelFor::Task task, void* arg) {
+  const auto run = [](void* pool, int64_t count, int64_t bytes, ParallelFor::Task task, void* arg) {
+    // A caller that works keeps its core, where a scheduler may have put the thread that it woke:
+    // measured, that thread then often does not start before all is done. A caller that sleeps
+    // costs a wake-up at the end, which pays from some 4 MiB on.
+    const bool hands_over = bytes >= int64_t{4} << 20;
     ThreadPool* threads = static_cast<ThreadPool*>(pool);
     // Shared, for a helper may start after this call has returned. It then finds no task left.
     const auto job = std::make_shared<Job>(count, task, arg);
-    const int64_t helpers = std::min<int64_t>(threads->NumThreads(), count) - 1;
+    const int64_t helpers = std::min<int64_t>(threads->NumThreads(), count) - (hands_over ? 0 : 1);
     for (int64_t i = 0; i < helpers; ++i) threads->Schedule([job] { job->Work(); });
-    job->Work();
+    if (!hands_over || !job->BeginsWithin(absl::Microseconds(200))) job->Work();
     job->Wait();
   };
   ThreadPool* threads = ctx->device()->tensorflow_cpu_worker_threads()->workers;

@@ -64,7 +64,7 @@ class Exact {
   int64_t count_;
 };
 
-void RunThreads(void* threads, int64_t count, ParallelFor::Task task, void* arg) {
+void RunThreads(void* threads, int64_t count, int64_t, ParallelFor::Task task, void* arg) {
   std::atomic<int64_t> next{0};
   const auto work = [&] {
     for (int64_t i = next++; i < count; i = next++) task(arg, i);
