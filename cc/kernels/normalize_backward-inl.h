@@ -156,13 +156,14 @@ class BackwardPass {
   void Run(const ParallelFor& parallel) const {
     const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
     const int64_t groups = p_.groups, channels = p_.channels_per_group();
-    const Stage prepare{groups, 64 * channels, [&](int64_t n, int64_t begin, int64_t end) {
-                          for (int64_t g = begin; g < end; ++g) PrepareGroup(n, g);
-                        }};
-    const Stage finish{groups, 64 * channels * layout_.channel_units,
-                       [&](int64_t n, int64_t begin, int64_t end) {
-                         for (int64_t g = begin; g < end; ++g) FinishGroup(n, g);
-                       }};
+    const Stage prepare{
+        groups, 64 * channels, [&](int64_t n, int64_t begin, int64_t end) {
+          ForEachGroup(begin, end, [&](int64_t first, int64_t last) { Prepare(n, first, last); });
+        }};
+    const Stage finish{
+        groups, 64 * channels * layout_.channel_units, [&](int64_t n, int64_t begin, int64_t end) {
+          ForEachGroup(begin, end, [&](int64_t first, int64_t last) { Finish(n, first, last); });
+        }};
     const bool wants_elements = t_.dx != nullptr || (t_.dside != nullptr && kept_ == nullptr);
     if (layout_.by_columns) {
       const int64_t items = layout_.chunks * layout_.blocks;
@@ -197,52 +198,79 @@ class BackwardPass {
   // The gradients of beta (i = 0) and gamma (i = 1) by sample n.
   double* Channels(int64_t n, int64_t i) const { return scratch_.channels + (n * 2 + i) * p_.c; }
 
+  // f(first, last) for one group at a time, or for a vector of groups of one channel each, so that
+  // what f computes of a group's statistics fills a vector either way.
   template <class F>
-  HWY_INLINE void Fill(int64_t n, Table table, int64_t g, F&& f) const {
-    const int64_t begin = g * p_.channels_per_group();
-    FillChannels(p_, layout_, scratch_.tables.Row(n, table), begin, begin + p_.channels_per_group(),
-                 f);
+  HWY_INLINE void ForEachGroup(int64_t begin, int64_t end, F&& f) const {
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<double>()));
+    const int64_t step = p_.channels_per_group() == 1 ? lanes : 1;
+    for (int64_t g = begin; g < end; g += step) f(g, std::min(end, g + step));
   }
 
-  HWY_NOINLINE void PrepareGroup(int64_t n, int64_t g) const {
+  // A saved statistic of groups [first, last), in a lane each or the same in all lanes.
+  template <class D>
+  HWY_INLINE hn::Vec<D> ReadStatistic(D d, const CT* values, int64_t n, int64_t first,
+                                      int64_t last) const {
+    values += n * p_.groups + first;
+    if (p_.channels_per_group() > 1) return hn::Set(d, *values);
+    return ReadWide(d, values, FirstLanes{static_cast<size_t>(last - first)});
+  }
+
+  template <class F>
+  HWY_INLINE void Fill(int64_t n, Table table, int64_t first, int64_t last, F&& f) const {
+    const int64_t channels = p_.channels_per_group();
+    FillChannels(p_, layout_, scratch_.tables.Row(n, table), first * channels, last * channels, f);
+  }
+
+  HWY_NOINLINE void Prepare(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
-    const double mean = t_.mean[n * p_.groups + g], rstd = t_.rstd[n * p_.groups + g];
+    const auto mean = ReadStatistic(d, t_.mean, n, first, last);
+    const auto rstd = hn::Mul(ReadStatistic(d, t_.rstd, n, first, last), hn::Set(d, p_.scale));
     const CT* gamma = AffineOf(p_.gamma, t_.gamma, n, p_.c);
     const CT* beta = AffineOf(p_.beta, t_.beta, n, p_.c);
-    Fill(n, kMean, g, [&](int64_t, auto) HWY_ATTR { return hn::Set(d, mean); });
-    Fill(n, kScale, g, [&](int64_t c, auto lanes) HWY_ATTR {
-      return hn::Mul(hn::Set(d, rstd * p_.scale), ReadAffine(d, gamma, c, lanes, 1));
+    Fill(n, kMean, first, last, [&](int64_t, auto) HWY_ATTR { return mean; });
+    Fill(n, kScale, first, last, [&](int64_t c, auto lanes) HWY_ATTR {
+      return hn::Mul(rstd, ReadAffine(d, gamma, c, lanes, 1));
     });
     if (p_.activation == Activation::kLinear) return;
-    Fill(n, kBeta, g,
+    Fill(n, kBeta, first, last,
          [&](int64_t c, auto lanes) HWY_ATTR { return ReadAffine(d, beta, c, lanes, 0); });
   }
 
-  HWY_NOINLINE void FinishGroup(int64_t n, int64_t g) const {
+  HWY_NOINLINE void Finish(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
-    const double rstd = t_.rstd[n * p_.groups + g];
+    const int64_t channels = p_.channels_per_group(), begin = first * channels;
+    const auto rstd = ReadStatistic(d, t_.rstd, n, first, last);
     const CT* gamma = AffineOf(p_.gamma, t_.gamma, n, p_.c);
-    const int64_t first = g * p_.channels_per_group();
     auto dz_of_group = hn::Zero(d), dz_centered_of_group = hn::Zero(d);
-    ForEachVector(d, p_.channels_per_group(), [&](int64_t j, auto lanes) HWY_ATTR {
-      const int64_t c = first + j;
+    ForEachVector(d, (last - first) * channels, [&](int64_t j, auto lanes) HWY_ATTR {
+      const int64_t c = begin + j;
       auto dz = hn::Zero(d), dz_centered = hn::Zero(d);
       for (int64_t unit = 0; unit < layout_.channel_units; ++unit) {
         dz = hn::Add(dz, Read(d, Partial(n, unit, 0) + c, lanes));
         dz_centered = hn::Add(dz_centered, Read(d, Partial(n, unit, 1) + c, lanes));
       }
       Write(dz, d, Channels(n, 0) + c, lanes);
-      Write(hn::Mul(dz_centered, hn::Set(d, rstd * p_.scale)), d, Channels(n, 1) + c, lanes);
+      Write(hn::Mul(dz_centered, hn::Mul(rstd, hn::Set(d, p_.scale))), d, Channels(n, 1) + c,
+            lanes);
       const auto scale =
           Covered(d, hn::Mul(ReadAffine(d, gamma, c, lanes, 1), hn::Set(d, p_.scale)), lanes);
       dz_of_group = hn::MulAdd(scale, dz, dz_of_group);
       dz_centered_of_group = hn::MulAdd(scale, dz_centered, dz_centered_of_group);
     });
-    const auto slope = hn::Set(d, SumToDouble(d, dz_centered_of_group) * p_.RstdSlope(rstd));
+    if (channels > 1) {
+      dz_of_group = hn::Set(d, SumToDouble(d, dz_of_group));
+      dz_centered_of_group = hn::Set(d, SumToDouble(d, dz_centered_of_group));
+    }
+    HWY_ALIGN double slopes[HWY_MAX_BYTES / sizeof(double)];
+    hn::Store(rstd, d, slopes);
+    for (int64_t i = 0; i < last - first; ++i) slopes[i] = p_.RstdSlope(slopes[i]);
+    const auto slope =
+        hn::Mul(dz_centered_of_group, channels > 1 ? hn::Set(d, slopes[0]) : hn::Load(d, slopes));
     const auto offset =
-        hn::Set(d, -rstd * SumToDouble(d, dz_of_group) / static_cast<double>(p_.group_size()));
-    Fill(n, kSlope, g, [&](int64_t, auto) HWY_ATTR { return slope; });
-    Fill(n, kOffset, g, [&](int64_t, auto) HWY_ATTR { return offset; });
+        hn::Mul(hn::Mul(rstd, dz_of_group), hn::Set(d, -1 / static_cast<double>(p_.group_size())));
+    Fill(n, kSlope, first, last, [&](int64_t, auto) HWY_ATTR { return slope; });
+    Fill(n, kOffset, first, last, [&](int64_t, auto) HWY_ATTR { return offset; });
   }
 
   HWY_NOINLINE void WriteAffineGradient(Affine affine, int64_t i, int64_t begin, int64_t end,

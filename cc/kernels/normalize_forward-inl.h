@@ -140,8 +140,9 @@ class ForwardPass {
   // Numbers of a group in a unit.
   int64_t UnitCount(int64_t unit) const {
     if (layout_.moments_by_columns) {
-      const int64_t rows = layout_.ChunkEnd(unit) - layout_.ChunkBegin(unit);
-      return (rows * layout_.cols + layout_.ChunkTail(unit)) / p_.groups;
+      const int64_t group_cols = p_.channels_per_group() * p_.b;
+      const int64_t rows_of_chunk = layout_.fold * layout_.chunk_rows;
+      return group_cols * std::min(rows_of_chunk, p_.a - unit * rows_of_chunk);
     }
     const int64_t run = p_.channels_per_group() * p_.b;
     return layout_.PieceLength(run, unit % Layout::Pieces(run));
@@ -149,7 +150,8 @@ class ForwardPass {
 
   HWY_NOINLINE void Finish(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
-    HWY_ALIGN double means[HWY_MAX_BYTES / sizeof(double)], m2s[HWY_MAX_BYTES / sizeof(double)];
+    constexpr size_t kMaxLanes = HWY_MAX_BYTES / sizeof(double);
+    HWY_ALIGN double means[kMaxLanes], m2s[kMaxLanes], rstds[kMaxLanes] = {};
     ForEachVector(d, last - first, [&](int64_t j, auto lanes) HWY_ATTR {
       // Moments::Merge for a vector of groups, which all have the same counts.
       const int64_t g = first + j;
@@ -167,26 +169,34 @@ class ForwardPass {
       hn::Store(mean, d, means);
       hn::Store(m2, d, m2s);
       const int64_t groups = std::min(last - g, static_cast<int64_t>(hn::Lanes(d)));
-      for (int64_t i = 0; i < groups; ++i) FinishGroup(n, g + i, means[i], p_.Rstd(m2s[i]));
+      for (int64_t i = 0; i < groups; ++i) rstds[i] = p_.Rstd(m2s[i]);
+      WriteNarrow(mean, d, t_.mean + n * p_.groups + g, lanes);
+      WriteNarrow(hn::Load(d, rstds), d, t_.rstd + n * p_.groups + g, lanes);
+      if (p_.channels_per_group() == 1) {
+        FillTables(n, g, g + groups, mean, hn::Load(d, rstds));
+        return;
+      }
+      for (int64_t i = 0; i < groups; ++i) {
+        const int64_t c = (g + i) * p_.channels_per_group();
+        FillTables(n, c, c + p_.channels_per_group(), hn::Set(d, means[i]), hn::Set(d, rstds[i]));
+      }
     });
   }
 
-  // The rounding of mean to CT goes into shift, so that it costs no accuracy where |mean| is large.
-  HWY_INLINE void FinishGroup(int64_t n, int64_t g, double mean, double rstd) const {
+  // For channels [begin, end), all of one group, or of a vector of groups of one channel each. The
+  // rounding of mean to CT goes into shift, so that it costs no accuracy where |mean| is large.
+  template <class V>
+  HWY_INLINE void FillTables(int64_t n, int64_t begin, int64_t end, V mean, V rstd) const {
     const hn::ScalableTag<double> d;
-    const CT rounded = static_cast<CT>(mean);
-    t_.mean[n * p_.groups + g] = rounded;
-    t_.rstd[n * p_.groups + g] = static_cast<CT>(rstd);
-
     const CT* gamma = AffineOf(p_.gamma, t_.gamma, n, p_.c);
     const CT* beta = AffineOf(p_.beta, t_.beta, n, p_.c);
-    const auto error = hn::Set(d, mean - rounded);
+    const auto error = hn::Sub(mean, Rounded<CT>(d, mean));
+    const auto scaled_rstd = hn::Mul(rstd, hn::Set(d, p_.scale));
     const auto scale = [&](int64_t c, auto lanes) HWY_ATTR {
-      return hn::Mul(hn::Set(d, rstd * p_.scale), ReadAffine(d, gamma, c, lanes, 1));
+      return hn::Mul(scaled_rstd, ReadAffine(d, gamma, c, lanes, 1));
     };
-    const int64_t begin = g * p_.channels_per_group(), end = begin + p_.channels_per_group();
     FillChannels(p_, layout_, scratch_.tables.Row(n, kMean), begin, end,
-                 [&](int64_t, auto) HWY_ATTR { return hn::Set(d, mean); });
+                 [&](int64_t, auto) HWY_ATTR { return mean; });
     FillChannels(p_, layout_, scratch_.tables.Row(n, kScale), begin, end, scale);
     FillChannels(p_, layout_, scratch_.tables.Row(n, kShift), begin, end,
                  [&](int64_t c, auto lanes) HWY_ATTR {

@@ -207,6 +207,16 @@ HWY_INLINE void WriteNarrow(hn::Vec<D> v, D d, double* p, Lanes lanes) {
   Write(v, d, p, lanes);
 }
 
+// v rounded to the compute type.
+template <typename CT, class D>
+HWY_INLINE hn::Vec<D> Rounded(D d, hn::Vec<D> v) {
+  if constexpr (std::is_same_v<CT, float>) {
+    return hn::PromoteTo(d, hn::DemoteTo(hn::Rebind<float, D>(), v));
+  } else {
+    return v;
+  }
+}
+
 // Asks for the cache line of p. Past the end of a tensor it does nothing.
 HWY_INLINE void PrefetchForRead(const void* p) { __builtin_prefetch(p, 0); }
 
