@@ -79,7 +79,7 @@ struct StandardizeWeightsForwardTensors {
   ParamOf<T>* rstd;  // [O]
 };
 
-// Outputs that nobody wants are null.
+// Outputs that nobody wants are null. dw may be dw_hat itself.
 template <typename T, typename Tout>
 struct StandardizeWeightsBackwardTensors {
   const Tout* dw_hat;

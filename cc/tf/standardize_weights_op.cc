@@ -163,7 +163,8 @@ class StandardizeWeightsGradOp : public OpKernel {
     const Tensor& gain = ctx->input(Gradient::kGain);
 
     Tensor *dw, *dgain, workspace;
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(Gradient::kDw, w.shape(), &dw));
+    OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({Gradient::kDwHat}, Gradient::kDw,
+                                                              w.shape(), &dw));
     OP_REQUIRES_OK(ctx, ctx->allocate_output(Gradient::kDgain, gain.shape(), &dgain));
 
     WithOutputType<T>(attrs_.w_hat_type, [&](auto tout) {
