@@ -1,4 +1,4 @@
-"""The accuracy of DESIGN.md, section 5, at means up to 1e4: a gate for ours, a row for others."""
+"""The accuracy at means up to 1e4: a gate for ours, a row for others."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-#: Of PEERS: the feature maps of a ResNet-50, a large batch, a diffusion U-Net. 32 groups.
+#: The feature maps of a ResNet-50, a large batch, a diffusion U-Net. 32 groups.
 LADDER = (
     (2, 112, 112, 64),
     (2, 56, 56, 64),

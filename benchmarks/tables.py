@@ -11,7 +11,7 @@ from .sections import FUSIONS, PASSES
 
 PASS = {False: "forward", True: "forward + backward"}
 
-#: Of PEERS.md, "Speed to reach".
+#: What the project has set itself: multiples of the memory bound, or of what a row names.
 SMALL_BYTES = 1 << 20
 KERNEL_LIMITS = {False: 1.5, True: 1.7}
 SMALL_LIMIT = 2.0

@@ -37,6 +37,9 @@ GROUP_NORM = {
     "seven_channels": GroupNormCase((2, 6, 6, 7), -1, 1),
     "one_channel_last": GroupNormCase((3, 8, 9, 1), -1, 1),
     "one_channel_first": GroupNormCase((3, 1, 8, 9), 1, 1),
+    "long_runs_middle": GroupNormCase((2, 3, 6, 300), 2, 3),
+    "longer_runs_middle": GroupNormCase((1, 17, 4, 260), 2, 2),
+    "short_runs_middle": GroupNormCase((2, 18, 6, 20), 2, 3),
     "unit_axes": GroupNormCase((2, 1, 1, 40, 1), 3, 10),
 }
 
@@ -50,6 +53,7 @@ VECTOR_EDGES = {
 LARGE = {
     "wide_groups": GroupNormCase((2, 3, 2, 4096), -1, 2),
     "wide_group_of_one_sample": GroupNormCase((1, 3000), -1, 1),
+    "channels_across_tiles": GroupNormCase((2, 2, 200, 12), 2, 1),
     "deep_features": GroupNormCase((2, 7, 7, 2048), -1, 32),
     "large_image_last": GroupNormCase((1, 150, 200, 24), -1, 3),
     "large_image_first": GroupNormCase((1, 24, 150, 200), 1, 3),

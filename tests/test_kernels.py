@@ -53,10 +53,10 @@ class Inputs:
             **({"threads": threads} | options),
         )
 
-    def backward(self, activation, mean, rstd, threads=2):
+    def backward(self, activation, mean, rstd, threads=2, **options):
         gradients = native.group_norm_backward(
             *(self.dy, self.x, self.gamma, self.beta, mean, rstd, self.side),
-            **(self.options | {"activation": activation, "threads": threads}),
+            **(self.options | {"activation": activation, "threads": threads} | options),
         )
         return dict(zip(("x", "gamma", "beta", "side"), gradients, strict=True))
 
@@ -198,6 +198,26 @@ def test_y_may_be_x(name):
 
 
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+@pytest.mark.parametrize("name", ["image_last", "image_first", "deep_features"])
+def test_gradients_may_take_the_memory_of_inputs(name, activation):
+    case = (cases.GROUP_NORM | cases.LARGE)[name]
+    inputs = Inputs(case, "float32")
+    _, mean, rstd = inputs.forward(activation)
+    expected = inputs.backward(activation, mean, rstd)
+    for dx, dside in (("dy", None), ("x", None), ("dy", "side"), ("x", "dy"), ("x", "side")):
+        inputs = Inputs(case, "float32")
+        actual = inputs.backward(
+            activation,
+            mean,
+            rstd,
+            out=getattr(inputs, dx),
+            side_out=dside and getattr(inputs, dside),
+        )
+        for key, value in expected.items():
+            np.testing.assert_array_equal(actual[key], value, err_msg=f"{key}, dx in {dx}")
+
+
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
 def test_nan_and_infinity_stay_in_their_group(activation):
     for case in (cases.GROUP_NORM["image_last"], cases.GROUP_NORM["image_first"]):
         inputs = Inputs(case, "float32")
@@ -211,6 +231,17 @@ def test_nan_and_infinity_stay_in_their_group(activation):
             assert np.isnan(groups[0][0, 0]).all()
             np.testing.assert_array_equal(groups[0][0, 1:], groups[1][0, 1:])
             np.testing.assert_array_equal(groups[0][1], groups[1][1])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 63, 100_001])
+def test_copy(size, streaming):
+    source = misaligned(np.arange(size, dtype=np.float32))
+    target = misaligned(np.full(size, -1, np.float32))
+    native.copy(source, target, threads=native.ThreadPool(3), streaming=streaming)
+    np.testing.assert_array_equal(target, source)
+    with pytest.raises(ValueError, match=f"must have the {4 * size} bytes of source, but has 20"):
+        native.copy(source, np.zeros(5, np.float32))
 
 
 def test_refusals_name_the_argument(cpu_target):

@@ -30,3 +30,4 @@ def test_kernels_touch_no_byte_too_many():
     output = run("ctest", "--test-dir", build, "--output-on-failure")
     assert "100% tests passed" in output
     assert "EveryTarget.GroupNormAroundTheVectorWidths" in output
+    assert "Stages.EveryItemOnceInOrder" in output

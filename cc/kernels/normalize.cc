@@ -69,7 +69,8 @@ Layout::Layout(const Normalization& p) {
   blocks = (cols + block - 1) / block;
   // About 128 KiB of floats, so that a large image gives work to many threads.
   chunk_rows = std::clamp<int64_t>((int64_t{32} << 10) / cols, kFloatRows, 8 * kFloatRows);
-  chunks = std::max<int64_t>(1, (rows + chunk_rows - 1) / chunk_rows);
+  chunks = (rows + chunk_rows - 1) / chunk_rows;
+  chunk_rows = (rows + chunks - 1) / chunks;  // as many in each
   channel_units = chunks;
   if (moments_by_columns) group_units = chunks;
   table_width = cols;

@@ -116,8 +116,8 @@ inline ParallelFor IntraOpThreads(tensorflow::OpKernelContext* ctx) {
   const auto run = [](void* pool, int64_t count, int64_t bytes, ParallelFor::Task task, void* arg) {
     // A caller that works keeps its core, where a scheduler may have put the thread that it woke:
     // measured, that thread then often does not start before all is done. A caller that sleeps
-    // costs a wake-up at the end, which pays from some 4 MiB on.
-    const bool hands_over = bytes >= int64_t{4} << 20;
+    // costs a wake-up at the end, which pays from some 2 MiB on.
+    const bool hands_over = bytes >= int64_t{2} << 20;
     ThreadPool* threads = static_cast<ThreadPool*>(pool);
     // Shared, for a helper may start after this call has returned. It then finds no task left.
     const auto job = std::make_shared<Job>(count, task, arg);
