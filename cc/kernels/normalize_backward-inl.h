@@ -1,5 +1,4 @@
-// The backward pass of a Normalization: two sums per channel, then one linear form per element,
-//   dx = dz * scale + (x - mean) * slope + offset.
+// The backward pass of a Normalization: two sums per channel, then one linear form per element.
 // Include after hwy/highway.h, once per target.
 #if defined(TFGN_KERNELS_NORMALIZE_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TFGN_KERNELS_NORMALIZE_BACKWARD_INL_H_
@@ -8,7 +7,7 @@
 #define TFGN_KERNELS_NORMALIZE_BACKWARD_INL_H_
 #endif
 
-#include "kernels/activation-inl.h"
+#include "kernels/gradient-inl.h"
 #include "kernels/reduce-inl.h"
 #include "kernels/stages.h"
 #include "kernels/tables-inl.h"
@@ -17,109 +16,6 @@ HWY_BEFORE_NAMESPACE();
 namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
-
-// Columns or Uniforms; scale = rstd * gamma.
-template <class Coefficient>
-struct BackwardCoefficients {
-  Coefficient mean, scale, beta, slope, offset;
-};
-
-// The place of an access: x, dy and side_input at the same element.
-template <typename T, typename Tout>
-struct Source {
-  const T* x;
-  const Tout* dy;
-  const T* side;  // or null
-
-  Source operator+(int64_t i) const { return {x + i, dy + i, side == nullptr ? side : side + i}; }
-};
-
-// x - mean, and dz = dy * activation'((x - mean) * scale + beta + side_input); 0 in lanes that are
-// not covered.
-template <class D>
-struct Gradient {
-  hn::Vec<D> centered, dz;
-};
-
-template <Activation kActivation, class D, typename T, typename Tout, class Lanes, class K>
-HWY_INLINE Gradient<D> GradientAt(D d, const Source<T, Tout>& from, int64_t j, Lanes lanes,
-                                  const K& k, int64_t column) {
-  const auto centered =
-      Covered(d, hn::Sub(Read(d, from.x + j, lanes), k.mean.Get(d, column)), lanes);
-  const auto dy = Read(d, from.dy + j, lanes);
-  if constexpr (kActivation == Activation::kLinear) {
-    return {centered, dy};
-  } else {
-    auto z = hn::MulAdd(centered, k.scale.Get(d, column), k.beta.Get(d, column));
-    if (from.side != nullptr) z = hn::Add(z, Read(d, from.side + j, lanes));
-    return {centered, Covered(d, ActivateBackward<kActivation>(d, dy, z), lanes)};
-  }
-}
-
-struct ChannelSums {
-  double dz, dz_centered;
-};
-
-// Sums of dz and dz * (x - mean) along a run. dz goes to `kept` where that is not null.
-template <Activation kActivation, typename T, typename Tout, class K>
-HWY_NOINLINE ChannelSums GradientSums(Source<T, Tout> from, T* kept, int64_t length, K k) {
-  const hn::ScalableTag<ParamOf<T>> d;
-  ChannelSums sums = {0, 0};
-  SumRun<ParamOf<T>>(length, &sums.dz, &sums.dz_centered,
-                     [&](int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
-                       const auto at = GradientAt<kActivation>(d, from, j, lanes, k, j);
-                       first = hn::Add(first, at.dz);
-                       second = hn::MulAdd(at.dz, at.centered, second);
-                       if constexpr (kActivation != Activation::kLinear) {
-                         if (kept != nullptr) Write(at.dz, d, kept + j, lanes);
-                       }
-                     });
-  return sums;
-}
-
-// sums += (dz, dz * (x - mean)) down the rows of a tile and `tail` columns of one more. dz goes to
-// `kept` where that is not null.
-template <Activation kActivation, typename T, typename Tout, typename CT, class K>
-HWY_NOINLINE void AddGradientRows(Source<T, Tout> from, T* kept, int64_t stride, int64_t rows,
-                                  int64_t width, int64_t tail, K k, ColumnSums<CT>& sums) {
-  const hn::ScalableTag<CT> d;
-  const int64_t ahead = kRowsAtOnce * stride;
-  const auto add = [&](int64_t r, int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
-    const int64_t i = r * stride + j;
-    PrefetchForRead(from.x + i + ahead);
-    PrefetchForRead(from.dy + i + ahead);
-    const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j);
-    first = hn::Add(first, at.dz);
-    second = hn::MulAdd(at.dz, at.centered, second);
-    if constexpr (kActivation != Activation::kLinear) {
-      if (kept == nullptr) return;
-      PrefetchForWrite(kept + i + ahead);
-      Write(at.dz, d, kept + i, lanes);
-    }
-  };
-  sums.Add(0, rows, width, add);
-  if (tail > 0) sums.Add(rows, rows + 1, tail, add);
-}
-
-template <Activation kActivation, typename T, typename Tout, class K>
-HWY_NOINLINE void BackwardRows(Source<T, Tout> from, T* dx, T* dside, int64_t stride, int64_t rows,
-                               int64_t width, K k) {
-  const hn::ScalableTag<ParamOf<T>> d;
-  const int64_t ahead = PrefetchDistance<T>(rows, stride);
-  for (int64_t begin = 0; begin < rows * stride; begin += stride) {
-    ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
-      const int64_t i = begin + j;
-      if (dx != nullptr) PrefetchForWrite(dx + i + ahead);
-      if (dside != nullptr) PrefetchForWrite(dside + i + ahead);
-      const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j);
-      if (dside != nullptr) Write(at.dz, d, dside + i, lanes);
-      if (dx != nullptr) {
-        const auto linear = hn::MulAdd(at.centered, k.slope.Get(d, j), k.offset.Get(d, j));
-        Write(hn::MulAdd(at.dz, k.scale.Get(d, j), linear), d, dx + i, lanes);
-      }
-    });
-  }
-}
 
 template <typename T, typename Tout>
 struct BackwardTensors {
@@ -155,35 +51,50 @@ class BackwardPass {
 
   void Run(const ParallelFor& parallel) const {
     const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
-    const int64_t groups = p_.groups, channels = p_.channels_per_group();
+    const int64_t groups = p_.groups, blocks = layout_.chunks * layout_.blocks;
+    const int64_t channels = p_.channels_per_group(), pieces = channels * layout_.channel_units;
+    const bool wants_elements = t_.dx != nullptr || (t_.dside != nullptr && kept_ == nullptr);
     const Stage prepare{
         groups, 64 * channels, [&](int64_t n, int64_t begin, int64_t end) {
           ForEachGroup(begin, end, [&](int64_t first, int64_t last) { Prepare(n, first, last); });
         }};
-    const Stage finish{
-        groups, 64 * channels * layout_.channel_units, [&](int64_t n, int64_t begin, int64_t end) {
-          ForEachGroup(begin, end, [&](int64_t first, int64_t last) { Finish(n, first, last); });
-        }};
-    const bool wants_elements = t_.dx != nullptr || (t_.dside != nullptr && kept_ == nullptr);
+    const Stage finish{groups, 64 * pieces, [&](int64_t n, int64_t begin, int64_t end) {
+                         ForEachGroup(begin, end,
+                                      [&](int64_t first, int64_t last) { Finish(n, first, last); });
+                       }};
+    const Stage sums_of_columns{blocks, sample / blocks,
+                                [&](int64_t n, int64_t begin, int64_t end) {
+                                  for (int64_t i = begin; i < end; ++i) SumsOfColumns(n, i);
+                                }};
+    const Stage backward_columns{wants_elements ? blocks : 0, 2 * sample / blocks,
+                                 [&](int64_t n, int64_t begin, int64_t end) {
+                                   for (int64_t i = begin; i < end; ++i) BackwardColumns(n, i);
+                                 }};
+    const Stage sums_of_pieces{
+        groups * pieces, sample / (groups * pieces),
+        [&](int64_t n, int64_t begin, int64_t end) { SumsOfPieces(n, begin, end); }};
+    const Stage backward_pieces{
+        wants_elements ? groups * pieces : 0, 2 * sample / (groups * pieces),
+        [&](int64_t n, int64_t begin, int64_t end) { BackwardPieces(n, begin, end); }};
+    const Stage whole_groups{groups, 2 * sample / groups,
+                             [&](int64_t n, int64_t begin, int64_t end) {
+                               prepare.f(n, begin, end);
+                               SumsOfPieces(n, begin * pieces, end * pieces);
+                               finish.f(n, begin, end);
+                               if (wants_elements) BackwardPieces(n, begin * pieces, end * pieces);
+                             }};
+
     if (layout_.by_columns) {
-      const int64_t items = layout_.chunks * layout_.blocks;
-      RunStages(parallel, p_.n, sample, prepare,
-                Stage{items, sample / items,
-                      [&](int64_t n, int64_t begin, int64_t end) {
-                        for (int64_t i = begin; i < end; ++i) SumsOfColumns(n, i);
-                      }},
-                finish,
-                Stage{wants_elements ? items : 0, 2 * sample / items,
-                      [&](int64_t n, int64_t begin, int64_t end) {
-                        for (int64_t i = begin; i < end; ++i) BackwardColumns(n, i);
-                      }});
+      RunStages(parallel, p_.n, sample, prepare, sums_of_columns, finish, backward_columns);
+    } else if (p_.a == 1 && AreTasks(parallel, p_.n * groups, sample / groups)) {
+      RunStages(parallel, p_.n, sample, whole_groups);
     } else {
-      RunByRuns(parallel, sample, wants_elements, prepare, finish);
+      RunStages(parallel, p_.n, sample, prepare, sums_of_pieces, finish, backward_pieces);
     }
     // The samples, in order.
-    RunStages(parallel, 1, p_.n * p_.c * 2 * static_cast<int64_t>(sizeof(double)),
-              Stage{p_.c, p_.n * 2 * static_cast<int64_t>(sizeof(double)),
-                    [&](int64_t, int64_t begin, int64_t end) {
+    const int64_t sums = p_.n * 2 * static_cast<int64_t>(sizeof(double));
+    RunStages(parallel, 1, p_.c * sums,
+              Stage{p_.c, sums, [&](int64_t, int64_t begin, int64_t end) {
                       WriteAffineGradient(p_.beta, 0, begin, end, t_.dbeta);
                       WriteAffineGradient(p_.gamma, 1, begin, end, t_.dgamma);
                     }});
@@ -366,30 +277,6 @@ class BackwardPass {
   }
 
   // --- by runs ---
-
-  template <class Prepare, class Finish>
-  void RunByRuns(const ParallelFor& parallel, int64_t sample, bool wants_elements,
-                 const Stage<Prepare>& prepare, const Stage<Finish>& finish) const {
-    const int64_t groups = p_.groups, items = p_.c * layout_.channel_units;
-    const int64_t of_group = items / groups;
-    if (p_.a == 1 && sample / groups <= kCacheBytes && p_.n * groups >= 2 * parallel.threads()) {
-      // A group is one stretch of memory and fits in the cache of a core.
-      RunStages(parallel, p_.n, sample,
-                Stage{groups, 2 * sample / groups, [&](int64_t n, int64_t begin, int64_t end) {
-                        prepare.f(n, begin, end);
-                        SumsOfPieces(n, begin * of_group, end * of_group);
-                        finish.f(n, begin, end);
-                        if (wants_elements) BackwardPieces(n, begin * of_group, end * of_group);
-                      }});
-      return;
-    }
-    RunStages(parallel, p_.n, sample, prepare,
-              Stage{items, sample / items,
-                    [&](int64_t n, int64_t begin, int64_t end) { SumsOfPieces(n, begin, end); }},
-              finish,
-              Stage{wants_elements ? items : 0, 2 * sample / items,
-                    [&](int64_t n, int64_t begin, int64_t end) { BackwardPieces(n, begin, end); }});
-  }
 
   BackwardCoefficients<Uniform<CT>> UniformOf(int64_t n, int64_t c) const {
     const auto table = [&](Table i) { return Uniform<CT>{scratch_.tables.Row(n, i)[c]}; };

@@ -110,7 +110,6 @@ class ForwardPass {
     const Stage normalize_pieces{
         groups * pieces, 2 * sample / (groups * pieces),
         [&](int64_t n, int64_t begin, int64_t end) { NormalizePieces(n, begin, end); }};
-    // A group that is one stretch of memory and fits in the cache of a core.
     const Stage whole_groups{groups, 2 * sample / groups,
                              [&](int64_t n, int64_t begin, int64_t end) {
                                MomentsOfRuns(n, begin * runs, end * runs);
@@ -122,8 +121,7 @@ class ForwardPass {
       RunStages(parallel, p_.n, sample, moments_of_columns, finish, normalize_columns);
     } else if (layout_.by_columns) {
       RunStages(parallel, p_.n, sample, moments_of_runs, finish, normalize_columns);
-    } else if (p_.a == 1 && sample / groups <= kCacheBytes &&
-               p_.n * groups >= 2 * parallel.threads()) {
+    } else if (p_.a == 1 && AreTasks(parallel, p_.n * groups, sample / groups)) {
       RunStages(parallel, p_.n, sample, whole_groups);
     } else {
       RunStages(parallel, p_.n, sample, moments_of_runs, finish, normalize_pieces);

@@ -104,6 +104,12 @@ class Team::Member {
 // a server's has, as the output passes through as well.
 inline constexpr int64_t kCacheBytes = 512 << 10;
 
+// Whether `count` things of `bytes` each, which are read twice, are tasks as they are: each fits in
+// the cache of a core, and there are enough to share.
+inline bool AreTasks(const ParallelFor& parallel, int64_t count, int64_t bytes) {
+  return bytes <= kCacheBytes && count >= 2 * parallel.threads();
+}
+
 // f(n, begin, end) for ranges that make up [0, items) of every sample n. `bytes`: of an item.
 template <typename F>
 struct Stage {
