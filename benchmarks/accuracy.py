@@ -87,22 +87,17 @@ def evaluate(
 def _compare(contender, case, mean, arrays, outputs, expected) -> Accuracy:
     y, *gradients = (np.asarray(output, np.float64) for output in outputs)
     offset = reference.offset_in_deviations(expected, case.shape, case.axis)
-    storage = reference.STORAGE_ROUNDOFF[case.dtype]
-    unit = reference.ARITHMETIC_ROUNDOFF[case.dtype]
-    smallest = reference.SMALLEST_FLOAT16 if case.dtype == "float16" else 0.0
-
-    bound = unit * (8 * (1 + offset) * np.abs(arrays["gamma"]) + 2 * np.abs(expected.y))
-    bound = bound + storage * (np.abs(expected.y) + bound) + smallest
+    bound = reference.value_bound(expected.y, case.dtype, offset=offset, scale=arrays["gamma"])
     error = np.abs(y - expected.y)
 
     excesses = []
     for name, actual in zip(GRADIENTS, gradients, strict=True):
         exact = expected.gradients[name.removeprefix("d")]
-        norm = np.linalg.norm(exact)
-        allowed = norm * 64 * unit * (1 + offset.max())
-        if name == "dx":
-            allowed += norm * storage + smallest * exact.size**0.5
-        deviation = np.linalg.norm(actual - exact)
+        stored_as = case.dtype if name == "dx" else "float32"
+        allowed = reference.gradient_bound(
+            exact, case.dtype, offset=offset.max(), stored_as=stored_as
+        )
+        deviation = reference.norm(actual - exact)
         excesses.append(deviation / allowed if allowed else np.inf if deviation else 0.0)
     return Accuracy(
         contender,

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from . import tables
 from .accuracy import OURS
-from .cases import COPIES, Norm
+from .cases import COPIES
 from .results import Results
 from .sections import PASSES
 
@@ -37,10 +37,6 @@ def draw(results: Results) -> dict[str, Figure]:
     return figures
 
 
-def _ladder_cases(results: Results, backward: bool) -> list[Norm]:
-    return [case for case in results.cases("ladder") if case.backward == backward]
-
-
 def _contenders(results: Results) -> list[str]:
     measured = {entry.contender for section, entry in results.times if section == "ladder"}
     return [name for name in STYLES if name in measured]
@@ -52,7 +48,7 @@ def ladder(results: Results) -> Figure:
     contenders = _contenders(results)
     width = 0.84 / len(contenders)
     for axes, backward in zip(figure.subplots(2, 1), PASSES, strict=True):
-        cases = _ladder_cases(results, backward)
+        cases = tables.of_pass(results, "ladder", backward)
         for i, contender in enumerate(contenders):
             ratios = [
                 (results.ns("ladder", contender, case) or math.nan)
@@ -86,7 +82,7 @@ def roofline(results: Results) -> Figure:
     """Points: the memory traffic that cannot be avoided over the time, beside that of a copy."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     for axes, backward in zip(figure.subplots(1, 2, sharey=True), PASSES, strict=True):
-        cases = sorted(_ladder_cases(results, backward), key=lambda case: -case.nbytes)
+        cases = sorted(tables.of_pass(results, "ladder", backward), key=lambda case: -case.nbytes)
         for place, case in enumerate(cases):
             copies = [2 * case.nbytes / results.ns("ladder", c, case.copied) for c in COPIES]
             axes.plot([0, max(copies)], [place, place], color="#dddddd", lw=6, zorder=0)

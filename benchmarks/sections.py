@@ -20,6 +20,7 @@ from .cases import (
 )
 
 PASSES = (False, True)
+STANDARDIZATIONS = ("kernel", "op", "composite", "composite jit", "torch")
 EVERYONE = ("kernel", "op", "floor", "keras", "keras jit", "fused bn", "torch")
 
 
@@ -108,7 +109,7 @@ def scaling(shapes) -> Iterator[Group]:
 def weights(shapes) -> Iterator[Group]:
     entries = [Entry(copy, Weights()) for copy in COPIES]
     for backward in PASSES:
-        for contender in ("kernel", "op", "composite", "composite jit", "torch"):
+        for contender in STANDARDIZATIONS:
             entries.append(Entry(contender, Weights(backward)))
     yield Group("weights", "weights of a ResNet-50", entries)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import collections
 import dataclasses
 
+from .accuracy import OURS
 from .cases import STEP_NORMS, Norm, Step, Weights
 from .results import Results
-from .sections import FUSIONS, PASSES
+from .sections import FUSIONS, PASSES, STANDARDIZATIONS
 
 PASS = {False: "forward", True: "forward + backward"}
 
@@ -63,7 +64,8 @@ def _us(ns: float | None) -> str:
     return "-" if ns is None else f"{ns / 1e3:.0f}"
 
 
-def _plain(results: Results, section: str, backward: bool) -> list[Norm]:
+def of_pass(results: Results, section: str, backward: bool) -> list[Norm]:
+    """The cases of a section that are of one pass."""
     return [case for case in results.cases(section) if case.backward == backward]
 
 
@@ -72,7 +74,7 @@ def kernels(results: Results, verdicts: Verdicts, section: str, limits=KERNEL_LI
     parts = []
     for backward in PASSES:
         rows = []
-        for case in _plain(results, section, backward):
+        for case in of_pass(results, section, backward):
             bound = results.bound_ns(section, case)
             ours = _over(results.ns(section, "kernel", case), bound)
             torch = _over(results.ns(section, "torch", case), bound)
@@ -102,7 +104,7 @@ def through_tensorflow(results: Results, verdicts: Verdicts, section: str) -> st
     parts = []
     for backward in PASSES:
         rows = []
-        for case in _plain(results, section, backward):
+        for case in of_pass(results, section, backward):
             ns = {name: results.ns(section, name, case) for name in ("op", "floor", *PEERS)}
             bound, limit = results.bound_ns(section, case), FLOOR_LIMITS[backward]
             ratio = _over(ns["op"], ns["floor"])
@@ -134,7 +136,7 @@ def _relative(results: Results, verdicts: Verdicts, section: str, variants: dict
     ]
     rows = []
     for case in plain:
-        for contender in ("kernel", "op"):
+        for contender in OURS:
             ns = results.ns(section, contender, case)
             cells, misses = [], []
             for name, fields in variants.items():
@@ -199,7 +201,7 @@ def sizes(results: Results) -> str:
         if case.backward or dataclasses.replace(case, threads=1) in measured:
             continue
         cells = []
-        for contender in ("kernel", "op"):
+        for contender in OURS:
             for backward in PASSES:
                 ns = results.ns("scaling", contender, dataclasses.replace(case, backward=backward))
                 cells.append(_number(_over(ns, case.nbytes / 1e3), 0))
@@ -213,7 +215,7 @@ def sizes(results: Results) -> str:
 def weights(results: Results, verdicts: Verdicts) -> str:
     """Weight standardization of the kernels of a ResNet-50."""
     rows = []
-    for contender in ("kernel", "op", "composite", "composite jit", "torch"):
+    for contender in STANDARDIZATIONS:
         cells, misses = [], []
         for backward in PASSES:
             case = Weights(backward)
@@ -258,7 +260,7 @@ def accuracy(results: Results, verdicts: Verdicts) -> str:
     others = list(dict.fromkeys(row.contender for row in results.accuracy))
     rows = []
     for (shape, dtype, mean), found in by_case.items():
-        ours = [row for name, row in found.items() if name in ("kernel", "op")]
+        ours = [row for name, row in found.items() if name in OURS]
         excess = max((row.excess for row in ours), default=None)
         gradient = max((row.gradient_excess for row in ours), default=None)
         misses = [row.contender for row in ours if not row.held]

@@ -164,44 +164,53 @@ def offset_in_deviations(result, shape, axis):
     return np.moveaxis(ratio, 1, axis)
 
 
-def assert_values(actual, expected, dtype, *, offset, scale, terms=0):
-    """`|y - y64| <= 2^-24 * (8 * (1 + |mean| * rstd) * |gamma| + 2 * |y64|)`, and one rounding.
+def value_bound(expected, dtype, *, offset, scale, terms=0):
+    """`2^-24 * (8 * (1 + |mean| * rstd) * |gamma| + 2 * |y64|)` and one rounding, for each value.
 
     Args:
-        actual: the values under test, of type `dtype`.
-        expected: the reference's.
+        expected: the reference's values.
         dtype: decides the arithmetic's roundoff and the one of the result.
         offset: `|mean| * rstd`, broadcastable to the values.
         scale: the factor behind the normalization, broadcastable to the values.
         terms: sum of the magnitudes of what is added to the normalized values; it can cancel.
     """
-    actual = wide(actual)
     magnitude = np.abs(expected) + terms
     bound = ARITHMETIC_ROUNDOFF[dtype] * (8 * (1 + offset) * np.abs(scale) + 2 * magnitude)
     bound = bound + STORAGE_ROUNDOFF[dtype] * (np.abs(expected) + bound)
-    if dtype == "float16":
-        bound = bound + SMALLEST_FLOAT16
-    excess = np.abs(actual - expected) / bound
+    return bound + SMALLEST_FLOAT16 if dtype == "float16" else bound
+
+
+def assert_values(actual, expected, dtype, **factors):
+    """Each value, of type `dtype`, lies within `value_bound` of the reference's."""
+    actual = wide(actual)
+    excess = np.abs(actual - expected) / value_bound(expected, dtype, **factors)
     assert actual.shape == expected.shape
     assert not np.size(excess) or excess.max() <= 1, f"{excess.max():.3g} times the bound"
 
 
-def assert_gradient(actual, expected, dtype, *, offset, stored_as=None):
-    """Relative error in norm within `64 * 2^-24 * (1 + |mean| * rstd)` and one rounding.
+def norm(array):
+    """The square root of the sum of squares, in the type of the array."""
+    return np.sqrt((array**2).sum())
+
+
+def gradient_bound(expected, dtype, *, offset, stored_as=None):
+    """A norm: relative `64 * 2^-24 * (1 + |mean| * rstd)` and one rounding.
 
     Args:
-        actual: the gradient under test.
-        expected: the reference's.
+        expected: the reference's gradient.
         dtype: of the op's arithmetic.
         offset: the largest `|mean| * rstd`.
         stored_as: the gradient's own type, if not `dtype`.
     """
+    stored_as = stored_as or dtype
+    relative = 64 * ARITHMETIC_ROUNDOFF[dtype] * (1 + offset)
+    bound = norm(expected) * (relative + STORAGE_ROUNDOFF[stored_as])
+    return bound + SMALLEST_FLOAT16 * np.sqrt(expected.size) * (stored_as == "float16")
+
+
+def assert_gradient(actual, expected, dtype, **factors):
+    """The error of a gradient, in norm, lies within `gradient_bound`."""
     actual = wide(actual)
     assert actual.shape == expected.shape
-    norm = np.sqrt((expected**2).sum())
-    error = np.sqrt(((actual - expected) ** 2).sum())
-    relative = 64 * ARITHMETIC_ROUNDOFF[dtype] * (1 + offset)
-    bound = norm * (relative + STORAGE_ROUNDOFF[stored_as or dtype])
-    if "float16" == (stored_as or dtype):
-        bound += SMALLEST_FLOAT16 * np.sqrt(expected.size)
-    assert error <= bound, f"{error / max(norm, 1e-300):.3g} relative, {bound / norm:.3g} allowed"
+    error, bound = norm(actual - expected), gradient_bound(expected, dtype, **factors)
+    assert error <= bound, f"the error is {error:.3g} in norm, {bound:.3g} is allowed"
