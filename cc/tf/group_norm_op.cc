@@ -1,205 +1,49 @@
-// The ops GroupNorm and GroupNormGrad.
-#include "kernels/group_norm.h"
-
-#include <string>
+#include "tf/group_norm_op.h"
 
 #include "tensorflow/core/framework/op.h"
-#include "tf/op_util.h"
+#include "tf/cpu_kernel.h"
 
 namespace tfgn {
 namespace {
 
-using ::tensorflow::DataType;
-using ::tensorflow::OpKernel;
-using ::tensorflow::OpKernelConstruction;
-using ::tensorflow::OpKernelContext;
-using ::tensorflow::Tensor;
-using ::tensorflow::TensorShape;
 using ::tensorflow::shape_inference::InferenceContext;
 using ::tensorflow::shape_inference::ShapeHandle;
-
-struct Forward {
-  static constexpr bool kIsGradient = false;
-  enum Input { kX, kGamma, kBeta, kSideInput };
-  enum Output { kY, kMean, kRstd };
-};
-
-struct Gradient {
-  static constexpr bool kIsGradient = true;
-  enum Input { kDy, kX, kGamma, kBeta, kMean, kRstd, kSideInput };
-  enum Output { kDx, kDgamma, kDbeta, kDside };
-};
-
-struct Attrs {
-  int64_t groups = 0, axis = 0;
-  float epsilon = 0;
-  std::string activation;
-  int num_side_inputs = 0;
-  DataType x_type = tensorflow::DT_INVALID, param_type = tensorflow::DT_INVALID;
-};
-
-template <typename Op, typename Context>  // OpKernelConstruction or InferenceContext
-absl::Status Read(Context* ctx, Attrs* attrs) {
-  TF_RETURN_IF_ERROR(ctx->GetAttr("groups", &attrs->groups));
-  TF_RETURN_IF_ERROR(ctx->GetAttr("axis", &attrs->axis));
-  TF_RETURN_IF_ERROR(ctx->GetAttr("activation", &attrs->activation));
-  TF_RETURN_IF_ERROR(ctx->GetAttr("num_side_inputs", &attrs->num_side_inputs));
-  TF_RETURN_IF_ERROR(ctx->GetAttr("T", &attrs->x_type));
-  TF_RETURN_IF_ERROR(ctx->GetAttr("U", &attrs->param_type));
-  return Op::kIsGradient ? absl::OkStatus() : ctx->GetAttr("epsilon", &attrs->epsilon);
-}
-
-template <typename Op>
-absl::Status Validate(const Attrs& attrs, const InputDims& inputs, GroupNormShape* shape) {
-  GroupNormCall call;
-  call.x = inputs[Op::kX];
-  call.gamma = inputs[Op::kGamma];
-  call.beta = inputs[Op::kBeta];
-  call.num_side_inputs = attrs.num_side_inputs;
-  if (attrs.num_side_inputs == 1) call.side_input = inputs[Op::kSideInput];
-  call.groups = attrs.groups;
-  call.axis = attrs.axis;
-  call.epsilon = attrs.epsilon;
-  call.activation = attrs.activation;
-  call.x_is_double = attrs.x_type == tensorflow::DT_DOUBLE;
-  call.params_are_double = attrs.param_type == tensorflow::DT_DOUBLE;
-  call.is_gradient = Op::kIsGradient;
-  if constexpr (Op::kIsGradient) {
-    call.dy = inputs[Op::kDy];
-    call.mean = inputs[Op::kMean];
-    call.rstd = inputs[Op::kRstd];
-  }
-  return ToStatus(ValidateGroupNorm(call, shape));
-}
 
 // Sets *x to what x and the tensors shaped like it tell together of their shape.
 template <typename Op>
 absl::Status InferX(InferenceContext* c, GroupNormShape* shape, ShapeHandle* x) {
-  Attrs attrs;
-  TF_RETURN_IF_ERROR(Read<Op>(c, &attrs));
-  TF_RETURN_IF_ERROR(Validate<Op>(attrs, InputDims(c), shape));
+  typename Op::Attrs attrs;
+  TF_RETURN_IF_ERROR(ReadAttrs(c, &attrs));
+  TF_RETURN_IF_ERROR(Op::Validate(attrs, InputDims(c), shape));
   *x = c->input(Op::kX);
-  if (shape->has_side_input) {
-    TF_RETURN_IF_ERROR(c->Merge(*x, c->input(Op::kSideInput), x));
-  }
-  if constexpr (Op::kIsGradient) TF_RETURN_IF_ERROR(c->Merge(*x, c->input(Op::kDy), x));
-  return absl::OkStatus();
-}
-
-// An absent gamma or beta has a shape, [0], but no data.
-template <typename T>
-ParamOf<T>* ParamsOrNull(const Tensor& tensor, Affine affine) {
-  return affine == Affine::kAbsent ? nullptr : Data<ParamOf<T>>(tensor);
+  return shape->has_side_input ? c->Merge(*x, c->input(Op::kSideInput), x) : absl::OkStatus();
 }
 
 absl::Status InferForward(InferenceContext* c) {
+  using Op = GroupNormOp;
   GroupNormShape shape;
   ShapeHandle x;
-  TF_RETURN_IF_ERROR(InferX<Forward>(c, &shape, &x));
-  c->set_output(Forward::kY, x);
+  TF_RETURN_IF_ERROR(InferX<Op>(c, &shape, &x));
+  c->set_output(Op::kY, x);
   const auto n = c->RankKnown(x) ? c->Dim(x, 0) : c->UnknownDim();
   const ShapeHandle statistics = c->Matrix(n, shape.groups);
-  c->set_output(Forward::kMean, statistics);
-  c->set_output(Forward::kRstd, statistics);
+  c->set_output(Op::kMean, statistics);
+  c->set_output(Op::kRstd, statistics);
   return absl::OkStatus();
 }
 
 absl::Status InferGradient(InferenceContext* c) {
+  using Op = GroupNormGradOp;
   GroupNormShape shape;
   ShapeHandle x;
-  TF_RETURN_IF_ERROR(InferX<Gradient>(c, &shape, &x));
-  c->set_output(Gradient::kDx, x);
-  c->set_output(Gradient::kDgamma, c->input(Gradient::kGamma));
-  c->set_output(Gradient::kDbeta, c->input(Gradient::kBeta));
-  if (shape.has_side_input) c->set_output(Gradient::kDside, x);
+  TF_RETURN_IF_ERROR(InferX<Op>(c, &shape, &x));
+  TF_RETURN_IF_ERROR(c->Merge(x, c->input(Op::kDy), &x));
+  c->set_output(Op::kDx, x);
+  c->set_output(Op::kDgamma, c->input(Op::kGamma));
+  c->set_output(Op::kDbeta, c->input(Op::kBeta));
+  if (shape.has_side_input) c->set_output(Op::kDside, x);
   return absl::OkStatus();
 }
-
-template <typename T>
-class GroupNormOp : public OpKernel {
- public:
-  explicit GroupNormOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
-    OP_REQUIRES_OK(ctx, Read<Forward>(ctx, &attrs_));
-  }
-
-  void Compute(OpKernelContext* ctx) override {
-    GroupNormShape shape;
-    OP_REQUIRES_OK(ctx, Validate<Forward>(attrs_, InputDims(ctx), &shape));
-    const Tensor& x = ctx->input(Forward::kX);
-
-    static constexpr int kShapedLikeY[] = {Forward::kX, Forward::kSideInput};
-    Tensor *y, *mean, *rstd, workspace;
-    OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output(
-                            absl::MakeConstSpan(kShapedLikeY, shape.has_side_input ? 2 : 1),
-                            Forward::kY, x.shape(), &y));
-    TensorShape statistics;
-    OP_REQUIRES_OK(ctx, TensorShape::BuildTensorShape({shape.n, shape.groups}, &statistics));
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(Forward::kMean, statistics, &mean));
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(Forward::kRstd, statistics, &rstd));
-    OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, GroupNormForwardWorkspace<T>(shape), &workspace));
-
-    GroupNormForwardTensors<T> tensors;
-    tensors.x = Data<T>(x);
-    tensors.gamma = ParamsOrNull<T>(ctx->input(Forward::kGamma), shape.gamma);
-    tensors.beta = ParamsOrNull<T>(ctx->input(Forward::kBeta), shape.beta);
-    tensors.side_input = shape.has_side_input ? Data<T>(ctx->input(Forward::kSideInput)) : nullptr;
-    tensors.y = Data<T>(*y);
-    tensors.mean = Data<ParamOf<T>>(*mean);
-    tensors.rstd = Data<ParamOf<T>>(*rstd);
-    GroupNormForward(shape, tensors, workspace.data(), IntraOpThreads(ctx));
-  }
-
- private:
-  Attrs attrs_;
-};
-
-template <typename T>
-class GroupNormGradOp : public OpKernel {
- public:
-  explicit GroupNormGradOp(OpKernelConstruction* ctx) : OpKernel(ctx) {
-    OP_REQUIRES_OK(ctx, Read<Gradient>(ctx, &attrs_));
-  }
-
-  void Compute(OpKernelContext* ctx) override {
-    GroupNormShape shape;
-    OP_REQUIRES_OK(ctx, Validate<Gradient>(attrs_, InputDims(ctx), &shape));
-    const Tensor& dy = ctx->input(Gradient::kDy);
-    const Tensor& x = ctx->input(Gradient::kX);
-    const Tensor& gamma = ctx->input(Gradient::kGamma);
-    const Tensor& beta = ctx->input(Gradient::kBeta);
-
-    Tensor *dx, *dgamma, *dbeta, *dside = nullptr, workspace;
-    if (shape.has_side_input && shape.activation == Activation::kLinear) {
-      ctx->set_output(Gradient::kDside, dy);
-    } else if (shape.has_side_input) {
-      OP_REQUIRES_OK(ctx,
-                     ctx->forward_input_or_allocate_output({Gradient::kSideInput, Gradient::kDy},
-                                                           Gradient::kDside, x.shape(), &dside));
-    }
-    OP_REQUIRES_OK(ctx, ctx->forward_input_or_allocate_output({Gradient::kDy, Gradient::kX},
-                                                              Gradient::kDx, x.shape(), &dx));
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(Gradient::kDgamma, gamma.shape(), &dgamma));
-    OP_REQUIRES_OK(ctx, ctx->allocate_output(Gradient::kDbeta, beta.shape(), &dbeta));
-    OP_REQUIRES_OK(ctx, AllocateWorkspace(ctx, GroupNormBackwardWorkspace<T>(shape), &workspace));
-
-    GroupNormBackwardTensors<T> tensors;
-    tensors.dy = Data<T>(dy);
-    tensors.x = Data<T>(x);
-    tensors.gamma = ParamsOrNull<T>(gamma, shape.gamma);
-    tensors.beta = ParamsOrNull<T>(beta, shape.beta);
-    tensors.mean = Data<ParamOf<T>>(ctx->input(Gradient::kMean));
-    tensors.rstd = Data<ParamOf<T>>(ctx->input(Gradient::kRstd));
-    tensors.side_input = shape.has_side_input ? Data<T>(ctx->input(Gradient::kSideInput)) : nullptr;
-    tensors.dx = Data<T>(*dx);
-    tensors.dgamma = ParamsOrNull<T>(*dgamma, shape.gamma);
-    tensors.dbeta = ParamsOrNull<T>(*dbeta, shape.beta);
-    tensors.dside = dside != nullptr ? Data<T>(*dside) : nullptr;
-    GroupNormBackward(shape, tensors, workspace.data(), IntraOpThreads(ctx));
-  }
-
- private:
-  Attrs attrs_;
-};
 
 REGISTER_OP("GroupNorm")
     .Input("x: T")
@@ -280,15 +124,9 @@ activation: As given to GroupNorm.
 U: double where `T` is double, and float elsewhere.
 )doc");
 
-#define TFGN_REGISTER(T)                                                                   \
-  REGISTER_KERNEL_BUILDER(                                                                 \
-      Name("GroupNorm").Device(tensorflow::DEVICE_CPU).TypeConstraint<TfType<T>>("T"),     \
-      GroupNormOp<T>);                                                                     \
-  REGISTER_KERNEL_BUILDER(                                                                 \
-      Name("GroupNormGrad").Device(tensorflow::DEVICE_CPU).TypeConstraint<TfType<T>>("T"), \
-      GroupNormGradOp<T>);
-TFGN_FOR_EACH_DTYPE(TFGN_REGISTER)
-#undef TFGN_REGISTER
+REGISTER_KERNEL_BUILDER(Name("GroupNorm").Device(tensorflow::DEVICE_CPU), CpuKernel<GroupNormOp>);
+REGISTER_KERNEL_BUILDER(Name("GroupNormGrad").Device(tensorflow::DEVICE_CPU),
+                        CpuKernel<GroupNormGradOp>);
 
 }  // namespace
 }  // namespace tfgn

@@ -1,57 +1,58 @@
-// What every op's glue needs: TensorFlow's shapes, element types and threads, seen as the kernels'.
+// What an op is made of, for TensorFlow's executor and for XLA alike.
+//
+// An op is a struct, in <op>_op.h, with
+//
+//   Attrs, Shape                    its attributes, and a valid call of it
+//   Input, Output                   enums, in the order of REGISTER_OP
+//   kHasBatch                       whether axis 0 of every tensor with two axes or more is the
+//   batch TypesOfInputs(attrs)            in their order Validate(attrs, inputs, shape)  an error,
+//   or fills *shape Outputs(attrs, shape, inputs)   how to allocate its outputs Workspace(attrs,
+//   shape)         the scratch memory of Run, in bytes Run(attrs, shape, ...)          the kernel
 #ifndef TFGN_TF_OP_UTIL_H_
 #define TFGN_TF_OP_UTIL_H_
 
-#include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <memory>
+#include <string>
+#include <utility>
 
 #include "absl/container/inlined_vector.h"
-#include "absl/synchronization/notification.h"
-#include "absl/time/time.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "kernels/dims.h"
 #include "kernels/dtypes.h"
-#include "kernels/parallel.h"
-#include "tensorflow/core/framework/bfloat16.h"
-#include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/platform/threadpool.h"
+#include "tensorflow/core/framework/types.h"
 
 namespace tfgn {
 
-// TensorFlow's name of an element type. Both have the same bits.
 template <typename T>
-struct TfTypeOf {
-  using type = T;
-};
+inline constexpr tensorflow::DataType kDataType = tensorflow::DataTypeToEnum<T>::value;
 template <>
-struct TfTypeOf<float16> {
-  using type = Eigen::half;
-};
+inline constexpr tensorflow::DataType kDataType<float16> = tensorflow::DT_HALF;
 template <>
-struct TfTypeOf<bfloat16> {
-  using type = tensorflow::bfloat16;
-};
-template <typename T>
-using TfType = typename TfTypeOf<T>::type;
+inline constexpr tensorflow::DataType kDataType<bfloat16> = tensorflow::DT_BFLOAT16;
 
-template <typename T>
-inline constexpr tensorflow::DataType kDataType = tensorflow::DataTypeToEnum<TfType<T>>::value;
-
-// REQUIRES: tensor.dtype() == kDataType<T>.
-template <typename T>
-T* Data(const tensorflow::Tensor& tensor) {
-  return static_cast<T*>(tensor.data());
+// Returns f(T()) for the element type T that is `type`.
+// REQUIRES: `type` is one that the kernels have.
+template <typename F>
+auto WithType(tensorflow::DataType type, F&& f) {
+#define TFGN_CASE(T) \
+  if (type == kDataType<T>) return f(T());
+  TFGN_FOR_EACH_DTYPE(TFGN_CASE)
+#undef TFGN_CASE
+  return f(float());
 }
 
-// The sizes of every input of a node, owned.
+// The sizes of every input of a call, owned.
 class InputDims {
  public:
-  explicit InputDims(tensorflow::OpKernelContext* ctx) : inputs_(ctx->num_inputs()) {
-    for (int i = 0; i < ctx->num_inputs(); ++i) {
-      inputs_[i].sizes = ctx->input(i).shape().dim_sizes();
-      inputs_[i].rank = ctx->input(i).dims();
+  // `sizes(i)` is the sizes of input i.
+  template <typename Sizes>
+  InputDims(int num_inputs, Sizes&& sizes) : inputs_(num_inputs) {
+    for (int i = 0; i < num_inputs; ++i) {
+      const auto& of_input = sizes(i);
+      inputs_[i].sizes.assign(of_input.begin(), of_input.end());
+      inputs_[i].rank = static_cast<int>(of_input.size());
     }
   }
 
@@ -76,64 +77,48 @@ class InputDims {
   absl::InlinedVector<Input, 7> inputs_;
 };
 
+using InputTypes = absl::InlinedVector<tensorflow::DataType, 7>;
+
+// How to allocate an output.
+struct OutputSpec {
+  tensorflow::DataType type;
+  absl::InlinedVector<int64_t, 4> sizes;
+  // Inputs whose memory it may take if nobody else needs it, the best first.
+  absl::InlinedVector<int, 2> may_take;
+  // The input that it is, -1 if it is computed.
+  int is_input = -1;
+};
+using OutputSpecs = absl::InlinedVector<OutputSpec, 4>;
+
+inline absl::InlinedVector<int64_t, 4> Sizes(const Dims& dims) {
+  return {dims.size, dims.size + dims.rank};
+}
+
+// The memory of a call: a pointer for each input, and for each output that is computed.
+struct Buffers {
+  absl::Span<const void* const> inputs;
+  absl::Span<void* const> outputs;
+  void* workspace;
+
+  template <typename T>
+  const T* in(int i) const {
+    return static_cast<const T*>(inputs[i]);
+  }
+  template <typename T>
+  T* out(int i) const {
+    return static_cast<T*>(outputs[i]);
+  }
+};
+
 // Turns a validator's answer into a status.
 inline absl::Status ToStatus(const std::string& error) {
   return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
 }
 
-// Tasks that several threads take from one another until none is left.
-class Job {
- public:
-  Job(int64_t count, ParallelFor::Task task, void* arg) : count_(count), task_(task), arg_(arg) {}
-
-  void Work() {
-    if (!has_begun_.exchange(true, std::memory_order_relaxed)) begun_.Notify();
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
-      task_(arg_, i);
-      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) finished_.Notify();
-    }
-  }
-  // Whether a thread works on it before `timeout` is over.
-  bool BeginsWithin(absl::Duration timeout) {
-    return begun_.WaitForNotificationWithTimeout(timeout);
-  }
-  void Wait() { finished_.WaitForNotification(); }
-
- private:
-  const int64_t count_;
-  const ParallelFor::Task task_;
-  void* const arg_;
-  std::atomic<int64_t> next_{0}, done_{0};
-  std::atomic<bool> has_begun_{false};
-  absl::Notification begun_, finished_;
-};
-
-// TensorFlow's intra-op threads. A pool whose threads are all busy, or all in a call like this one,
-// delays nobody for long: the calling thread then works itself, and waits only for tasks that a
-// thread has begun.
-inline ParallelFor IntraOpThreads(tensorflow::OpKernelContext* ctx) {
-  using tensorflow::thread::ThreadPool;
-  const auto run = [](void* pool, int64_t count, int64_t bytes, ParallelFor::Task task, void* arg) {
-    // A caller that works keeps its core, where a scheduler may have put the thread that it woke:
-    // measured, that thread then often does not start before all is done. A caller that sleeps
-    // costs a wake-up at the end, which pays from some 2 MiB on.
-    const bool hands_over = bytes >= int64_t{2} << 20;
-    ThreadPool* threads = static_cast<ThreadPool*>(pool);
-    // Shared, for a helper may start after this call has returned. It then finds no task left.
-    const auto job = std::make_shared<Job>(count, task, arg);
-    const int64_t helpers = std::min<int64_t>(threads->NumThreads(), count) - (hands_over ? 0 : 1);
-    for (int64_t i = 0; i < helpers; ++i) threads->Schedule([job] { job->Work(); });
-    if (!hands_over || !job->BeginsWithin(absl::Microseconds(200))) job->Work();
-    job->Wait();
-  };
-  ThreadPool* threads = ctx->device()->tensorflow_cpu_worker_threads()->workers;
-  return {run, threads, threads->NumThreads()};
-}
-
-// Scratch memory of `bytes` bytes.
-inline absl::Status AllocateWorkspace(tensorflow::OpKernelContext* ctx, int64_t bytes,
-                                      tensorflow::Tensor* workspace) {
-  return ctx->allocate_temp(tensorflow::DT_INT8, tensorflow::TensorShape({bytes}), workspace);
+// Reads the attributes of a node.
+template <typename Context, typename Attrs>  // OpKernelConstruction or InferenceContext
+absl::Status ReadAttrs(Context* ctx, Attrs* attrs) {
+  return attrs->ForEach([&](const char* name, auto* value) { return ctx->GetAttr(name, value); });
 }
 
 }  // namespace tfgn

@@ -1,0 +1,175 @@
+// The ops GroupNorm and GroupNormGrad, for whoever executes them.
+#ifndef TFGN_TF_GROUP_NORM_OP_H_
+#define TFGN_TF_GROUP_NORM_OP_H_
+
+#include <string>
+
+#include "kernels/group_norm.h"
+#include "tf/op_util.h"
+
+namespace tfgn {
+
+struct GroupNormAttrs {
+  int64_t groups = 0, axis = 0, num_side_inputs = 0;
+  std::string activation;
+  tensorflow::DataType T = tensorflow::DT_INVALID, U = tensorflow::DT_INVALID;
+
+  // f(name, &value) for each, until one is an error.
+  template <typename F>
+  absl::Status ForEach(F&& f) {
+    TF_RETURN_IF_ERROR(f("groups", &groups));
+    TF_RETURN_IF_ERROR(f("axis", &axis));
+    TF_RETURN_IF_ERROR(f("activation", &activation));
+    TF_RETURN_IF_ERROR(f("num_side_inputs", &num_side_inputs));
+    TF_RETURN_IF_ERROR(f("T", &T));
+    return f("U", &U);
+  }
+};
+
+// What both ops tell the validator.
+template <typename Op>
+GroupNormCall GroupNormCallOf(const GroupNormAttrs& attrs, const InputDims& inputs) {
+  GroupNormCall call;
+  call.x = inputs[Op::kX];
+  call.gamma = inputs[Op::kGamma];
+  call.beta = inputs[Op::kBeta];
+  call.num_side_inputs = attrs.num_side_inputs;
+  if (attrs.num_side_inputs == 1) call.side_input = inputs[Op::kSideInput];
+  call.groups = attrs.groups;
+  call.axis = attrs.axis;
+  call.activation = attrs.activation;
+  call.x_is_double = attrs.T == tensorflow::DT_DOUBLE;
+  call.params_are_double = attrs.U == tensorflow::DT_DOUBLE;
+  return call;
+}
+
+// An absent gamma or beta has a shape, [0], but no data.
+template <typename P>
+P* ParamsOrNull(P* params, Affine affine) {
+  return affine == Affine::kAbsent ? nullptr : params;
+}
+
+struct GroupNormOp {
+  enum Input { kX, kGamma, kBeta, kSideInput };
+  enum Output { kY, kMean, kRstd };
+  static constexpr bool kHasBatch = true;
+
+  struct Attrs : GroupNormAttrs {
+    float epsilon = 0;
+
+    template <typename F>
+    absl::Status ForEach(F&& f) {
+      TF_RETURN_IF_ERROR(f("epsilon", &epsilon));
+      return GroupNormAttrs::ForEach(f);
+    }
+  };
+  using Shape = GroupNormShape;
+
+  static InputTypes TypesOfInputs(const Attrs& attrs) {
+    InputTypes types = {attrs.T, attrs.U, attrs.U};
+    if (attrs.num_side_inputs == 1) types.push_back(attrs.T);
+    return types;
+  }
+
+  static absl::Status Validate(const Attrs& attrs, const InputDims& inputs, Shape* shape) {
+    GroupNormCall call = GroupNormCallOf<GroupNormOp>(attrs, inputs);
+    call.epsilon = attrs.epsilon;
+    return ToStatus(ValidateGroupNorm(call, shape));
+  }
+
+  static OutputSpecs Outputs(const Attrs& attrs, const Shape& shape, const InputDims& inputs) {
+    OutputSpec y{attrs.T, Sizes(inputs[kX]), {kX}};
+    if (shape.has_side_input) y.may_take.push_back(kSideInput);
+    const OutputSpec statistics{attrs.U, {shape.n, shape.groups}, {}};
+    return {y, statistics, statistics};
+  }
+
+  static int64_t Workspace(const Attrs& attrs, const Shape& shape) {
+    return WithType(attrs.T, [&](auto t) { return GroupNormForwardWorkspace<decltype(t)>(shape); });
+  }
+
+  static void Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                  const ParallelFor& parallel) {
+    WithType(attrs.T, [&](auto t) {
+      using T = decltype(t);
+      using U = ParamOf<T>;
+      GroupNormForwardTensors<T> tensors;
+      tensors.x = buffers.in<T>(kX);
+      tensors.gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
+      tensors.beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
+      tensors.side_input = shape.has_side_input ? buffers.in<T>(kSideInput) : nullptr;
+      tensors.y = buffers.out<T>(kY);
+      tensors.mean = buffers.out<U>(kMean);
+      tensors.rstd = buffers.out<U>(kRstd);
+      GroupNormForward(shape, tensors, buffers.workspace, parallel);
+    });
+  }
+};
+
+struct GroupNormGradOp {
+  enum Input { kDy, kX, kGamma, kBeta, kMean, kRstd, kSideInput };
+  enum Output { kDx, kDgamma, kDbeta, kDside };
+  static constexpr bool kHasBatch = true;
+
+  using Attrs = GroupNormAttrs;
+  using Shape = GroupNormShape;
+
+  static InputTypes TypesOfInputs(const Attrs& attrs) {
+    InputTypes types = {attrs.T, attrs.T, attrs.U, attrs.U, attrs.U, attrs.U};
+    if (attrs.num_side_inputs == 1) types.push_back(attrs.T);
+    return types;
+  }
+
+  static absl::Status Validate(const Attrs& attrs, const InputDims& inputs, Shape* shape) {
+    GroupNormCall call = GroupNormCallOf<GroupNormGradOp>(attrs, inputs);
+    call.is_gradient = true;
+    call.dy = inputs[kDy];
+    call.mean = inputs[kMean];
+    call.rstd = inputs[kRstd];
+    return ToStatus(ValidateGroupNorm(call, shape));
+  }
+
+  static OutputSpecs Outputs(const Attrs& attrs, const Shape& shape, const InputDims& inputs) {
+    OutputSpecs outputs = {{attrs.T, Sizes(inputs[kX]), {kX, kDy}},
+                           {attrs.U, Sizes(inputs[kGamma]), {}},
+                           {attrs.U, Sizes(inputs[kBeta]), {}}};
+    if (!shape.has_side_input) return outputs;
+    OutputSpec dside{attrs.T, Sizes(inputs[kX]), {kSideInput, kDy}};
+    if (shape.activation == Activation::kLinear) {
+      dside.is_input = kDy;
+      outputs[kDx].may_take = {kX};
+    }
+    outputs.push_back(dside);
+    return outputs;
+  }
+
+  static int64_t Workspace(const Attrs& attrs, const Shape& shape) {
+    return WithType(attrs.T,
+                    [&](auto t) { return GroupNormBackwardWorkspace<decltype(t)>(shape); });
+  }
+
+  static void Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                  const ParallelFor& parallel) {
+    WithType(attrs.T, [&](auto t) {
+      using T = decltype(t);
+      using U = ParamOf<T>;
+      GroupNormBackwardTensors<T> tensors;
+      tensors.dy = buffers.in<T>(kDy);
+      tensors.x = buffers.in<T>(kX);
+      tensors.gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
+      tensors.beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
+      tensors.mean = buffers.in<U>(kMean);
+      tensors.rstd = buffers.in<U>(kRstd);
+      tensors.side_input = shape.has_side_input ? buffers.in<T>(kSideInput) : nullptr;
+      tensors.dx = buffers.out<T>(kDx);
+      tensors.dgamma = ParamsOrNull(buffers.out<U>(kDgamma), shape.gamma);
+      tensors.dbeta = ParamsOrNull(buffers.out<U>(kDbeta), shape.beta);
+      tensors.dside = shape.has_side_input ? buffers.out<T>(kDside) : nullptr;
+      GroupNormBackward(shape, tensors, buffers.workspace, parallel);
+    });
+  }
+};
+
+}  // namespace tfgn
+
+#endif  // TFGN_TF_GROUP_NORM_OP_H_
