@@ -4,6 +4,7 @@
 #   TensorFlow_FOUND, TensorFlow_VERSION
 # Imported targets
 #   TensorFlow::Framework   the headers (as system headers), the flags its ABI needs, libtensorflow_framework.so.2
+#   TensorFlow::Xla         the same and what XLA kernels need: libtensorflow_cc.so.2. Not in every TensorFlow.
 
 # The package is located without importing it; the import, which takes seconds, follows only where the framework
 # library is another one than at the last configure.
@@ -48,4 +49,16 @@ if(TensorFlow_FOUND AND NOT TARGET TensorFlow::Framework)
     # The layout checks in TensorFlow's headers differ without NDEBUG, which the wheel was built with.
     INTERFACE_COMPILE_DEFINITIONS "NDEBUG;${TFGN_TENSORFLOW_DEFINITIONS}"
     INTERFACE_COMPILE_FEATURES cxx_std_17)
+endif()
+
+# Where the wheel has XLA and the headers of its typed FFI: from TensorFlow 2.20 on.
+if(TensorFlow_FOUND AND NOT TARGET TensorFlow::Xla
+   AND EXISTS "${_tensorflow_dir}/libtensorflow_cc.so.2"
+   AND EXISTS "${_tensorflow_dir}/include/xla/ffi/api/ffi.h")
+  add_library(TensorFlow::Xla SHARED IMPORTED)
+  set_target_properties(TensorFlow::Xla PROPERTIES
+    IMPORTED_LOCATION "${_tensorflow_dir}/libtensorflow_cc.so.2"
+    INTERFACE_INCLUDE_DIRECTORIES
+      "${_tensorflow_dir}/include/external/highwayhash;${_tensorflow_dir}/include/external/farmhash_archive/src"
+    INTERFACE_LINK_LIBRARIES TensorFlow::Framework)
 endif()

@@ -21,6 +21,7 @@ ENVIRONMENT = os.environ | {
 LAYERS = {
     "kernels": {"", "kernels", "hwy"},
     "tf": {"", "kernels", "tf", "tensorflow", "absl"},
+    "xla": {"", "kernels", "tf", "xla", "tensorflow", "absl"},
     "native": {"", "kernels", "native", "pybind11", "hwy"},
 }
 CPP_FILES = sorted(

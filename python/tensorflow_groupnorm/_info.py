@@ -14,9 +14,10 @@ def collect() -> dict:
     Returns:
         A dictionary for JSON: `tensorflow_groupnorm`, `tensorflow`, `keras`, `python` (versions),
         `machine`, `cores` (usable by this process), `gpus` (number), `fused` (whether the fused ops
-        are on), `reason` (why not, or `None`), and, `None` where the compiled part cannot be
-        loaded: `built_for` (the TensorFlow version), `cpu_target`, `cuda` (the toolkit's version,
-        `""` for a CPU build) and `xla` (whether the ops compile under `jit_compile=True`).
+        are on), `reason` (why not, or `None`), `xla` (whether they compile under
+        `jit_compile=True`), `xla_reason` (why not, or `None`), and, `None` where the compiled part
+        cannot be loaded: `built_for` (the TensorFlow version), `cpu_target` and `cuda` (the
+        toolkit's version, `""` for a CPU build).
 
     Raises:
         ImportError: if the fused ops are off, and the environment variable `TFGN_REQUIRE_FUSED`
@@ -30,7 +31,7 @@ def collect() -> dict:
     with warnings.catch_warnings():
         # The reason is part of the answer.
         warnings.simplefilter("ignore", _library.FusedOpsUnavailableWarning)
-        reason = _library.load_error()
+        reason, xla_reason = _library.load_error(), _library.xla_error()
     try:
         build, cpu_target = _library.build_info(), _library.cpu_target()
     except ImportError:
@@ -46,9 +47,10 @@ def collect() -> dict:
         "gpus": len(tf.config.list_physical_devices("GPU")),
         "cpu_target": cpu_target,
         "cuda": build.get("cuda"),
-        "xla": build.get("xla"),
         "fused": reason is None,
         "reason": reason,
+        "xla": xla_reason is None,
+        "xla_reason": xla_reason,
     }
 
 
@@ -64,7 +66,6 @@ def text(environment: dict) -> str:
     unknown = "unknown: the compiled module cannot be loaded"
     built = environment["built_for"] is not None
     cuda = f"built with CUDA {environment['cuda']}" if environment["cuda"] else "not built in"
-    xla = "built in" if environment["xla"] else "not built in"
     facts = {
         "tensorflow-groupnorm": environment["tensorflow_groupnorm"],
         "TensorFlow": environment["tensorflow"],
@@ -75,8 +76,12 @@ def text(environment: dict) -> str:
         f"{environment['gpus']} GPUs",
         "CPU target": environment["cpu_target"] if built else unknown,
         "CUDA": cuda if built else unknown,
-        "XLA (jit_compile=True)": xla if built else unknown,
-        "fused ops": "on" if environment["fused"] else f"off: {environment['reason']}",
+        "fused ops": _on_or_off(environment["reason"]),
+        "XLA (jit_compile=True)": _on_or_off(environment["xla_reason"]),
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts.items())
+
+
+def _on_or_off(reason):
+    return "on" if reason is None else f"off: {reason}"

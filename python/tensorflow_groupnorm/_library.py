@@ -1,10 +1,11 @@
-"""Finds and loads the op library.
+"""Finds and loads the op library and the library of its XLA kernels.
 
 The one module that knows about shared objects and about which TensorFlow they were built for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import functools
 import importlib
@@ -17,12 +18,16 @@ from pathlib import Path
 
 import tensorflow as tf
 
-_FILE_NAME = "_tfgn_ops.so"
-_OPS = ("GroupNorm", "StandardizeWeights")
+OPS = ("GroupNorm", "GroupNormGrad", "StandardizeWeights", "StandardizeWeightsGrad")
+_OP_LIBRARY = "_tfgn_ops.so"
+_XLA_LIBRARY = "_tfgn_xla.so"
 
 
 class FusedOpsUnavailableWarning(RuntimeWarning):
-    """The fused ops could not be loaded; the layers run in stock TensorFlow ops."""
+    """The fused ops could not be loaded, and the layers run in stock TensorFlow ops.
+
+    Or their XLA kernels could not be, and they do not compile under `jit_compile=True`.
+    """
 
 
 def build_info() -> dict[str, str | bool]:
@@ -31,7 +36,7 @@ def build_info() -> dict[str, str | bool]:
     Returns:
         A dictionary with the keys `version` (of this package), `tensorflow` (the version built
         against), `compiler`, `highway`, `cuda` (the toolkit's version, `""` for a CPU build) and
-        `xla` (whether the ops compile under `jit_compile=True`).
+        `xla` (whether there are kernels for `jit_compile=True`).
 
     Raises:
         ImportError: if the compiled module is missing or cannot be loaded.
@@ -49,7 +54,7 @@ def cpu_target() -> str:
 
 
 def load() -> types.ModuleType | None:
-    """Loads the op library, once.
+    """Loads the op library and, where there is one, the library of its XLA kernels, once.
 
     Returns:
         The module of generated op wrappers, or None where the library cannot be used with the
@@ -58,31 +63,66 @@ def load() -> types.ModuleType | None:
     Raises:
         ImportError: instead of the warning, if the environment variable `TFGN_REQUIRE_FUSED` is 1.
     """
-    return _load()[0]
+    module = _load_ops()[0]
+    if module is not None:
+        _load_xla()
+    return module
 
 
 def load_error() -> str | None:
     """Tells why `load()` returns None; None if it does not."""
-    return _load()[1]
+    return _load_ops()[1]
+
+
+def xla_error() -> str | None:
+    """Tells why the ops do not compile under `jit_compile=True`; None if they do."""
+    if load_error() is not None:
+        return load_error()
+    if tf.config.get_visible_devices("GPU") and not build_info()["cuda"]:
+        return (
+            "TensorFlow sees a GPU and would compile for it, but this build of "
+            "tensorflow-groupnorm has kernels for CPUs only."
+        )
+    return _load_xla()
 
 
 @functools.cache
-def _load() -> tuple[types.ModuleType | None, str | None]:
+def _load_ops() -> tuple[types.ModuleType | None, str | None]:
     try:
-        return _load_or_raise(), None
+        return _load_ops_or_raise(), None
     except ImportError as error:
-        if os.environ.get("TFGN_REQUIRE_FUSED", "") not in ("", "0"):
-            raise
-        warnings.warn(
-            f"{error} Until then the layers run in stock TensorFlow ops, slower. Set "
-            "TFGN_REQUIRE_FUSED=1 to make this an error.",
-            FusedOpsUnavailableWarning,
-            stacklevel=3,
-        )
+        _warn(error, "the layers run in stock TensorFlow ops, slower")
         return None, str(error)
 
 
-def _load_or_raise() -> types.ModuleType:
+@functools.cache
+def _load_xla() -> str | None:
+    """Loads the XLA kernels of ops that are loaded; returns why not."""
+    info = build_info()
+    if not info["xla"]:
+        return (
+            f"tensorflow-groupnorm {info['version']} was built without XLA kernels: TensorFlow "
+            f"{info['tensorflow']} is not 2.20 or newer, or TFGN_XLA was OFF."
+        )
+    try:
+        _load_xla_or_raise()
+    except ImportError as error:
+        _warn(error, "the fused ops do not compile under jit_compile=True")
+        return str(error)
+    return None
+
+
+def _warn(error: ImportError, consequence: str):
+    if os.environ.get("TFGN_REQUIRE_FUSED", "") not in ("", "0"):
+        raise error
+    warnings.warn(
+        f"{error} Until then {consequence}. Set TFGN_REQUIRE_FUSED=1 to make this an error.",
+        FusedOpsUnavailableWarning,
+        stacklevel=4,
+    )
+
+
+def _load_ops_or_raise() -> types.ModuleType:
     info = build_info()
     built_for = ".".join(info["tensorflow"].split(".")[:2])
     # The C++ interface changes with every minor: a library for another one fails in dlopen with
@@ -93,23 +133,14 @@ def _load_or_raise() -> types.ModuleType:
             f"TensorFlow {tf.__version__} is installed. Install the matching one with "
             f'`pip install "tensorflow=={built_for}.*"`.'
         )
-    library = importlib.resources.files(__package__) / _FILE_NAME
-    if not library.is_file():
-        raise ImportError(
-            f"The op library of tensorflow-groupnorm is missing: {library}. Reinstall the package."
-        )
-    registered = [name for name in _OPS if _is_registered(name)]
+    library = _find(_OP_LIBRARY, "The op library")
+    registered = [name for name in OPS if _is_registered(name)]
     path = _loaded_copy(library) if registered else os.fspath(library)
-    try:
+    with _explained(library, "The op library"):
         module = tf.load_op_library(path) if path else None
-    except (tf.errors.OpError, OSError) as error:
-        raise ImportError(
-            f"The op library of tensorflow-groupnorm cannot be loaded into TensorFlow "
-            f"{tf.__version__}: {error}. Reinstall the package."
-        ) from error
     # TensorFlow generates no wrappers for ops that another library registered before.
     if registered and not hasattr(module, "group_norm"):
-        places = [os.fspath(path) for path in _mapped_files() if path.name == library.name]
+        places = _mapped_files(named=library.name)
         raise ImportError(
             f"Another library in this process{f' ({places[0]})' if places else ''} has registered "
             f"the op {' and the op '.join(registered)} already. With {library} loaded too, "
@@ -117,6 +148,41 @@ def _load_or_raise() -> types.ModuleType:
             "NodeDef`. Do not load the other library: `import tensorflow_groupnorm` loads the ops."
         )
     return module
+
+
+def _load_xla_or_raise():
+    library = _find(_XLA_LIBRARY, "The library of the XLA kernels")
+    if _loaded_copy(library) is not None:
+        return
+    # TensorFlow ends the process when an op gets a second XLA kernel.
+    if places := _mapped_files(named=library.name):
+        raise ImportError(
+            f"Another build of the XLA kernels is in this process: {places[0]}. Do not load it: "
+            "`import tensorflow_groupnorm` loads its own."
+        )
+    with _explained(library, "The library of the XLA kernels"):
+        tf.load_library(os.fspath(library))
+
+
+def _find(name: str, what: str) -> Path:
+    library = importlib.resources.files(__package__) / name
+    if not library.is_file():
+        raise ImportError(
+            f"{what} of tensorflow-groupnorm is missing: {library}. Reinstall the package."
+        )
+    return library
+
+
+@contextlib.contextmanager
+def _explained(library: Path, what: str):
+    """Turns what TensorFlow raises when it cannot load `library` into an ImportError."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        raise ImportError(
+            f"{what} of tensorflow-groupnorm cannot be loaded into TensorFlow "
+            f"{tf.__version__}: {error}. Reinstall the package."
+        ) from error
 
 
 def _native() -> types.ModuleType:
@@ -143,11 +209,12 @@ def _is_registered(op: str) -> bool:
     return True
 
 
-def _mapped_files() -> list[Path]:
-    """The shared objects that this process has loaded."""
+def _mapped_files(named: str | None = None) -> list[Path]:
+    """The shared objects that this process has loaded, or those of a name."""
     maps = Path("/proc/self/maps")
     text = maps.read_text() if maps.exists() else ""
-    return [Path(path) for path in dict.fromkeys(re.findall(r" (/.*\.so\b.*)$", text, re.M))]
+    paths = [Path(path) for path in dict.fromkeys(re.findall(r" (/.*\.so\b.*)$", text, re.M))]
+    return [path for path in paths if named in (None, path.name)]
 
 
 def _loaded_copy(library: Path) -> str | None:

@@ -227,8 +227,8 @@ def _add_info(commands):
     parser = commands.add_parser(
         "info",
         help="what is installed, and whether the fused ops are on",
-        description="Prints versions, the CPU target in use, CUDA and XLA support, and whether the "
-        "fused ops are on; if they are off, why.",
+        description="Prints versions, the CPU target in use, CUDA support, and whether the fused "
+        "ops and their XLA kernels are on; if they are off, why.",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.set_defaults(command=_print_info)

@@ -22,17 +22,15 @@ class _RawOps:
         ImportError: where the op library could not be loaded, with the reason.
     """
 
-    _NAMES = ("GroupNorm", "GroupNormGrad", "StandardizeWeights", "StandardizeWeightsGrad")
-
     def __getattr__(self, name):
-        if name not in self._NAMES:
-            raise AttributeError(f"raw_ops has {', '.join(self._NAMES)}, but no {name}")
+        if name not in _library.OPS:
+            raise AttributeError(f"raw_ops has {', '.join(_library.OPS)}, but no {name}")
         if _OPS is None:
             raise ImportError(_library.load_error())
         return getattr(_OPS, name)
 
     def __dir__(self):
-        return self._NAMES
+        return _library.OPS
 
 
 raw_ops = _RawOps()

@@ -18,4 +18,4 @@ def on_tensorflow():
 
 def supports_jit():
     """Whether the functions of `ops` compile under XLA: fused with XLA kernels, or stock."""
-    return _library.load() is None or bool(_library.build_info()["xla"])
+    return _library.load() is None or _library.xla_error() is None

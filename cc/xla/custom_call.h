@@ -1,0 +1,177 @@
+// An op (tf/op_util.h) under XLA: lowered to a custom call that has the operands, results and
+// attributes of the op, and a handler that runs the op's kernel on them.
+//
+//   operands   the inputs of the op; then, where a size of the batch is known at run time only,
+//              that size
+//   results    the outputs of the op, without those that are an input; then the workspace
+//
+// The handler trusts nothing: it validates what it is called with as the op itself does.
+#ifndef TFGN_XLA_CUSTOM_CALL_H_
+#define TFGN_XLA_CUSTOM_CALL_H_
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/casts.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tf/op_util.h"
+#include "tf/threads.h"
+#include "xla/ffi/api/ffi.h"
+#include "xla/lowering.h"
+
+namespace tfgn {
+
+namespace ffi = ::xla::ffi;
+
+// The attributes of an op as those of a custom call: a dictionary attribute of MLIR.
+class AttrsToMlir {
+ public:
+  absl::Status operator()(const char* name, const int64_t* value) {
+    return Add(name, absl::StrCat(*value, " : i64"));
+  }
+  // By its bits, so that it comes back as it was.
+  absl::Status operator()(const char* name, const float* value) {
+    return Add(name, absl::StrFormat("0x%08X : f32", absl::bit_cast<uint32_t>(*value)));
+  }
+  // REQUIRES: it has no characters that a string of MLIR escapes. What Validate accepts has none.
+  absl::Status operator()(const char* name, const std::string* value) {
+    return Add(name, absl::StrCat("\"", *value, "\""));
+  }
+  absl::Status operator()(const char* name, const std::vector<int64_t>* value) {
+    return Add(name, value->empty()
+                         ? "array<i64>"
+                         : absl::StrCat("array<i64: ", absl::StrJoin(*value, ", "), ">"));
+  }
+  absl::Status operator()(const char* name, const tensorflow::DataType* value) {
+    return Add(name, absl::StrCat(static_cast<int32_t>(*value), " : i32"));
+  }
+
+  std::string dictionary() const { return absl::StrCat("{", absl::StrJoin(entries_, ", "), "}"); }
+
+ private:
+  absl::Status Add(const char* name, std::string_view value) {
+    entries_.push_back(absl::StrCat(name, " = ", value));
+    return absl::OkStatus();
+  }
+  std::vector<std::string> entries_;
+};
+
+// The way back.
+class AttrsFromCall {
+ public:
+  explicit AttrsFromCall(ffi::Dictionary attrs) : attrs_(attrs) {}
+
+  absl::Status operator()(const char* name, int64_t* value) { return Get<int64_t>(name, value); }
+  absl::Status operator()(const char* name, float* value) { return Get<float>(name, value); }
+  absl::Status operator()(const char* name, std::string* value) {
+    return Get<std::string_view>(name, value);
+  }
+  absl::Status operator()(const char* name, std::vector<int64_t>* value) {
+    ffi::Span<const int64_t> values;
+    TF_RETURN_IF_ERROR(Get<ffi::Span<const int64_t>>(name, &values));
+    value->assign(values.begin(), values.end());
+    return absl::OkStatus();
+  }
+  absl::Status operator()(const char* name, tensorflow::DataType* value) {
+    int32_t type = 0;
+    TF_RETURN_IF_ERROR(Get<int32_t>(name, &type));
+    *value = static_cast<tensorflow::DataType>(type);
+    return absl::OkStatus();
+  }
+
+ private:
+  template <typename Stored, typename Value>
+  absl::Status Get(const char* name, Value* value) {
+    const ffi::ErrorOr<Stored> stored = attrs_.get<Stored>(name);
+    if (stored.has_error()) return absl::InvalidArgumentError(stored.error().message());
+    *value = Value(*stored);
+    return absl::OkStatus();
+  }
+  ffi::Dictionary attrs_;
+};
+
+// The buffers of a custom call, sizes along the batch being the true ones.
+class CallBuffers {
+ public:
+  absl::Status TakeInputs(const ffi::RemainingArgs& args, const InputTypes& types);
+  InputDims dims() const;
+  absl::Status TakeOutputs(const ffi::RemainingRets& results, const OutputSpecs& specs,
+                           int64_t workspace_bytes);
+  Buffers buffers() const { return {inputs_, outputs_, workspace_}; }
+
+ private:
+  absl::InlinedVector<absl::Span<const int64_t>, 7> sizes_;
+  std::optional<int64_t> batch_;
+  absl::InlinedVector<const void*, 7> inputs_;
+  absl::InlinedVector<void*, 4> outputs_;
+  void* workspace_ = nullptr;
+};
+
+template <typename Op>
+absl::Status Execute(ffi::ThreadPool pool, const ffi::RemainingArgs& args,
+                     const ffi::RemainingRets& results, const ffi::Dictionary& dictionary) {
+  typename Op::Attrs attrs;
+  TF_RETURN_IF_ERROR(attrs.ForEach(AttrsFromCall(dictionary)));
+  CallBuffers call;
+  TF_RETURN_IF_ERROR(call.TakeInputs(args, Op::TypesOfInputs(attrs)));
+  const InputDims dims = call.dims();
+  typename Op::Shape shape;
+  TF_RETURN_IF_ERROR(Op::Validate(attrs, dims, &shape));
+  TF_RETURN_IF_ERROR(
+      call.TakeOutputs(results, Op::Outputs(attrs, shape, dims), Op::Workspace(attrs, shape)));
+  Threads<ffi::ThreadPool> threads{&pool, static_cast<int>(pool.num_threads())};
+  Op::Run(attrs, shape, call.buffers(), threads.Parallel());
+  return absl::OkStatus();
+}
+
+template <typename Op>
+XLA_FFI_Error* Handler(XLA_FFI_CallFrame* frame) {
+  static const auto* handler =
+      ffi::Ffi::Bind()
+          .Ctx<ffi::ThreadPool>()
+          .RemainingArgs()
+          .RemainingRets()
+          .Attrs()
+          .To([](ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets results,
+                 ffi::Dictionary attrs) -> ffi::Error {
+            const absl::Status status = Execute<Op>(pool, args, results, attrs);
+            if (status.ok()) return ffi::Error::Success();
+            return {static_cast<ffi::ErrorCode>(status.code()), std::string(status.message())};
+          })
+          .release();
+  return handler->Call(frame);
+}
+
+template <typename Op>
+tensorflow::OpKernel* CreateLowering(tensorflow::OpKernelConstruction* ctx) {
+  typename Op::Attrs attrs;
+  ctx->SetStatus(ReadAttrs(ctx, &attrs));
+  return NewLowering(
+      ctx, Op::kHasBatch,
+      [attrs](const InputDims& inputs, CustomCall* call) mutable -> absl::Status {
+        typename Op::Shape shape;
+        TF_RETURN_IF_ERROR(Op::Validate(attrs, inputs, &shape));
+        AttrsToMlir mlir;
+        TF_RETURN_IF_ERROR(attrs.ForEach(mlir));
+        *call = {mlir.dictionary(), Op::Outputs(attrs, shape, inputs), Op::Workspace(attrs, shape)};
+        return absl::OkStatus();
+      });
+}
+
+// Registers what compiles the op `name`, and the handler of what it compiles to. Returns true.
+bool Register(const char* name, tensorflow::OpKernel* (*create)(tensorflow::OpKernelConstruction*),
+              XLA_FFI_Handler* handler);
+
+template <typename Op>
+bool Register(const char* name) {
+  return Register(name, CreateLowering<Op>, Handler<Op>);
+}
+
+}  // namespace tfgn
+
+#endif  // TFGN_XLA_CUSTOM_CALL_H_

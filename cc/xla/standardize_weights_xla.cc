@@ -1,0 +1,13 @@
+// StandardizeWeights and StandardizeWeightsGrad under XLA.
+#include "tf/standardize_weights_op.h"
+#include "xla/custom_call.h"
+
+namespace tfgn {
+namespace {
+
+[[maybe_unused]] const bool registered =
+    Register<StandardizeWeightsOp>("StandardizeWeights") &&
+    Register<StandardizeWeightsGradOp>("StandardizeWeightsGrad");
+
+}  // namespace
+}  // namespace tfgn
