@@ -76,8 +76,10 @@ def text(environment: dict) -> str:
         f"{environment['gpus']} GPUs",
         "CPU target": environment["cpu_target"] if built else unknown,
         "CUDA": cuda if built else unknown,
+        "XLA (jit_compile=True)": _on_or_off(environment["xla_reason"])
+        if environment["fused"]
+        else "of stock ops only",
         "fused ops": _on_or_off(environment["reason"]),
-        "XLA (jit_compile=True)": _on_or_off(environment["xla_reason"]),
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts.items())
