@@ -1,5 +1,6 @@
 """The same bits on every call, for any number of threads and on any thread."""
 
+import functools
 import hashlib
 
 import cases
@@ -26,49 +27,64 @@ KERNELS = [
 DTYPES = ("bfloat16", "float32", "float64")
 
 
-def results(dtype):
+def group_norm(case, x, gamma, beta, residual, dy):
+    with tf.GradientTape() as tape:
+        tape.watch([x, gamma, beta, residual])
+        y = tfgn.group_norm(
+            x, gamma, beta, case.groups, axis=case.axis, activation="silu", residual=residual
+        )
+    return y, *tape.gradient(y, [x, gamma, beta, residual], dy)
+
+
+def standardize_weights(case, w, gain, dw_hat):
+    with tf.GradientTape() as tape:
+        tape.watch([w, gain])
+        w_hat = tfgn.standardize_weights(w, gain, axis=case.axis)
+    return w_hat, *tape.gradient(w_hat, [w, gain], dw_hat)
+
+
+def eagerly(function, *arguments):
+    return function(*arguments)
+
+
+def under_jit(function, *arguments):
+    return tf.function(function, jit_compile=True, autograph=False)(*arguments)
+
+
+def results(dtype, call):
     """The values and gradients of every case, in order."""
     rng = np.random.default_rng(0)
     parameter_dtype = "float64" if dtype == "float64" else "float32"
 
-    def random(shape, dtype=dtype, mean=0.5):
-        return tf.cast(rng.normal(mean, 1, shape), dtype)
+    def random(shape, dtype=dtype):
+        return tf.cast(rng.normal(0.5, 1, shape), dtype)
 
     for case in GROUP_NORM:
         x, residual, dy = (random(case.shape) for _ in range(3))
         gamma, beta = (random([case.shape[case.axis]], parameter_dtype) for _ in range(2))
-        with tf.GradientTape() as tape:
-            tape.watch([x, gamma, beta, residual])
-            y = tfgn.group_norm(
-                x, gamma, beta, case.groups, axis=case.axis, activation="silu", residual=residual
-            )
-        yield y
-        yield from tape.gradient(y, [x, gamma, beta, residual], dy)
+        yield from call(functools.partial(group_norm, case), x, gamma, beta, residual, dy)
     for case in KERNELS:
         w, dw_hat = (random(case.shape) for _ in range(2))
         gain = random([np.prod([case.shape[i] for i in case.axis])], parameter_dtype)
-        with tf.GradientTape() as tape:
-            tape.watch([w, gain])
-            w_hat = tfgn.standardize_weights(w, gain, axis=case.axis)
-        yield w_hat
-        yield from tape.gradient(w_hat, [w, gain], dw_hat)
+        yield from call(functools.partial(standardize_weights, case), w, gain, dw_hat)
 
 
-def digest():
+def digest(call):
     """One hash over all results of all types."""
     bits = hashlib.sha256()
     for dtype in DTYPES:
-        for tensor in results(dtype):
+        for tensor in results(dtype, call):
             bits.update(tensor.numpy().tobytes())
     return bits.hexdigest()
 
 
-def test_repeated_calls():
-    assert digest() == digest()
+@pytest.mark.parametrize("call", [eagerly, under_jit])
+def test_repeated_calls(call):
+    assert digest(call) == digest(call)
 
 
 def test_any_number_of_threads(run_python):
-    digests = {}
+    digests = set()
     for threads in (1, 2, 4, 8):
         run = run_python(
             f"""
@@ -76,13 +92,13 @@ import sys
 import tensorflow as tf
 tf.config.threading.set_intra_op_parallelism_threads({threads})
 sys.path.insert(0, {__file__.rpartition("/")[0]!r})
-import test_determinism
-print(test_determinism.digest())
+import test_determinism as test
+print(test.digest(test.eagerly), test.digest(test.under_jit))
 """
         )
         assert run.returncode == 0, run.stderr
-        digests[threads] = run.stdout.split()[-1]
-    assert len(set(digests.values())) == 1, digests
+        digests.update(run.stdout.split())
+    assert len(digests) == 1, digests
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
@@ -97,6 +113,8 @@ def test_denormal_numbers_on_any_thread(dtype):
         return tfgn.group_norm(x, residual=x, groups=1)
 
     np.testing.assert_array_equal(tfgn.group_norm(x, residual=x, groups=1), traced(x))
+    compiled = tf.function(traced.python_function, jit_compile=True, autograph=False)
+    np.testing.assert_array_equal(compiled(x), traced(x))
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = tfgn.group_norm(x, residual=x, groups=1)

@@ -180,6 +180,24 @@ def test_shapes_known_only_at_run_time(op, arguments, message):
     assert_says(error.value, message)
 
 
+@pytest.mark.parametrize("op, arguments, message", CALLS)
+def test_shapes_known_only_when_xla_compiles(op, arguments, message):
+    shapes = [arguments[name] for name in TENSORS if name in arguments]
+    shapes += arguments.get("side_input", [])
+
+    @tf.function(
+        jit_compile=True, autograph=False, input_signature=[tf.TensorSpec(None)] * len(shapes)
+    )
+    def compute(*tensors):
+        tensors = iter(tensors)
+        return call(op, arguments, lambda shape: next(tensors))
+
+    # A ValueError for an attribute that is wrong for any shape.
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError)) as error:
+        compute(*map(tf.ones, shapes))
+    assert_says(error.value, message)
+
+
 MIXED_TYPES = [
     ("GroupNorm", {"x": "float64"}, ["U must be double", "U is float"]),
     ("GroupNorm", {"gamma": "float64", "beta": "float64"}, ["U must be double", "U is double"]),

@@ -320,9 +320,9 @@ def test_takes_the_place_of_a_layer_that_records_a_mask():
 
 
 def test_supports_jit_says_what_the_ops_can(monkeypatch):
-    for library, xla, expected in ((None, False, True), ("a", False, False), ("a", True, True)):
+    for library, error, expected in ((None, "a", True), ("lib", "a", False), ("lib", None, True)):
         monkeypatch.setattr(_common._library, "load", lambda library=library: library)
-        monkeypatch.setattr(_common._library, "build_info", lambda xla=xla: {"xla": xla})
+        monkeypatch.setattr(_common._library, "xla_error", lambda error=error: error)
         assert GroupNormalization().supports_jit is expected
 
 

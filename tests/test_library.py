@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_groupnorm import _library
 
+XLA_LIBRARY = "_tfgn_xla.so"
 OTHER_TENSORFLOW = """
 import tensorflow as tf
 tf.__version__ = "2.99.1"
@@ -35,6 +36,7 @@ for warning in caught:
     if issubclass(warning.category, _library.FusedOpsUnavailableWarning):
         print("warning:", warning.message)
 print("fused:", first is not None)
+print("xla:", _library.xla_error())
 y = tfgn.layers.GroupNormalization(2)(tf.reshape(tf.range(16.0), [1, 4, 4]))
 print("mean below 1e-6:", abs(float(tf.reduce_mean(y))) < 1e-6)
 """
@@ -45,17 +47,26 @@ def library():
     return importlib.resources.files("tensorflow_groupnorm") / "_tfgn_ops.so"
 
 
-def run_and_read(run_python, code, **environment):
-    """Runs code that ends in IMPORT_AND_RUN; returns (whether fused, the warnings)."""
-    result = run_python(code, **environment)
+def read(result):
+    """Of a run of code that ends in IMPORT_AND_RUN: (whether fused, the warnings)."""
     assert result.returncode == 0, result.stderr
     assert "mean below 1e-6: True" in result.stdout
     fused = re.search(r"^fused: (True|False)$", result.stdout, re.M).group(1) == "True"
     return fused, re.findall(r"^warning: (.*)$", result.stdout, re.M)
 
 
+def xla_error(result):
+    return re.search(r"^xla: (.*)$", result.stdout, re.M).group(1)
+
+
+def run_and_read(run_python, code, **environment):
+    return read(run_python(code, **environment))
+
+
 def test_loads_without_a_warning(run_python):
-    assert run_and_read(run_python, IMPORT_AND_RUN) == (True, [])
+    result = run_python(IMPORT_AND_RUN)
+    assert read(result) == (True, [])
+    assert xla_error(result) == "None"
 
 
 def test_other_tensorflow_minor_is_named_once_and_the_layers_go_on(run_python):
@@ -112,12 +123,67 @@ def test_the_same_file_twice_is_harmless(run_python, library):
     assert run_and_read(run_python, load + IMPORT_AND_RUN + load) == (True, [])
 
 
-def test_library_needs_the_framework_alone_of_tensorflow(library):
+@pytest.mark.parametrize("content", [None, b"not a library"], ids=["missing", "broken"])
+def test_ops_go_on_without_their_xla_kernels(run_python, library, tmp_path, content):
+    shutil.copy(library, tmp_path)
+    if content is not None:
+        (tmp_path / XLA_LIBRARY).write_bytes(content)
+    code = LIBRARY_FROM.format(folder=str(tmp_path)) + IMPORT_AND_RUN
+    code += "print('supports_jit:', tfgn.layers.GroupNormalization(2).supports_jit)"
+    result = run_python(code)
+    fused, (warning,) = read(result)
+    assert fused
+    assert str(tmp_path / XLA_LIBRARY) in warning
+    assert "do not compile under jit_compile=True" in warning
+    assert xla_error(result) in warning
+    assert "supports_jit: False" in result.stdout
+
+
+def test_another_build_of_the_xla_kernels_is_not_joined_by_ours(run_python, library, tmp_path):
+    other = tmp_path / XLA_LIBRARY
+    other.write_bytes((library.parent / XLA_LIBRARY).read_bytes() + b"another build")
+    code = f"""
+import tensorflow as tf
+tf.load_op_library({str(library)!r})
+tf.load_library({str(other)!r})
+"""
+    fused, (warning,) = run_and_read(run_python, code + IMPORT_AND_RUN)
+    assert fused
+    assert str(other) in warning
+    assert "Another build of the XLA kernels" in warning
+
+
+def test_a_build_without_xla_kernels_says_so(monkeypatch):
+    info = _library.build_info()
+    monkeypatch.setattr(_library, "build_info", lambda: info | {"xla": False})
+    _library._load_xla.cache_clear()
+    try:
+        assert "was built without XLA kernels" in _library.xla_error()
+    finally:
+        _library._load_xla.cache_clear()
+
+
+def test_a_gpu_that_the_kernels_do_not_run_on_is_left_to_the_executor(monkeypatch):
+    info = _library.build_info()
+    monkeypatch.setattr(_library, "build_info", lambda: info | {"cuda": ""})
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["a GPU"])
+    assert "kernels for CPUs only" in _library.xla_error()
+
+
+@pytest.mark.parametrize(
+    "name, needs",
+    [
+        # Servers have no libtensorflow_cc.
+        ("_tfgn_ops.so", {"libtensorflow_framework.so.2"}),
+        (XLA_LIBRARY, {"libtensorflow_framework.so.2", "libtensorflow_cc.so.2"}),
+    ],
+)
+def test_what_the_libraries_need_of_tensorflow(library, name, needs):
     dynamic = subprocess.run(
-        ["readelf", "--dynamic", library], capture_output=True, text=True, check=True
+        ["readelf", "--dynamic", library.parent / name], capture_output=True, text=True, check=True
     ).stdout
     needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
-    assert [name for name in needed if "tensorflow" in name] == ["libtensorflow_framework.so.2"]
+    assert {name for name in needed if "tensorflow" in name} == needs
     # RPATH in a release wheel, whose libraries auditwheel has been over.
     (runpath,) = re.findall(r"(?:RUNPATH|RPATH).*\[(.*)\]", dynamic)
     assert "$ORIGIN/../tensorflow" in runpath.split(":")

@@ -125,7 +125,7 @@ def test_wheel_holds_all_it_needs_and_runs(tmp_path):
     wheel = Path(result.stdout.strip())
     assert wheel.parent == tmp_path
     names = zipfile.ZipFile(wheel).namelist()
-    assert "tensorflow_groupnorm/_tfgn_ops.so" in names
+    assert {f"tensorflow_groupnorm/_tfgn_{part}.so" for part in ("ops", "xla")} <= set(names)
     assert any(re.fullmatch(r"tensorflow_groupnorm/_native\..*\.so", name) for name in names)
     # TensorFlow's libraries are the installed TensorFlow's; Highway's header-only parts stay out.
     assert not any("libtensorflow" in name or name.endswith((".h", ".a")) for name in names)
@@ -140,7 +140,8 @@ def test_wheel_holds_all_it_needs_and_runs(tmp_path):
         python,
         "-c",
         "import tensorflow_groupnorm as tfgn, tensorflow as tf; "
-        "print(tfgn.__file__, tfgn.group_norm(tf.ones([1, 4, 4]), groups=2).shape)",
+        "norm = tf.function(lambda x: tfgn.group_norm(x, groups=2), jit_compile=True); "
+        "print(tfgn.__file__, norm(tf.ones([1, 4, 4])).shape)",
         TFGN_REQUIRE_FUSED="1",
     )
     assert smoke.returncode == 0, smoke.stderr
