@@ -7,6 +7,7 @@
 #include "tensorflow/compiler/tf2xla/type_util.h"
 #include "tensorflow/compiler/tf2xla/xla_op_registry.h"
 #include "tensorflow/core/framework/kernel_def_builder.h"
+#include "tensorflow/core/util/overflow.h"
 
 namespace xla::ffi {
 // Of xla/ffi/ffi_api.h, which needs headers of LLVM.
@@ -70,6 +71,12 @@ InputDims CallBuffers::dims() const {
 
 absl::Status CallBuffers::TakeOutputs(const ffi::RemainingRets& results, const OutputSpecs& specs,
                                       int64_t workspace_bytes) {
+  size_t computed = 0;
+  for (const OutputSpec& spec : specs) computed += spec.is_input < 0;
+  if (results.size() != computed + 1) {
+    return absl::InvalidArgumentError(
+        Concat("The custom call must have ", computed + 1, " results, but has ", results.size()));
+  }
   size_t next = 0;
   for (const OutputSpec& spec : specs) {
     if (spec.is_input >= 0) {
@@ -78,10 +85,14 @@ absl::Status CallBuffers::TakeOutputs(const ffi::RemainingRets& results, const O
     }
     auto result = results.get<ffi::AnyBuffer>(next++);
     if (result.has_error()) return absl::InvalidArgumentError(result.error().message());
-    int64_t count = 1;
-    for (const int64_t size : spec.sizes) count *= size;
+    int64_t count = 1;  // -1 where there are more than an int64 counts
+    for (const int64_t size : spec.sizes) {
+      count = tensorflow::MultiplyWithoutOverflow(count, size);
+      if (count < 0) break;
+    }
     const ffi::AnyBuffer& buffer = **result;
-    if (!HasType(buffer, spec.type) || static_cast<int64_t>(buffer.element_count()) < count) {
+    if (!HasType(buffer, spec.type) || count < 0 ||
+        static_cast<int64_t>(buffer.element_count()) < count) {
       return WrongBuffer("Result", next - 1, buffer,
                          Concat(count, " elements of ", tensorflow::DataTypeString(spec.type)));
     }
