@@ -186,7 +186,7 @@ def test_what_the_libraries_need_of_tensorflow(library, name, needs):
     assert {name for name in needed if "tensorflow" in name} == needs
     # RPATH in a release wheel, whose libraries auditwheel has been over.
     (runpath,) = re.findall(r"(?:RUNPATH|RPATH).*\[(.*)\]", dynamic)
-    assert "$ORIGIN/../tensorflow" in runpath.split(":")
+    assert "$ORIGIN/../tensorflow/" in runpath.split(":")
 
 
 def test_build_info_tells_what_was_built():
