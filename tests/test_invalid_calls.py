@@ -256,7 +256,7 @@ def test_more_statistics_than_there_can_be(op, arguments, error):
     def compiled():
         return call(op, arguments, lambda shape: made[tuple(shape)])
 
-    # XLA tells more statistics than there is memory from more than can be counted, as a shape.
+    # XLA refuses a shape of so many elements, where the executor fails to allocate it.
     with pytest.raises((error, tf.errors.InvalidArgumentError)):
         compiled()
 

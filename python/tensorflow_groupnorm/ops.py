@@ -53,7 +53,7 @@ def group_norm(
     `rstd = 1 / sqrt(var + epsilon)` are over each sample and group: over `channels / groups`
     consecutive channels and all axes other than the batch and the channel axis. Statistics
     and arithmetic are float32 (float64 for a float64 `x`). The result is bit-identical from run
-    to run and for any number of threads.
+    to run, for any number of threads, and under `jit_compile=True`.
 
     Differentiable to any order, in reverse and in forward mode; beyond the first order the
     gradients are computed in stock TensorFlow ops. Where the op library could not be loaded this
@@ -112,7 +112,8 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
 
     `gain * scale * (w - mean) * rstd` with the statistics of each output channel, that is,
     over all axes other than `axis`. Statistics and arithmetic are float32 (float64 for a
-    float64 `w`). The result is bit-identical from run to run and for any number of threads.
+    float64 `w`). The result is bit-identical from run to run, for any number of threads, and under
+    `jit_compile=True`.
 
     Differentiable to any order, in reverse and in forward mode; beyond the first order the
     gradients are computed in stock TensorFlow ops. Where the op library could not be loaded this
