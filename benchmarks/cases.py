@@ -43,6 +43,7 @@ CONTENDERS = {
     "streaming copy": "kernels",
     "kernel": "kernels",
     "op": "tensorflow",
+    "op jit": "tensorflow",
     "floor": "tensorflow",
     "keras": "tensorflow",
     "keras jit": "tensorflow",
@@ -124,11 +125,27 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A training step of a ResNet50V2."""
+    """A training step of a ResNet50V2.
+
+    Attributes:
+        norm: of `STEP_NORMS`.
+        jit: whether XLA compiles the step.
+    """
 
     norm: str
     batch: int = 2
     side: int = 224
+    jit: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of the normalization and how it runs, as the contenders are called."""
+        return self.norm + " jit" * self.jit
+
+    @property
+    def text(self) -> str:
+        """The name as readers know it."""
+        return STEP_NORMS[self.norm] + ", jit" * self.jit
 
     @property
     def nbytes(self) -> int:
@@ -138,7 +155,7 @@ class Step:
     @property
     def inputs(self) -> Step:
         """As `Norm.inputs`."""
-        return dataclasses.replace(self, norm="none")
+        return dataclasses.replace(self, norm="none", jit=False)
 
 
 STEP_NORMS = {
@@ -148,6 +165,10 @@ STEP_NORMS = {
     "gn+ws": "Keras GN + WS",
     "ours": "ours GN + WS",
 }
+STEPS = (
+    *(Step(norm) for norm in STEP_NORMS),
+    *(Step(norm, jit=True) for norm in ("bn", "gn+ws", "ours")),
+)
 
 Case = Norm | Weights | Step
 

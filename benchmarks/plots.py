@@ -18,6 +18,7 @@ from .sections import PASSES
 STYLES = {
     "kernel": ("#009E73", "o", "kernel (ours)"),
     "op": ("#0072B2", "s", "op in TensorFlow (ours)"),
+    "op jit": ("#003050", "*", "op, jit (ours)"),
     "floor": ("#777777", "|", "floor: TensorFlow's ReLU"),
     "fused bn": ("#CC79A7", "D", "fused BN"),
     "torch": ("#D55E00", "^", "PyTorch"),

@@ -26,10 +26,17 @@ METHOD = """\
   the forward pass (1.5 copies), read again and its gradient written in the backward pass (4).
 - The **floor** is TensorFlow's ReLU of x, and for the backward pass its gradient: what an op that
   is called through TensorFlow can reach.
+- **jit** is a `tf.function(jit_compile=True)`, which XLA compiles; everything else of TensorFlow is
+  in a `tf.function` without. Tracing and compiling are no part of any time.
 - A **ratio** is one median over another, of the same rounds.
 - Kernels are bound to cores, as PyTorch's threads are with `OMP_PROC_BIND=true`. TensorFlow places
   its own.
 """
+
+COMPILED = """\
+In a `tf.function(jit_compile=True)`, multiples of the bound. XLA calls the kernels of our op as
+they are, so that it should take no longer than in a graph, but for noise. Of Keras's layer XLA
+makes loops of its own, which have to be slower."""
 
 SECTIONS = {
     "ladder": (
@@ -56,8 +63,9 @@ SECTIONS = {
     ),
     "step": (
         "Training step of a ResNet50V2",
-        "Batch 2 at 224x224, SGD with momentum, one `tf.function`. Peak memory is in a process of "
-        "its own, above what it held before the network was built.",
+        "Batch 2 at 224x224, SGD with momentum, one `tf.function`. The rows with jit have "
+        "`jit_compile=True` and are over the others with it. Peak memory is in a process of its "
+        "own, above what it held before the network was built.",
     ),
 }
 
@@ -100,7 +108,11 @@ def _tables(section: str, results: Results, verdicts: tables.Verdicts) -> str:
         limits = tables.CHANNELS_FIRST_LIMITS if section == "layouts" else tables.KERNEL_LIMITS
         kernels = tables.kernels(results, verdicts, section, limits)
         through = tables.through_tensorflow(results, verdicts, section)
-        return f"### The kernels alone\n\n{kernels}\n\n### Through TensorFlow\n\n{through}"
+        compiled = tables.compiled(results, verdicts, section)
+        return (
+            f"### The kernels alone\n\n{kernels}\n\n### Through TensorFlow\n\n{through}\n\n"
+            f"### Compiled by XLA\n\n{COMPILED}\n\n{compiled}"
+        )
     if section == "scaling":
         threads = tables.threads(results, verdicts)
         sizes = tables.sizes(results)

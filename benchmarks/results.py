@@ -17,7 +17,7 @@ class Results:
     Attributes:
         environment: `date`, `command`, `machine` and `versions`.
         times: for each section and entry, nanoseconds of every round.
-        memory: peak bytes of a training step by normalization.
+        memory: peak bytes of a training step by its name.
         accuracy: a row per contender, case and mean.
         skipped: sentences about what could not run.
     """

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import accuracy, machine
-from .cases import LADDER, STEP_NORMS, Step
+from .cases import LADDER, STEPS, Step
 from .results import Results
 from .rounds import WorkerError, Workers, measure, peak_memory
 from .sections import SECTIONS, Entry, Group
@@ -102,8 +102,9 @@ def _quick(groups: list[Group]) -> Iterator[Group]:
 
 
 def _is_slow(entry: Entry) -> bool:
-    norm = getattr(entry.case, "norm", QUICK_NORMS[0])
-    return entry.contender == "composite jit" or norm not in QUICK_NORMS
+    if isinstance(entry.case, Step):
+        return entry.case.jit or entry.case.norm not in QUICK_NORMS
+    return entry.contender == "composite jit"
 
 
 def _rounds(group: Group, rounds: int) -> int:
@@ -120,11 +121,12 @@ def _measure(group: Group, workers: Workers, rounds: int, results: Results, on_r
 
 def _memory(skipped: list[str]) -> dict[str, int]:
     memory = {}
-    for norm, text in STEP_NORMS.items():
+    for case in STEPS:
         try:
-            memory[norm] = peak_memory(Entry("step", Step(norm)))
+            memory[case.name] = peak_memory(Entry("step", case))
         except WorkerError as error:
-            skipped.append(f"memory of the step, {text}: {str(error).strip().splitlines()[-1]}")
+            message = str(error).strip().splitlines()[-1]
+            skipped.append(f"memory of the step, {case.text}: {message}")
     return memory
 
 

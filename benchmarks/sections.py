@@ -11,17 +11,16 @@ from .cases import (
     OTHER_SHAPES,
     SCALING,
     SIZES,
-    STEP_NORMS,
+    STEPS,
     Case,
     Norm,
-    Step,
     Weights,
     channels_first,
 )
 
 PASSES = (False, True)
-STANDARDIZATIONS = ("kernel", "op", "composite", "composite jit", "torch")
-EVERYONE = ("kernel", "op", "floor", "keras", "keras jit", "fused bn", "torch")
+STANDARDIZATIONS = ("kernel", "op", "op jit", "composite", "composite jit", "torch")
+EVERYONE = ("kernel", "op", "op jit", "floor", "keras", "keras jit", "fused bn", "torch")
 
 
 class Entry(NamedTuple):
@@ -115,7 +114,7 @@ def weights(shapes) -> Iterator[Group]:
 
 
 def step(shapes) -> Iterator[Group]:
-    entries = [Entry("step", Step(norm)) for norm in STEP_NORMS]
+    entries = [Entry("step", case) for case in STEPS]
     yield Group("step", "training step of a ResNet50V2", entries)
 
 

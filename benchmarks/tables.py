@@ -6,7 +6,7 @@ import collections
 import dataclasses
 
 from .accuracy import OURS
-from .cases import STEP_NORMS, Norm, Step, Weights
+from .cases import STEP_NORMS, STEPS, Norm, Step, Weights
 from .results import Results
 from .sections import FUSIONS, PASSES, STANDARDIZATIONS
 
@@ -21,9 +21,14 @@ FLOOR_LIMITS = {False: 1.15, True: 1.25}
 FUSION_LIMIT = 1.1
 TYPE_LIMIT = 0.6
 WEIGHTS_LIMITS = {False: 1.5, True: 2.0}
-STEP_LIMIT = 0.72
+#: Of an op that XLA compiles, over the same op in a graph.
+JIT_LIMIT = 1.05
+#: Of our step over the others, in a graph and compiled.
+STEP_LIMITS = {False: {"bn": 1, "gn+ws": 0.72}, True: {"bn": 1, "gn+ws": 1}}
+STEP_MEMORY_LIMITS = {False: {"bn": 1}, True: {}}
 
 PEERS = ("keras", "keras jit", "fused bn", "torch")
+COMPILED = ("op", "op jit", "keras jit", "keras")
 
 
 class Verdicts:
@@ -35,7 +40,7 @@ class Verdicts:
     def judge(self, target: str, misses: list[str]) -> str:
         """Notes a row and returns the text of its last cell."""
         self.rows[target].append(not misses)
-        return "met" if not misses else f"**missed**: {', '.join(misses)}"
+        return "met" if not misses else f"**missed**: {', '.join(dict.fromkeys(misses))}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -61,7 +66,7 @@ def _over(a: float | None, b: float | None) -> float | None:
 
 
 def _us(ns: float | None) -> str:
-    return "-" if ns is None else f"{ns / 1e3:.0f}"
+    return _number(_over(ns, 1e3), 0)
 
 
 def of_pass(results: Results, section: str, backward: bool) -> list[Norm]:
@@ -120,6 +125,35 @@ def through_tensorflow(results: Results, verdicts: Verdicts, section: str) -> st
         header = ["shape", "floor, µs", "op / floor", "at most", "op", "floor", *PEERS, "verdict"]
         parts.append(f"**{PASS[backward].capitalize()}**\n\n{markdown(header, rows)}")
     return "\n\n".join(parts)
+
+
+def compiled(results: Results, verdicts: Verdicts, section: str) -> str:
+    """The ops under `jit_compile=True`, against the graph and what XLA makes of Keras's layer."""
+    parts = []
+    for backward in PASSES:
+        rows = []
+        for case in of_pass(results, section, backward):
+            ns = {name: results.ns(section, name, case) for name in COMPILED}
+            bound = results.bound_ns(section, case)
+            misses = _jit_misses(ns, "keras jit")
+            verdict = verdicts.judge(f"{section}: op jit, {PASS[backward]}", misses)
+            rows.append(
+                [shape_text(case), _us(ns["op jit"]), _number(_over(ns["op jit"], ns["op"]))]
+                + [f"{JIT_LIMIT:g}", _number(_over(ns["keras jit"], ns["op jit"]))]
+                + [_number(_over(ns[name], bound), 1) for name in COMPILED]
+                + [verdict]
+            )
+        header = ["shape", "op jit, µs", "op jit / op", "at most", "keras jit / op jit"]
+        table = markdown([*header, *COMPILED, "verdict"], rows)
+        parts.append(f"**{PASS[backward].capitalize()}**\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def _jit_misses(ns: dict[str, float | None], stock: str, where: str = "") -> list[str]:
+    """Tells whether XLA slows our op down, or makes something faster of the stock ops."""
+    jit = ns["op jit"]
+    misses = _misses(_over(jit, ns["op"]), JIT_LIMIT, f"op{where}")
+    return misses + _misses(_over(jit, ns[stock]), 1, f"{stock}{where}")
 
 
 def _relative(results: Results, verdicts: Verdicts, section: str, variants: dict, limit, base):
@@ -214,42 +248,59 @@ def sizes(results: Results) -> str:
 
 def weights(results: Results, verdicts: Verdicts) -> str:
     """Weight standardization of the kernels of a ResNet-50."""
-    rows = []
-    for contender in STANDARDIZATIONS:
-        cells, misses = [], []
-        for backward in PASSES:
-            case = Weights(backward)
-            ns, bound = results.ns("weights", contender, case), results.bound_ns("weights", case)
-            ratio = _over(ns, bound)
-            cells += ["-" if ns is None else f"{ns / 1e6:.1f}", _number(ratio)]
-            misses += _misses(ratio, WEIGHTS_LIMITS[backward], PASS[backward])
-        verdict = verdicts.judge("weights: kernel", misses) if contender == "kernel" else ""
-        rows.append([contender, *cells, verdict])
-    header = ["", "forward, ms", "× bound", "both passes, ms", "× bound", "verdict"]
+    cells = {name: [] for name in STANDARDIZATIONS}
+    misses = {"kernel": [], "op jit": []}
+    for backward in PASSES:
+        case = Weights(backward)
+        bound = results.bound_ns("weights", case)
+        ns = {name: results.ns("weights", name, case) for name in STANDARDIZATIONS}
+        for name, time in ns.items():
+            cells[name] += [_number(_over(time, 1e6), 1), _number(_over(time, bound))]
+            cells[name].append(_number(_over(time, ns["op"])))
+        limit = WEIGHTS_LIMITS[backward]
+        misses["kernel"] += _misses(_over(ns["kernel"], bound), limit, PASS[backward])
+        misses["op jit"] += _jit_misses(ns, "composite jit", f" ({PASS[backward]})")
+    rows = [
+        [name, *cells[name]]
+        + [verdicts.judge(f"weights: {name}", misses[name]) if name in misses else ""]
+        for name in STANDARDIZATIONS
+    ]
+    header = ["", "forward, ms", "× bound", "× op", "both passes, ms", "× bound", "× op", "verdict"]
     limits = " and ".join(f"{limit:g}" for limit in WEIGHTS_LIMITS.values())
-    return f"At most {limits} times the bound.\n\n{markdown(header, rows)}"
+    return (
+        f"The kernel: at most {limits} times the bound. op jit: at most {JIT_LIMIT:g} times the "
+        f"op, and faster than composite jit.\n\n{markdown(header, rows)}"
+    )
 
 
 def step(results: Results, verdicts: Verdicts) -> str:
     """The training step of a ResNet50V2."""
-    ns = {norm: results.ns("step", "step", Step(norm)) for norm in STEP_NORMS}
-    memory = results.memory
-    misses = _misses(_over(ns["ours"], ns["bn"]), 1, "BN")
-    misses += _misses(_over(ns["ours"], ns["gn+ws"]), STEP_LIMIT, f"{STEP_LIMIT} of Keras GN + WS")
-    misses += _misses(_over(memory.get("ours"), memory.get("bn")), 1, "memory of BN")
-    rows = [
-        [
-            text,
-            "-" if ns[norm] is None else f"{ns[norm] / 1e6:.0f}",
-            _number(_over(ns[norm], ns["bn"])),
-            _number(_over(ns[norm], ns["gn+ws"])),
-            "-" if norm not in memory else f"{memory[norm] / 2**20:.0f}",
-            verdicts.judge("step: ours GN + WS", misses) if norm == "ours" else "",
-        ]
-        for norm, text in STEP_NORMS.items()
-    ]
+    ns = {case: results.ns("step", "step", case) for case in STEPS}
+    memory = {case: results.memory.get(case.name) for case in STEPS}
+    rows = []
+    for case in STEPS:
+        verdict = ""
+        if case.norm == "ours":
+            misses = _step_misses(ns, case, STEP_LIMITS)
+            misses += _step_misses(memory, case, STEP_MEMORY_LIMITS, "memory of ")
+            verdict = verdicts.judge(f"step: {case.text}", misses)
+        others = (dataclasses.replace(case, norm=norm) for norm in ("bn", "gn+ws"))
+        rows.append(
+            [case.text, _number(_over(ns[case], 1e6), 0)]
+            + [_number(_over(ns[case], ns[other])) for other in others]
+            + [_number(_over(memory[case], 2**20), 0), verdict]
+        )
     header = ["", "ms", "over BN", "over Keras GN + WS", "peak memory, MiB", "verdict"]
     return markdown(header, rows)
+
+
+def _step_misses(values: dict, case: Step, limits: dict, what: str = "") -> list[str]:
+    misses = []
+    for norm, limit in limits[case.jit].items():
+        ratio = _over(values[case], values[dataclasses.replace(case, norm=norm)])
+        factor = "" if limit == 1 else f"{limit:g} of "
+        misses += _misses(ratio, limit, f"{what}{factor}{STEP_NORMS[norm]}")
+    return misses
 
 
 def accuracy(results: Results, verdicts: Verdicts) -> str:

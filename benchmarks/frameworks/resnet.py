@@ -69,7 +69,7 @@ def training_step(case: Step):
     optimizer.build(model.trainable_variables)
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    @tf.function
+    @tf.function(jit_compile=case.jit)
     def step(images, labels):
         with tf.GradientTape() as tape:
             loss = loss_of(labels, model(images, training=True))
