@@ -71,7 +71,7 @@ struct CudaPlan {
 
 // What a group is summed to, and what is computed from that: four numbers each.
 inline constexpr int kCudaGroupNumbers = 4;
-inline constexpr int kCudaMaxThreads = 512;
+inline constexpr int kCudaMaxThreads = 256;
 // Blocks in a cluster that every device with clusters can run.
 inline constexpr int kCudaMaxCluster = 8;
 

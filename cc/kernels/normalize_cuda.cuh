@@ -27,7 +27,7 @@ struct Work {
 struct Part {
   int64_t n, channel, group;  // the first ones
   int64_t row_begin, row_end;
-  int64_t part, chunk, strip_part;  // strip_part: the first part's block
+  int64_t part, chunk;
   int channels, groups, columns;    // columns: channels * B, by columns only
 };
 

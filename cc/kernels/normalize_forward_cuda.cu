@@ -8,8 +8,6 @@ namespace tfgn {
 namespace cuda {
 namespace {
 
-constexpr int kBatch = 4;  // loads of a thread under way
-
 template <typename T>
 struct ForwardArgs : Work {
   CudaForwardTensors<T> t;
@@ -26,6 +24,8 @@ template <typename T>
 class ForwardBlock {
   using CT = ParamOf<T>;
   static constexpr int V = 16 / sizeof(T);
+  // Vectors that a thread reads at once.
+  static constexpr int kBatch = V == 8 ? 2 : 4;
   using Sums = CudaMoments<CT>;
   static_assert(sizeof(Sums) == kCudaGroupNumbers * sizeof(CT));
 
@@ -277,7 +277,7 @@ class ForwardBlock {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kCudaMaxThreads)
+__global__ void __launch_bounds__(kCudaMaxThreads, 3)
     ForwardKernel(const __grid_constant__ ForwardArgs<T> args) {
   ForwardBlock<T>(args).Run();
 }
