@@ -34,8 +34,8 @@ inline __half __float2half_rn(float v) {
   const int unit = exponent < -13 ? -24 : exponent - 11;
   // A sum of exponent and fraction: a fraction that rounds up to 1024 carries.
   const int fraction = static_cast<int>(std::nearbyint(std::ldexp(magnitude, -unit)));
-  return {static_cast<uint16_t>(sign | (exponent < -13 ? fraction
-                                                       : ((exponent + 13) << 10) + fraction))};
+  return {static_cast<uint16_t>(sign |
+                                (exponent < -13 ? fraction : ((exponent + 13) << 10) + fraction))};
 }
 
 #endif  // TFGN_TESTS_CUDA_EMULATION_CUDA_FP16_H_

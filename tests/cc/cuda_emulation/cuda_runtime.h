@@ -4,6 +4,7 @@
 #ifndef TFGN_TESTS_CUDA_EMULATION_CUDA_RUNTIME_H_
 #define TFGN_TESTS_CUDA_EMULATION_CUDA_RUNTIME_H_
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -24,7 +25,7 @@
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
-  explicit dim3(unsigned x = 1) : x(x) {}
+  dim3(unsigned x = 1) : x(x) {}  // NOLINT(google-explicit-constructor): as CUDA's
 };
 
 namespace cuda_emulation {
@@ -53,29 +54,31 @@ class Cluster {
   void Run(unsigned first_block, unsigned grid, const std::function<void()>& kernel) {
     constexpr size_t kStack = 128 << 10;
     const int count = blocks_ * threads_;
-    stacks_.resize(count);
-    contexts_.resize(count);
+    static thread_local std::vector<std::unique_ptr<char[]>> stacks;  // for the next cluster, too
+    while (stacks.size() < static_cast<size_t>(count)) stacks.emplace_back(new char[kStack]);
+    contexts_.assign(count, {});
+    waiting_.assign(count, {});
     done_.assign(count, false);
     kernel_ = &kernel;
     first_block_ = first_block;
     grid_ = grid;
     active = this;
     for (int i = 0; i < count; ++i) {
-      stacks_[i].reset(new char[kStack]);
-      getcontext(&contexts_[i]);
-      contexts_[i].uc_stack.ss_sp = stacks_[i].get();
-      contexts_[i].uc_stack.ss_size = kStack;
-      contexts_[i].uc_link = &scheduler_;
-      makecontext(&contexts_[i], Entry, 0);
+      ucontext_t& start = contexts_[i].start;
+      getcontext(&start);
+      start.uc_stack.ss_sp = stacks[i].get();
+      start.uc_stack.ss_size = kStack;
+      makecontext(&start, Entry, 0);
     }
     int left = count;
     for (int round = 0; left > 0; ++round) {
       progress_ = false;
       for (int turn = 0; turn < count; ++turn) {
         const int i = round % 2 == 0 ? turn : count - 1 - turn;
-        if (done_[i]) continue;
+        const Waiting& wait = waiting_[i];
+        if (done_[i] || (wait.at != nullptr && wait.at->generation == wait.generation)) continue;
         current_ = i;
-        swapcontext(&scheduler_, &contexts_[i]);
+        Switch(&scheduler_, &contexts_[i]);
         if (done_[i]) {
           --left;
           progress_ = true;
@@ -118,9 +121,25 @@ class Cluster {
   static thread_local Cluster* active;
 
  private:
+  // A stack, and where to go on with it. swapcontext() saves signal masks in a system call each,
+  // so it only starts a thread.
+  struct Context {
+    ucontext_t start;
+    jmp_buf point;
+    bool started = false;
+  };
+
+  static void Switch(Context* from, Context* to) {
+    from->started = true;
+    if (_setjmp(from->point) != 0) return;
+    if (to->started) _longjmp(to->point, 1);
+    setcontext(&to->start);
+  }
+
   static void Entry() {
     (*active->kernel_)();
     active->done_[active->current_] = true;
+    _longjmp(active->scheduler_.point, 1);
   }
 
   void Wait(Barrier* barrier, int count) {
@@ -130,19 +149,25 @@ class Cluster {
       ++barrier->generation;
       progress_ = true;
     }
-    const int self = current_;
-    while (barrier->generation == generation) swapcontext(&contexts_[self], &scheduler_);
+    waiting_[current_] = {barrier, generation};
+    Switch(&contexts_[current_], &scheduler_);
   }
+
+  // What a thread waits for: that `at` leaves a generation.
+  struct Waiting {
+    const Barrier* at = nullptr;
+    int64_t generation = 0;
+  };
 
   const int blocks_, threads_;
   int64_t shared_bytes_;
   std::unique_ptr<uint64_t[]> shared_;
   std::vector<Barrier> barriers_;
   std::vector<uint64_t> exchange_;
-  std::vector<std::unique_ptr<char[]>> stacks_;
-  std::vector<ucontext_t> contexts_;
+  std::vector<Context> contexts_;
+  std::vector<Waiting> waiting_;
   std::vector<bool> done_;
-  ucontext_t scheduler_;
+  Context scheduler_;
   const std::function<void()>* kernel_ = nullptr;
   unsigned first_block_ = 0, grid_ = 0;
   int current_ = 0;
