@@ -9,12 +9,12 @@ namespace {
 
 constexpr int kWarp = 32;
 // The sums of a block of this many columns and bytes per number fit in 48 KiB of shared memory.
-constexpr int64_t kMaxColumnBytes = 12288;
+constexpr int64_t kMaxColumnBytes = 8192;
 // By runs: sums of a block, one for each channel and warp of a team.
 constexpr int64_t kMaxRunSums = 2048;
 constexpr int64_t kMaxRunChannels = 1024;
-// A piece of a run is read by a warp: 32 vectors of 8 elements, 16 times.
-constexpr int64_t kPiece = 4096;
+// A piece of a run is read by a warp: 32 vectors of 8 elements, 8 times.
+constexpr int64_t kPiece = 2048;
 // A thread has this many loads under way, so rows come in multiples of it.
 constexpr int64_t kBatch = 4;
 // A part of a sum in a launch of its own should outweigh its start.
@@ -53,6 +53,7 @@ class Planner {
       if (!pass_.one_launch) Consider(strip, SplitParts(strip), false, false);
       if (strip == p_.c) break;
     }
+    Repeat(&best_);
     return best_;
   }
 
@@ -77,9 +78,8 @@ class Planner {
   int64_t ReadBytes() const { return p_.n * p_.a * p_.c * p_.b * BytesPerElement(); }
 
   int64_t SplitParts(int64_t strip) const {
-    // Two blocks per multiprocessor; see CudaMaxThreads.
     const int64_t strips = p_.n * CeilDiv(p_.c, strip);
-    const int64_t wanted = CeilDiv(2 * device_.multiprocessors, strips);
+    const int64_t wanted = CeilDiv(Resident(kCudaMaxThreads) * device_.multiprocessors, strips);
     return std::clamp<int64_t>(ReadBytes() / strips / kMinPartBytes, 1, wanted);
   }
 
@@ -199,6 +199,7 @@ class Planner {
     plan->entries =
         take(number * (pass_.is_gradient() ? 2 * down * plan->keys : 3 * down * plan->keys + down));
     plan->channel_sums = take(pass_.is_gradient() ? 2 * number * plan->share_channels : 0);
+    plan->affine_sums = take(pass_.is_gradient() ? 2 * number * plan->share_channels : 0);
     plan->group_sums = take(number * kCudaGroupNumbers * plan->groups);
     plan->group_results = take(number * kCudaGroupNumbers * plan->groups);
     if (at > device_.shared_per_block) return false;
@@ -206,34 +207,61 @@ class Planner {
     return true;
   }
 
-  // An estimate, in microseconds, to choose by: a multiprocessor with 512 threads moves about
-  // 25 KB/us, a launch takes about 2.5 us.
+  // Blocks that a multiprocessor runs at a time: 80 registers a thread forward, 128 backward.
+  int64_t Resident(int threads) const { return (pass_.is_gradient() ? 512 : 768) / threads; }
+
+  // Gives blocks several samples where there are far more than the device runs at a time: they
+  // start once, and add up the gradients of gamma and beta.
+  void Repeat(CudaPlan* plan) const {
+    constexpr int64_t kRounds = 4;  // so that all end at about the same time
+    const int64_t blocks = p_.n * plan->blocks_per_sample();
+    const int64_t at_once = device_.multiprocessors * ResidentBlocks(*plan) * kRounds;
+    const bool per_sample = p_.gamma == Affine::kPerSample || p_.beta == Affine::kPerSample;
+    if (plan->one_launch && !(pass_.is_gradient() && per_sample)) {
+      plan->samples = std::clamp<int64_t>(blocks / at_once, 1, p_.n);
+    }
+    plan->sample_blocks = CeilDiv(p_.n, plan->samples);
+  }
+
+  int64_t ResidentBlocks(const CudaPlan& plan) const {
+    const int64_t by_memory = device_.shared_per_multiprocessor / (plan.shared_bytes + 1024);
+    return std::max<int64_t>(1, std::min({int64_t{32}, Resident(plan.threads), by_memory}));
+  }
+
+  // An estimate, in microseconds, to choose by.
   double Time(const CudaPlan& plan) const {
-    constexpr double kRate = 25e3, kLaunch = 2.5;
-    const double sms = device_.multiprocessors;
+    constexpr double kRate = 25e3;    // bytes per microsecond of a multiprocessor
+    constexpr double kThreads = 512;  // that it takes to reach this rate
+    constexpr double kLaunch = 2.5, kBlock = 2;
+    const double multiprocessors = device_.multiprocessors;
     const double blocks = static_cast<double>(p_.n * plan.blocks_per_sample());
     const double read = static_cast<double>(ReadBytes());
-    const double written =
-        read / static_cast<double>(BytesPerElement()) * static_cast<double>(pass_.output_size);
-    const double per_sm = std::clamp<double>(
-        static_cast<double>(device_.shared_per_multiprocessor / (plan.shared_bytes + 1024)), 1,
-        std::max(1.0, 1024.0 / plan.threads));
+    const double written = read * pass_.output_size / static_cast<double>(BytesPerElement());
+    const int64_t resident = ResidentBlocks(plan);
+    const double waves = blocks / (multiprocessors * static_cast<double>(resident));
+
     // What is read again comes from L2 where all that is between the two readings fits in half.
-    const double between = plan.one_launch ? std::min(1.0, sms * per_sm / blocks) * read : read;
+    const double between = plan.one_launch ? std::min(1.0, 1 / waves) * read : read;
     const double again = plan.held ? 0 : between <= device_.l2_bytes / 2.0 ? 0.4 : 1;
-    double efficiency = per_sm >= 2 ? 1 : 0.85;
-    if (by_columns_) {
-      const int64_t segment = plan.share_channels * p_.b * pass_.element_size;
-      if (plan.blocks_per_sample() > plan.chunks) {
-        efficiency *= segment >= 128 ? 1 : segment >= 64 ? 0.9 : segment >= 32 ? 0.75 : 0.4;
-      }
-      if (!plan.aligned) efficiency *= 0.6;
+    const double parallel = std::min(multiprocessors, blocks * plan.threads / kThreads);
+    double bytes = (read * (1 + again) + written) / Efficiency(plan);
+    if (waves > 1) {
+      bytes *= std::ceil(waves) / waves;
+      // With one block at a time, reading and writing do not overlap.
+      if (plan.one_launch && resident == 1) bytes *= 1.2;
     }
-    const double waves = blocks / (sms * per_sm);
-    if (waves > 1) efficiency *= waves / std::ceil(waves);
-    const double parallel = std::min(sms, blocks * plan.threads / kCudaMaxThreads);
-    return (read * (1 + again) + written) / (kRate * parallel * efficiency) +
-           kLaunch * (plan.one_launch ? 1 : 2);
+    const double launches = plan.one_launch ? 1 : 2;
+    return std::max(bytes / (kRate * parallel), kBlock * launches * std::max(1.0, waves)) +
+           kLaunch * launches;
+  }
+
+  // The part of what memory moves that was asked for.
+  double Efficiency(const CudaPlan& plan) const {
+    if (!by_columns_) return 1;
+    const double aligned = plan.aligned ? 1 : 0.6;
+    const int64_t segment = plan.share_channels * p_.b * pass_.element_size;
+    if (plan.strips * plan.shares == 1 || segment >= 128) return aligned;
+    return aligned * (segment >= 64 ? 0.9 : segment >= 32 ? 0.75 : 0.4);
   }
 
   const Normalization& p_;
@@ -263,7 +291,7 @@ CudaScratch::CudaScratch(const Normalization& p, const CudaPass& pass, const Cud
   if (!plan.one_launch) group_sums = numbers(p.n * p.groups * plan.parts * kCudaGroupNumbers);
   const bool has_affine = p.gamma != Affine::kAbsent || p.beta != Affine::kAbsent;
   if (pass.is_gradient() && has_affine && !AffineGradientsAreOfGroups(p))
-    channel_sums = numbers(p.n * plan.chunks * 2 * p.c);
+    channel_sums = numbers(plan.sample_blocks * plan.chunks * 2 * p.c);
   bytes = scratch.used();
 }
 

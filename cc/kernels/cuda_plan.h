@@ -47,6 +47,9 @@ struct CudaPlan {
   int64_t share_channels = 1;  // of all shares of a strip but the last
   int64_t chunks = 1;
   int64_t parts = 1;  // shares * chunks; the blocks of a cluster where one_launch
+  // A block does the same part of this many samples, one after another.
+  int64_t samples = 1;
+  int64_t sample_blocks = 1;  // N / samples, rounded up
 
   // By columns: `across` threads side by side, a vector each, in `down` rows. By runs: `across`
   // teams of `down` warps, a channel at a time to each team.
@@ -62,11 +65,13 @@ struct CudaPlan {
   int held_gradients = 0;
   int entries = 0;
   int channel_sums = 0;
+  int affine_sums = 0;
   int group_sums = 0;
   int group_results = 0;
   int shared_bytes = 0;
 
   int64_t blocks_per_sample() const { return strips * parts; }
+  int64_t blocks() const { return sample_blocks * blocks_per_sample(); }
 };
 
 // What a group is summed to, and what is computed from that: four numbers each.
@@ -90,7 +95,7 @@ struct CudaScratch {
               void* memory = nullptr);
 
   void* group_sums = nullptr;    // [N, G, parts, kCudaGroupNumbers]
-  void* channel_sums = nullptr;  // [N, chunks, (dz, dz * xhat), C]
+  void* channel_sums = nullptr;  // [sample_blocks, chunks, (dz, dz * xhat), C]
   int64_t bytes = 0;
 };
 

@@ -12,7 +12,7 @@ struct BackwardArgs : Work {
   CudaBackwardTensors<T> t;
   bool has_side, direct_affine;  // AffineGradientsAreOfGroups
   ParamOf<T>* group_sums;        // [N, G, parts] of GroupSums
-  ParamOf<T>* channel_sums;      // [N, chunks, (dz, dz * xhat), C], or null
+  ParamOf<T>* channel_sums;      // [sample_blocks, chunks, (dz, dz * xhat), C], or null
 };
 
 // Sums of dz and dz * (x - mean), weighted by gamma over a group. `last` are those of the last
@@ -40,6 +40,13 @@ class BackwardBlock {
       : w_(args), part_(PartOfBlock(args)), shared_(SharedMemory()) {}
 
   __device__ void Run() {
+    ClearAffine();
+    for (; part_.n < part_.end_n; ++part_.n) RunSample();
+    PutAffine();
+  }
+
+ private:
+  __device__ void RunSample() {
     if (w_.stage != Stage::kElements) {
       SumElements();
       __syncthreads();
@@ -62,7 +69,6 @@ class BackwardBlock {
     if (w_.t.dx != nullptr || w_.t.dside != nullptr) WriteElements();
   }
 
- private:
   // What dz and dx are computed with: z = (x - mean) * scale + beta + side_input and
   // dx = dz * scale + (x - mean) * slope + offset.
   template <class K>
@@ -301,11 +307,27 @@ class BackwardBlock {
 
   __device__ void FinishChannel(int c, const ChannelSums<CT>& sums) const {
     channel_sums()[c] = sums;
-    if (w_.channel_sums == nullptr) return;
-    CT* to =
-        w_.channel_sums + (part_.n * w_.plan.chunks + part_.chunk) * 2 * w_.p.c + part_.channel + c;
-    to[0] = sums.dz;
-    to[w_.p.c] = sums.dz_centered * w_.t.rstd[Statistic(GroupOf(c))] * static_cast<CT>(w_.p.scale);
+    affine_sums()[c].dz += sums.dz;
+    affine_sums()[c].dz_centered +=
+        sums.dz_centered * w_.t.rstd[Statistic(GroupOf(c))] * static_cast<CT>(w_.p.scale);
+  }
+
+  // Sums over the samples of the block; each is added up by the thread that finishes the channel.
+  __device__ ChannelSums<CT>* affine_sums() const {
+    return At<ChannelSums<CT>>(w_.plan.affine_sums);
+  }
+  __device__ void ClearAffine() const {
+    if (w_.stage == Stage::kElements) return;
+    for (int c = threadIdx.x; c < part_.channels; c += blockDim.x) affine_sums()[c] = {0, 0};
+  }
+  __device__ void PutAffine() const {
+    if (w_.channel_sums == nullptr || w_.stage == Stage::kElements) return;
+    CT* to = w_.channel_sums + (part_.sample_block * w_.plan.chunks + part_.chunk) * 2 * w_.p.c +
+             part_.channel;
+    for (int c = threadIdx.x; c < part_.channels; c += blockDim.x) {
+      to[c] = affine_sums()[c].dz;
+      to[w_.p.c + c] = affine_sums()[c].dz_centered;
+    }
   }
 
   __device__ void SumOverGroups() const {
@@ -401,7 +423,7 @@ class BackwardBlock {
   }
 
   const BackwardArgs<T>& w_;
-  const Part part_;
+  Part part_;
   char* const shared_;
 };
 
@@ -421,7 +443,7 @@ CudaPass BackwardPassOf(ElementType dy_type, bool one_launch) {
 template <typename CT>
 struct AffineArgs {
   int64_t n, chunks, c;
-  const CT* channel_sums;  // [N, chunks, 2, C]
+  const CT* channel_sums;  // [n, chunks, 2, C]
   Affine affine[2];        // of beta and of gamma
   CT* gradient[2];         // or null
 };
@@ -459,12 +481,9 @@ template <typename T>
 std::string LaunchAffine(const BackwardArgs<T>& args, void* stream) {
   using CT = ParamOf<T>;
   const Normalization& p = args.p;
-  const AffineArgs<CT> affine = {p.n,
-                                 args.plan.chunks,
-                                 p.c,
-                                 args.channel_sums,
-                                 {p.beta, p.gamma},
-                                 {args.t.dbeta, args.t.dgamma}};
+  const AffineArgs<CT> affine = {
+      args.plan.sample_blocks, args.plan.chunks,  p.c,
+      args.channel_sums,       {p.beta, p.gamma}, {args.t.dbeta, args.t.dgamma}};
   const bool per_sample = p.beta == Affine::kPerSample || p.gamma == Affine::kPerSample;
   const int64_t blocks = 2 * ((p.c + kWarp - 1) / kWarp) * (per_sample ? p.n : 1);
   if (blocks > INT32_MAX) return "the gradients of gamma and beta take more blocks than CUDA has";

@@ -19,16 +19,17 @@ struct Work {
   Normalization p;
   CudaPlan plan;
   Stage stage;
-  int64_t first_sample;  // of the launch
-  bool vectors;          // all pointers are as aligned as vectors need
+  int64_t first_block;  // of the samples of the launch
+  bool vectors;         // all pointers are as aligned as vectors need
 };
 
 // The part of a block.
 struct Part {
-  int64_t n, channel, group;  // the first ones
+  int64_t n, end_n, sample_block;
+  int64_t channel, group;  // the first ones
   int64_t row_begin, row_end;
   int64_t part, chunk;
-  int channels, groups, columns;    // columns: channels * B, by columns only
+  int channels, groups, columns;  // columns: channels * B, by columns only
 };
 
 __device__ inline Part PartOfBlock(const Work& w) {
@@ -37,7 +38,9 @@ __device__ inline Part PartOfBlock(const Work& w) {
   const int64_t strip_of_grid = blockIdx.x / plan.parts;
   const int64_t strip = strip_of_grid % plan.strips;
   part.part = blockIdx.x % plan.parts;
-  part.n = w.first_sample + strip_of_grid / plan.strips;
+  part.sample_block = w.first_block + strip_of_grid / plan.strips;
+  part.n = part.sample_block * plan.samples;
+  part.end_n = min(part.n + plan.samples, w.p.n);
   part.chunk = part.part / plan.shares;
   const int64_t begin = strip * plan.strip_channels;
   const int64_t end = min(begin + plan.strip_channels, w.p.c);
@@ -206,12 +209,12 @@ __device__ inline double RstdSlopeOf(const Normalization& p, double rstd, double
 template <typename Args>
 std::string LaunchPass(void (*kernel)(Args), Args args, void* stream) {
   const CudaPlan& plan = args.plan;
-  const int64_t samples_at_once = std::max<int64_t>(1, INT32_MAX / plan.blocks_per_sample());
-  for (int64_t n = 0; n < args.p.n; n += samples_at_once) {
-    const int64_t samples = std::min(samples_at_once, args.p.n - n);
-    Grid grid = {samples * plan.blocks_per_sample(), plan.threads, 1, plan.shared_bytes};
+  const int64_t at_once = std::max<int64_t>(1, INT32_MAX / plan.blocks_per_sample());
+  for (int64_t i = 0; i < plan.sample_blocks; i += at_once) {
+    const int64_t blocks = std::min(at_once, plan.sample_blocks - i) * plan.blocks_per_sample();
+    Grid grid = {blocks, plan.threads, 1, plan.shared_bytes};
     if (plan.one_launch) grid.cluster = static_cast<int>(plan.parts);
-    args.first_sample = n;
+    args.first_block = i;
     for (Stage stage : {Stage::kWhole, Stage::kSums, Stage::kElements}) {
       if ((stage == Stage::kWhole) != plan.one_launch) continue;
       args.stage = stage;

@@ -34,6 +34,11 @@ class ForwardBlock {
       : w_(args), part_(PartOfBlock(args)), shared_(SharedMemory()) {}
 
   __device__ void Run() {
+    for (; part_.n < part_.end_n; ++part_.n) RunSample();
+  }
+
+ private:
+  __device__ void RunSample() {
     if (w_.stage != Stage::kElements) {
       SumElements();
       __syncthreads();
@@ -54,7 +59,6 @@ class ForwardBlock {
     NormalizeElements();
   }
 
- private:
   template <typename P>
   __device__ P* At(int offset) const {
     return reinterpret_cast<P*>(shared_ + offset);
@@ -272,7 +276,7 @@ class ForwardBlock {
   }
 
   const ForwardArgs<T>& w_;
-  const Part part_;
+  Part part_;
   char* const shared_;
 };
 
