@@ -2,3 +2,4 @@
 // CUDA's headers.
 #include "kernels/normalize_backward_cuda.cu"
 #include "kernels/normalize_forward_cuda.cu"
+#include "kernels/standardize_weights_cuda.cu"

@@ -30,6 +30,12 @@ struct dim3 {
 
 namespace cuda_emulation {
 
+// Whether the first round takes the threads from the last to the first.
+inline bool backwards = false;
+// Launches since the last look, and the most shared memory that one may ask for.
+inline int launches = 0;
+inline int64_t max_shared_bytes = 227 << 10;
+
 struct Barrier {
   int waiting = 0;
   int64_t generation = 0;
@@ -74,7 +80,7 @@ class Cluster {
     for (int round = 0; left > 0; ++round) {
       progress_ = false;
       for (int turn = 0; turn < count; ++turn) {
-        const int i = round % 2 == 0 ? turn : count - 1 - turn;
+        const int i = (round % 2 == 0) != backwards ? turn : count - 1 - turn;
         const Waiting& wait = waiting_[i];
         if (done_[i] || (wait.at != nullptr && wait.at->generation == wait.generation)) continue;
         current_ = i;
@@ -183,10 +189,6 @@ struct Index {
     operator unsigned() const { return get(); }
   } x;
 };
-
-// Launches since the last look, and the most shared memory that one may ask for.
-inline int launches = 0;
-inline int64_t max_shared_bytes = 227 << 10;
 
 }  // namespace cuda_emulation
 

@@ -1,12 +1,9 @@
 // The CUDA kernels on an emulated device, against plain loops in double: what they compute, that
 // they write every element and none besides, that no order of threads changes a bit.
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
+#include "cuda_testing.h"
+
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -14,68 +11,6 @@
 
 namespace tfgn {
 namespace {
-
-double ToDouble(double v) { return v; }
-double ToDouble(float v) { return v; }
-double ToDouble(float16 v) { return __half2float({v.bits}); }
-double ToDouble(bfloat16 v) { return __uint_as_float(static_cast<unsigned>(v.bits) << 16); }
-void Set(double v, double* to) { *to = v; }
-void Set(double v, float* to) { *to = static_cast<float>(v); }
-void Set(double v, float16* to) { to->bits = __float2half_rn(static_cast<float>(v)).bits; }
-void Set(double v, bfloat16* to) {
-  to->bits = static_cast<uint16_t>((__float_as_uint(static_cast<float>(v)) + 0x8000) >> 16);
-}
-
-// One rounding to T, relative.
-template <typename T>
-double Rounding() {
-  return std::is_same_v<T, float16> ? 0x1p-11 : std::is_same_v<T, bfloat16> ? 0x1p-8 : 0;
-}
-// Of the arithmetic. The reference's own is as large as that of double.
-template <typename T>
-double Arithmetic() {
-  return std::is_same_v<T, double> ? 0x1p-51 : 0x1p-24;
-}
-
-// Memory of exactly `count` elements, as aligned as CUDA's, less `offset` elements.
-template <typename T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count, int offset = 0) : count_(count), offset_(offset) {
-    const size_t bytes = (static_cast<size_t>(count + offset) * sizeof(T) + 255) / 256 * 256;
-    bytes_.reset(static_cast<char*>(std::aligned_alloc(256, bytes + 256)));
-    std::memset(bytes_.get(), 0x7F, bytes + 256);
-    size_ = bytes + 256;
-  }
-  T* data() { return reinterpret_cast<T*>(bytes_.get()) + offset_; }
-  T& operator[](int64_t i) { return data()[i]; }
-  int64_t size() const { return count_; }
-
-  // Whether nothing before or behind the elements was written.
-  bool Intact() const {
-    const size_t begin = offset_ * sizeof(T), end = begin + count_ * sizeof(T);
-    for (size_t i = 0; i < size_; ++i) {
-      if ((i < begin || i >= end) && bytes_.get()[i] != 0x7F) return false;
-    }
-    return true;
-  }
-
- private:
-  struct Free {
-    void operator()(char* p) const { std::free(p); }
-  };
-  std::unique_ptr<char, Free> bytes_;
-  int64_t count_;
-  int offset_;
-  size_t size_;
-};
-
-// x = offset + noise.
-template <typename T>
-void Fill(Buffer<T>* buffer, std::mt19937* random, double offset = 0) {
-  std::normal_distribution<double> normal;
-  for (int64_t i = 0; i < buffer->size(); ++i) Set(offset + normal(*random), &(*buffer)[i]);
-}
 
 double ActivationOf(Activation activation, double z) {
   if (activation == Activation::kRelu) return z > 0 ? z : 0;
@@ -143,17 +78,6 @@ struct GroupNormData {
   Buffer<U> gamma, beta, mean, rstd, dgamma, dbeta;
 };
 
-// The norm of an error, relative to that of what was expected.
-struct RelativeError {
-  double error = 0, expected = 0;
-
-  void Add(double actual, double reference) {
-    error += (actual - reference) * (actual - reference);
-    expected += reference * reference;
-  }
-  double value() const { return expected > 0 ? std::sqrt(error / expected) : std::sqrt(error); }
-};
-
 // Compares with the formulas of group_norm.h, evaluated group by group.
 template <typename T>
 void Compare(GroupNormData<T>& d) {
@@ -177,9 +101,11 @@ void Compare(GroupNormData<T>& d) {
         }
       };
       const double count = static_cast<double>(s.a * channels * s.b);
-      double mean = 0, var = 0;
-      for_each([&](int64_t i, int64_t) { mean += ToDouble(d.x[i]) / count; });
-      for_each([&](int64_t i, int64_t) { var += std::pow(ToDouble(d.x[i]) - mean, 2) / count; });
+      long double sum_x = 0, squares = 0;
+      for_each([&](int64_t i, int64_t) { sum_x += ToDouble(d.x[i]); });
+      const double mean = static_cast<double>(sum_x / count);
+      for_each([&](int64_t i, int64_t) { squares += std::pow(ToDouble(d.x[i]) - mean, 2); });
+      const double var = static_cast<double>(squares / count);
       const double rstd = 1 / std::sqrt(var + s.epsilon), offset = std::fabs(mean) * rstd;
       largest_offset = std::max(largest_offset, offset);
       const int64_t group = n * s.groups + g;
@@ -264,15 +190,9 @@ std::string NameOf(const GroupNormShape& s) {
          std::to_string(s.b) + "] in " + std::to_string(s.groups) + " groups";
 }
 
-// Devices that make the plans differ: a slab in one block, in a cluster, in two launches, not held.
-const CudaDevice kDevices[] = {{90, 2, 227 << 10, 228 << 10, 50 << 20},
-                               {90, 64, 227 << 10, 228 << 10, 50 << 20},
-                               {75, 24, 64 << 10, 64 << 10, 4 << 20},
-                               {90, 8, 49 << 10, 50 << 10, 1 << 10}};
-
 template <typename T>
-void Run(const GroupNormShape& shape, const CudaDevice& device, double offset = 0.5,
-         int misaligned = 0) {
+void Check(const GroupNormShape& shape, const CudaDevice& device, double offset = 0.5,
+           int misaligned = 0) {
   SCOPED_TRACE(NameOf(shape) + " of " + std::to_string(sizeof(T)) + " bytes on " +
                std::to_string(device.multiprocessors) + " multiprocessors");
   GroupNormData<T> data(shape, offset, misaligned, 1);
@@ -284,7 +204,7 @@ void Run(const GroupNormShape& shape, const CudaDevice& device, double offset = 
 template <typename T>
 void RunOnAll(const std::vector<Case>& cases) {
   for (const Case& test : cases) {
-    for (const CudaDevice& device : kDevices) Run<T>(ShapeOf(test), device);
+    for (const CudaDevice& device : kDevices) Check<T>(ShapeOf(test), device);
   }
 }
 
@@ -300,8 +220,138 @@ const std::vector<Case> kCases = {
     {2, 2, 200, 12, 1},  {2, 49, 256, 1, 32}, {1, 3000, 24, 1, 3},  {1, 1, 24, 3000, 3},
     {1, 300, 24, 1, 24}, {30, 9, 8, 1, 2},    {2, 1, 1500, 140, 1}, {1, 40, 3, 5000, 1}};
 
-TEST(EmulatedCuda, Float) { RunOnAll<float>(kCases); }
-TEST(EmulatedCuda, Float16) { RunOnAll<float16>(kCases); }
+TEST(EmulatedGroupNorm, Float) { RunOnAll<float>(kCases); }
+TEST(EmulatedGroupNorm, Float16) { RunOnAll<float16>(kCases); }
+TEST(EmulatedGroupNorm, Bfloat16) {
+  RunOnAll<bfloat16>({kCases.begin() + 12, kCases.begin() + 28});
+}
+TEST(EmulatedGroupNorm, Double) { RunOnAll<double>({kCases.begin() + 12, kCases.begin() + 28}); }
+
+const std::vector<Case> kFewCases = {{2, 60, 24, 1, 3}, {2, 3, 6, 300, 3}, {2, 1, 8, 49, 2}};
+
+TEST(EmulatedGroupNorm, LargeMean) {
+  for (const Case& test : kFewCases) {
+    for (const CudaDevice& device : kDevices) {
+      GroupNormShape shape = ShapeOf(test);
+      shape.has_side_input = false;
+      shape.activation = Activation::kLinear;
+      Check<float>(shape, device, 1e4);
+      Check<double>(shape, device, 1e4);
+      Check<bfloat16>(shape, device, 300);
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, ActivationsAndAffine) {
+  for (const Case& test : kFewCases) {
+    for (Activation activation : {Activation::kLinear, Activation::kRelu}) {
+      for (Affine gamma : {Affine::kAbsent, Affine::kPerSample}) {
+        GroupNormShape shape = ShapeOf(test);
+        shape.activation = activation;
+        shape.gamma = gamma;
+        shape.beta = gamma == Affine::kAbsent ? Affine::kPerSample : Affine::kPerChannel;
+        shape.has_side_input = gamma == Affine::kAbsent;
+        for (const CudaDevice& device : kDevices) Check<float>(shape, device);
+      }
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, MisalignedMemory) {
+  for (const Case& test : kFewCases) {
+    for (const CudaDevice& device : kDevices) {
+      Check<float>(ShapeOf(test), device, 0.5, 1);
+      Check<float16>(ShapeOf(test), device, 0.5, 3);
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, ManySamples) {
+  const CudaDevice small = {90, 1, 227 << 10, 228 << 10, 50 << 20};
+  for (const Case& test : {Case{700, 1, 32, 1, 8}, Case{701, 2, 6, 1, 1}, Case{400, 1, 3, 1, 3}}) {
+    Check<float>(ShapeOf(test), small);
+    GroupNormShape shape = ShapeOf(test);
+    shape.beta = Affine::kPerSample;
+    Check<float>(shape, small);
+  }
+}
+
+template <typename T>
+bool SameBits(Buffer<T>& a, Buffer<T>& b) {
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+TEST(EmulatedGroupNorm, SameBitsInAnyOrderOfThreads) {
+  for (const Case& test : kFewCases) {
+    for (const CudaDevice& device : kDevices) {
+      GroupNormData<float> a(ShapeOf(test), 0.5, 0, 1), b(ShapeOf(test), 0.5, 0, 1);
+      ASSERT_EQ(a.Forward(device), "");
+      ASSERT_EQ(a.Backward(device), "");
+      cuda_emulation::backwards = true;
+      EXPECT_EQ(b.Forward(device), "");
+      EXPECT_EQ(b.Backward(device), "");
+      cuda_emulation::backwards = false;
+      EXPECT_TRUE(SameBits(a.y, b.y) && SameBits(a.mean, b.mean) && SameBits(a.rstd, b.rstd));
+      EXPECT_TRUE(SameBits(a.dx, b.dx) && SameBits(a.dside, b.dside));
+      EXPECT_TRUE(SameBits(a.dgamma, b.dgamma) && SameBits(a.dbeta, b.dbeta));
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, OutputsInTheMemoryOfInputs) {
+  for (const Case& test : kFewCases) {
+    for (const CudaDevice& device : kDevices) {
+      const GroupNormShape shape = ShapeOf(test);
+      GroupNormData<float> d(shape, 0.5, 0, 1), e(shape, 0.5, 0, 1), f(shape, 0.5, 0, 1);
+      ASSERT_EQ(d.Forward(device), "");
+      ASSERT_EQ(d.Backward(device), "");
+      Buffer<char> workspace(GroupNormForwardWorkspaceCuda<float>(shape, device) +
+                             GroupNormBackwardWorkspaceCuda<float>(shape, device));
+      const auto forward = [&](GroupNormData<float>& g, float* y) {
+        return GroupNormForwardCuda<float>(shape,
+                                           {g.x.data(), g.gamma.data(), g.beta.data(),
+                                            g.side.data(), y, g.mean.data(), g.rstd.data()},
+                                           device, workspace.data(), nullptr);
+      };
+      const auto backward = [&](GroupNormData<float>& g, float* dx, float* dside) {
+        return GroupNormBackwardCuda<float>(
+            shape,
+            {g.dy.data(), g.x.data(), g.gamma.data(), g.beta.data(), d.mean.data(), d.rstd.data(),
+             g.side.data(), dx, g.dgamma.data(), g.dbeta.data(), dside},
+            device, workspace.data(), nullptr);
+      };
+      EXPECT_EQ(backward(e, e.dy.data(), e.side.data()), "");
+      EXPECT_TRUE(SameBits(d.dx, e.dy) && SameBits(d.dside, e.side));
+      EXPECT_TRUE(SameBits(d.dgamma, e.dgamma) && SameBits(d.dbeta, e.dbeta));
+      EXPECT_EQ(backward(f, f.x.data(), f.dy.data()), "");
+      EXPECT_TRUE(SameBits(d.dx, f.x) && SameBits(d.dside, f.dy));
+      GroupNormData<float> g(shape, 0.5, 0, 1), h(shape, 0.5, 0, 1);
+      EXPECT_EQ(forward(g, g.x.data()), "");
+      EXPECT_TRUE(SameBits(d.y, g.x));
+      EXPECT_EQ(forward(h, h.side.data()), "");
+      EXPECT_TRUE(SameBits(d.y, h.side));
+      // Outputs that nobody wants.
+      GroupNormData<float> i(shape, 0.5, 0, 1);
+      EXPECT_EQ(backward(i, i.dx.data(), nullptr), "");
+      EXPECT_TRUE(SameBits(d.dx, i.dx));
+      EXPECT_EQ(backward(i, nullptr, i.dside.data()), "");
+      EXPECT_TRUE(SameBits(d.dside, i.dside));
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, Empty) {
+  for (const Case& test : {Case{0, 5, 8, 1, 2}, Case{2, 0, 8, 1, 2}, Case{2, 5, 0, 1, 2}}) {
+    GroupNormData<float> d(ShapeOf(test), 0, 0, 1);
+    EXPECT_EQ(d.Forward(kDevices[0]), "");
+    EXPECT_EQ(d.Backward(kDevices[0]), "");
+    for (int64_t i = 0; i < d.mean.size(); ++i) {
+      EXPECT_EQ(d.mean[i], 0);
+      EXPECT_FLOAT_EQ(d.rstd[i], static_cast<float>(1 / std::sqrt(d.shape.epsilon)));
+    }
+    for (int64_t i = 0; i < d.dgamma.size(); ++i) EXPECT_EQ(d.dgamma[i], 0);
+  }
+}
 
 }  // namespace
 }  // namespace tfgn
