@@ -27,13 +27,6 @@ struct GroupNormKernels {
 using AllGroupNormKernels = std::tuple<GroupNormKernels<float16>, GroupNormKernels<bfloat16>,
                                        GroupNormKernels<float>, GroupNormKernels<double>>;
 
-inline Normalization NormalizationOf(const GroupNormShape& shape) {
-  Normalization p{shape.n, shape.a, shape.c, shape.b, shape.groups, shape.gamma, shape.beta};
-  p.epsilon = shape.epsilon;
-  p.activation = shape.activation;
-  return p;
-}
-
 }  // namespace tfgn
 #endif  // TFGN_KERNELS_GROUP_NORM_CPU_CC_
 

@@ -5,6 +5,23 @@
 
 namespace tfgn {
 
+Normalization NormalizationOf(const GroupNormShape& shape) {
+  Normalization p{shape.n, shape.a, shape.c, shape.b, shape.groups, shape.gamma, shape.beta};
+  p.epsilon = shape.epsilon;
+  p.activation = shape.activation;
+  return p;
+}
+
+Normalization NormalizationOf(const StandardizeWeightsShape& shape) {
+  Normalization p{shape.n, shape.a, shape.c, shape.b, shape.c};
+  p.gamma = shape.has_gain ? Affine::kPerSample : Affine::kAbsent;
+  p.epsilon = shape.epsilon;
+  p.epsilon_mode = shape.epsilon_mode;
+  p.ddof = shape.ddof;
+  p.scale = shape.scale;
+  return p;
+}
+
 double Normalization::Rstd(double m2) const {
   const int64_t count = group_size() - ddof;
   const double var = count > 0 ? m2 / static_cast<double>(count) : 0;

@@ -35,6 +35,10 @@ struct Normalization {
   double RstdSlope(double rstd) const;
 };
 
+Normalization NormalizationOf(const GroupNormShape& shape);
+// Of the transposed copy where the shape has `runs`.
+Normalization NormalizationOf(const StandardizeWeightsShape& shape);
+
 // gamma or beta of sample n, [C], or null.
 template <typename CT>
 const CT* AffineOf(Affine affine, const CT* values, int64_t n, int64_t channels) {

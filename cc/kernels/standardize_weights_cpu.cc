@@ -81,16 +81,6 @@ namespace {
 
 HWY_EXPORT(GetKernels);
 
-Normalization NormalizationOf(const StandardizeWeightsShape& shape) {
-  Normalization p{shape.n, shape.a, shape.c, shape.b, shape.c};
-  p.gamma = shape.has_gain ? Affine::kPerSample : Affine::kAbsent;
-  p.epsilon = shape.epsilon;
-  p.epsilon_mode = shape.epsilon_mode;
-  p.ddof = shape.ddof;
-  p.scale = shape.scale;
-  return p;
-}
-
 // Elements of a tensor of alternately reduced and kept sizes `runs`, from its own order to
 // [outputs, fan_in], or back.
 enum class Order { kToOutputMajor, kFromOutputMajor };

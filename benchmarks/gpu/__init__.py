@@ -1,0 +1,1 @@
+"""The CUDA kernels alone, on a GPU: `python -m benchmarks.gpu --help`."""

@@ -1,0 +1,158 @@
+// The CUDA kernels behind a C interface, for ctypes. Every function returns "" or what went wrong,
+// valid until the thread's next call.
+#include <algorithm>
+#include <string>
+
+#include "kernels/group_norm_cuda.h"
+#include "kernels/standardize_weights_cuda.h"
+
+namespace tfgn {
+namespace {
+
+thread_local std::string message;
+
+const char* Return(std::string error) {
+  message = std::move(error);
+  return message.c_str();
+}
+
+const char* Device(const CudaDevice** device) {
+  static CudaDevice queried;
+  static const std::string error = QueryCudaDevice(&queried);
+  *device = &queried;
+  return Return(error);
+}
+
+enum Dtype { kFloat16, kBfloat16, kFloat32, kFloat64 };
+
+// f(T()) for the type that `dtype` names.
+template <class F>
+std::string WithType(int dtype, F&& f) {
+  switch (dtype) {
+    case kFloat16:
+      return f(float16());
+    case kBfloat16:
+      return f(bfloat16());
+    case kFloat32:
+      return f(float());
+    default:
+      return f(double());
+  }
+}
+
+template <typename T, typename P>
+T* As(P* p) {
+  return static_cast<T*>(p);
+}
+
+}  // namespace
+}  // namespace tfgn
+
+using tfgn::ParamOf;
+
+extern "C" {
+
+struct tfgn_shape {
+  int64_t n, a, c, b, groups;
+  double epsilon;
+  int32_t activation, gamma, beta, has_side_input;  // in the order of the enumerations
+};
+
+// In the order of GroupNormForwardTensors or GroupNormBackwardTensors.
+struct tfgn_tensors {
+  void* pointer[11];
+};
+
+}  // extern "C"
+
+namespace {
+
+tfgn::GroupNormShape ShapeOf(const tfgn_shape& s) {
+  tfgn::GroupNormShape shape;
+  shape.n = s.n;
+  shape.a = s.a;
+  shape.c = s.c;
+  shape.b = s.b;
+  shape.groups = s.groups;
+  shape.epsilon = s.epsilon;
+  shape.activation = static_cast<tfgn::Activation>(s.activation);
+  shape.gamma = static_cast<tfgn::Affine>(s.gamma);
+  shape.beta = static_cast<tfgn::Affine>(s.beta);
+  shape.has_side_input = s.has_side_input != 0;
+  return shape;
+}
+
+}  // namespace
+
+extern "C" {
+
+__attribute__((visibility("default"))) const char* tfgn_group_norm_workspace(
+    int dtype, const tfgn_shape* s, int64_t* bytes) {
+  const tfgn::CudaDevice* device;
+  if (const char* error = tfgn::Device(&device); *error != '\0') return error;
+  return tfgn::Return(tfgn::WithType(dtype, [&](auto t) {
+    using T = decltype(t);
+    const tfgn::GroupNormShape shape = ShapeOf(*s);
+    *bytes = std::max(tfgn::GroupNormForwardWorkspaceCuda<T>(shape, *device),
+                      tfgn::GroupNormBackwardWorkspaceCuda<T>(shape, *device));
+    return std::string();
+  }));
+}
+
+__attribute__((visibility("default"))) const char* tfgn_group_norm_forward(
+    int dtype, const tfgn_shape* s, const tfgn_tensors* tensors, void* workspace, void* stream) {
+  const tfgn::CudaDevice* device;
+  if (const char* error = tfgn::Device(&device); *error != '\0') return error;
+  return tfgn::Return(tfgn::WithType(dtype, [&](auto type) {
+    using T = decltype(type);
+    using U = ParamOf<T>;
+    void* const* p = tensors->pointer;
+    const tfgn::GroupNormForwardTensors<T> t = {
+        tfgn::As<T>(p[0]), tfgn::As<U>(p[1]), tfgn::As<U>(p[2]), tfgn::As<T>(p[3]),
+        tfgn::As<T>(p[4]), tfgn::As<U>(p[5]), tfgn::As<U>(p[6])};
+    return tfgn::GroupNormForwardCuda<T>(ShapeOf(*s), t, *device, workspace, stream);
+  }));
+}
+
+__attribute__((visibility("default"))) const char* tfgn_group_norm_backward(
+    int dtype, const tfgn_shape* s, const tfgn_tensors* tensors, void* workspace, void* stream) {
+  const tfgn::CudaDevice* device;
+  if (const char* error = tfgn::Device(&device); *error != '\0') return error;
+  return tfgn::Return(tfgn::WithType(dtype, [&](auto type) {
+    using T = decltype(type);
+    using U = ParamOf<T>;
+    void* const* p = tensors->pointer;
+    const tfgn::GroupNormBackwardTensors<T> t = {
+        tfgn::As<T>(p[0]), tfgn::As<T>(p[1]), tfgn::As<U>(p[2]), tfgn::As<U>(p[3]),
+        tfgn::As<U>(p[4]), tfgn::As<U>(p[5]), tfgn::As<T>(p[6]), tfgn::As<T>(p[7]),
+        tfgn::As<U>(p[8]), tfgn::As<U>(p[9]), tfgn::As<T>(p[10])};
+    return tfgn::GroupNormBackwardCuda<T>(ShapeOf(*s), t, *device, workspace, stream);
+  }));
+}
+
+// w of float32 with its output channels on the last axis: w_hat, mean, rstd; then dw, dgain.
+__attribute__((visibility("default"))) const char* tfgn_standardize_weights(
+    int64_t fan_in, int64_t outputs, double epsilon, const tfgn_tensors* tensors, void* stream) {
+  const tfgn::CudaDevice* device;
+  if (const char* error = tfgn::Device(&device); *error != '\0') return error;
+  const int64_t size[] = {fan_in, outputs}, axis = 1;
+  tfgn::StandardizeWeightsCall call;
+  call.w = {size, 2};
+  call.gain = {size + 1, 1};
+  call.axis = &axis;
+  call.num_axes = 1;
+  call.epsilon = epsilon;
+  tfgn::StandardizeWeightsShape shape;
+  std::string error = tfgn::ValidateStandardizeWeights(call, &shape);
+  if (!error.empty()) return tfgn::Return(error);
+  // w, gain, w_hat, mean, rstd, dw_hat, dw, dgain
+  float* p[8];
+  for (int i = 0; i < 8; ++i) p[i] = tfgn::As<float>(tensors->pointer[i]);
+  error = tfgn::StandardizeWeightsForwardCuda<float, float>(
+      shape, {p[0], p[1], p[2], p[3], p[4]}, *device, stream);
+  if (!error.empty() || p[5] == nullptr) return tfgn::Return(error);
+  return tfgn::Return(tfgn::StandardizeWeightsBackwardCuda<float, float>(
+      shape, {p[5], p[0], p[1], p[3], p[4], p[6], p[7]}, *device, stream));
+}
+
+}  // extern "C"

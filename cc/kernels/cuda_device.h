@@ -1,0 +1,24 @@
+// The CUDA device that kernels are planned for.
+#ifndef TFGN_KERNELS_CUDA_DEVICE_H_
+#define TFGN_KERNELS_CUDA_DEVICE_H_
+
+#include <cstdint>
+#include <string>
+
+namespace tfgn {
+
+struct CudaDevice {
+  int compute_capability = 75;  // ten times the major version, plus the minor one
+  int multiprocessors = 1;
+  int64_t shared_per_block = 48 << 10;  // the most that a kernel can ask for
+  int64_t shared_per_multiprocessor = 48 << 10;
+  int64_t l2_bytes = 0;
+};
+
+// Fills *device with the properties of the calling thread's current device and returns "", or
+// returns one sentence that says what is wrong, a driver older than the CUDA runtime included.
+std::string QueryCudaDevice(CudaDevice* device);
+
+}  // namespace tfgn
+
+#endif  // TFGN_KERNELS_CUDA_DEVICE_H_

@@ -1,0 +1,104 @@
+// How a Normalization is cut into the blocks of a CUDA grid: plain C++, decided from the shape and
+// the device alone. Internal to the kernels.
+//
+// A sample is a matrix of rows and channels, cut into strips of channels (whole groups) and each
+// strip into parts: `chunks` along the rows times `shares` along the channels. A part is the work
+// of one block. A group is complete within a strip, so blocks exchange sums within a strip only.
+#ifndef TFGN_KERNELS_CUDA_PLAN_H_
+#define TFGN_KERNELS_CUDA_PLAN_H_
+
+#include <cstdint>
+
+#include "kernels/cuda_device.h"
+#include "kernels/normalize.h"
+
+namespace tfgn {
+
+// What a plan depends on besides the Normalization.
+struct CudaPass {
+  int element_size;         // of x
+  int output_size;          // of y or dx
+  int gradient_size;        // of dy; 0 in a forward pass
+  int param_size;           // of the type of all arithmetic
+  bool one_launch = false;  // splitting over launches is not allowed
+
+  bool is_gradient() const { return gradient_size > 0; }
+};
+
+struct CudaPlan {
+  // By columns a row is one of A, of C * B columns, and a thread keeps to its columns down the
+  // rows. By runs a row is a piece of the B neighbours of every channel, read by one warp.
+  bool by_columns = true;
+  bool one_launch = true;  // else: sums in a first launch, elementwise work in a second
+  bool held = false;       // a block keeps what it reads in shared memory until it writes
+  bool aligned = true;     // by columns: every vector of a row begins at a multiple of its length
+
+  int vector = 1;  // elements of x in 16 bytes
+  int64_t group_channels = 1;
+  int threads = 32;
+
+  int64_t rows = 0;           // A, times pieces_of_run by runs
+  int64_t pieces_of_run = 1;  // per channel and A
+  int64_t piece = 0;          // elements of a piece; the last one has fewer
+
+  int64_t strips = 1;          // per sample
+  int64_t strip_channels = 1;  // of all strips but the last
+  int64_t shares = 1;
+  int64_t share_channels = 1;  // of all shares of a strip but the last
+  int64_t chunks = 1;
+  int64_t parts = 1;  // shares * chunks; the blocks of a cluster where one_launch
+  // A block does the same part of this many samples, one after another.
+  int64_t samples = 1;
+  int64_t sample_blocks = 1;  // N / samples, rounded up
+
+  // By columns: `across` threads side by side, a vector each, in `down` rows. By runs: `across`
+  // teams of `down` warps, a channel at a time to each team.
+  int across = 1, down = 1;
+  // Neighbouring lanes of a vector whose sums a thread adds up: always of one group (forward), of
+  // one channel (backward).
+  int merged_lanes = 1;
+  int keys = 1;    // sums per row of threads: columns / merged_lanes, or channels
+  int groups = 1;  // of a block, at most
+  int slots = 0;   // vectors that a thread holds
+
+  // Where things begin in shared memory, in bytes from its start. Held elements are at 0.
+  int held_gradients = 0;
+  int entries = 0;
+  int channel_sums = 0;
+  int affine_sums = 0;
+  int group_sums = 0;
+  int group_results = 0;
+  int shared_bytes = 0;
+
+  int64_t blocks_per_sample() const { return strips * parts; }
+  int64_t blocks() const { return sample_blocks * blocks_per_sample(); }
+};
+
+// What a group is summed to, and what is computed from that: four numbers each.
+inline constexpr int kCudaGroupNumbers = 4;
+inline constexpr int kCudaMaxThreads = 256;
+// Blocks in a cluster that every device with clusters can run.
+inline constexpr int kCudaMaxCluster = 8;
+
+// For a Normalization that is not empty.
+CudaPlan PlanCuda(const Normalization& p, const CudaPass& pass, const CudaDevice& device);
+
+// Whether the gradients of gamma and beta are sums over single groups.
+inline bool AffineGradientsAreOfGroups(const Normalization& p) {
+  return p.c == p.groups &&
+         (p.n == 1 || (p.gamma != Affine::kPerChannel && p.beta != Affine::kPerChannel));
+}
+
+// What a pass keeps in scratch memory: numbers of the type of its arithmetic.
+struct CudaScratch {
+  CudaScratch(const Normalization& p, const CudaPass& pass, const CudaPlan& plan,
+              void* memory = nullptr);
+
+  void* group_sums = nullptr;    // [N, G, parts, kCudaGroupNumbers]
+  void* channel_sums = nullptr;  // [sample_blocks, chunks, (dz, dz * xhat), C]
+  int64_t bytes = 0;
+};
+
+}  // namespace tfgn
+
+#endif  // TFGN_KERNELS_CUDA_PLAN_H_

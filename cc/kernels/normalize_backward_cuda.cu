@@ -1,0 +1,546 @@
+// The backward pass of a Normalization on a CUDA device: sums of gradients, then one elementwise
+// pass, in one launch or in two; the gradients of gamma and beta, summed over samples, in one more.
+#include "kernels/normalize_cuda.cuh"
+#include "kernels/normalize_cuda.h"
+
+namespace tfgn {
+namespace cuda {
+namespace {
+
+template <typename T>
+struct BackwardArgs : Work {
+  CudaBackwardTensors<T> t;
+  bool has_side, direct_affine;  // AffineGradientsAreOfGroups
+  ParamOf<T>* group_sums;        // [N, G, parts] of GroupSums
+  ParamOf<T>* channel_sums;      // [sample_blocks, chunks, (dz, dz * xhat), C], or null
+};
+
+// Sums of dz and dz * (x - mean), weighted by gamma over a group. `last` are those of the last
+// channel, without weights: where a group is one channel, the gradients of beta and gamma.
+template <typename CT>
+struct GroupSums {
+  CT dz, dz_centered, last_dz, last_dz_centered;
+};
+
+template <typename CT>
+struct ChannelSums {
+  CT dz, dz_centered;
+};
+
+template <typename T>
+class BackwardBlock {
+  using CT = ParamOf<T>;
+  static constexpr int V = 16 / sizeof(T);
+  static constexpr int kBatch = 2;  // vectors of x and of dy that a thread reads at once
+  using Sums = GroupSums<CT>;
+  static_assert(sizeof(Sums) == kCudaGroupNumbers * sizeof(CT));
+
+ public:
+  __device__ explicit BackwardBlock(const BackwardArgs<T>& args)
+      : w_(args), part_(PartOfBlock(args)), shared_(SharedMemory()) {}
+
+  __device__ void Run() {
+    ClearAffine();
+    for (; part_.n < part_.end_n; ++part_.n) RunSample();
+    PutAffine();
+  }
+
+ private:
+  __device__ void RunSample() {
+    if (w_.stage != Stage::kElements) {
+      SumElements();
+      __syncthreads();
+      SumOverChannels();
+      __syncthreads();
+      SumOverGroups();
+      __syncthreads();
+    }
+    if (w_.stage == Stage::kSums) {
+      for (int g = threadIdx.x; g < part_.groups; g += blockDim.x) {
+        PartialSums(g)[part_.part] = group_sums()[g];
+      }
+      return;
+    }
+    const bool in_cluster = w_.stage == Stage::kWhole && w_.plan.parts > 1;
+    if (in_cluster) SyncCluster();
+    FinishGroups();
+    if (in_cluster) SyncCluster();  // nobody leaves while its sums are read
+    __syncthreads();
+    if (w_.t.dx != nullptr || w_.t.dside != nullptr) WriteElements();
+  }
+
+  // What dz and dx are computed with: z = (x - mean) * scale + beta + side_input and
+  // dx = dz * scale + (x - mean) * slope + offset.
+  template <class K>
+  struct Coefficients {
+    K mean, scale, beta, slope, offset;
+  };
+  using Columns = Coefficients<PerLane<CT, V>>;
+  using Channel = Coefficients<Uniform<CT>>;
+
+  template <typename P>
+  __device__ P* At(int offset) const {
+    return reinterpret_cast<P*>(shared_ + offset);
+  }
+  __device__ Sums* group_sums() const { return At<Sums>(w_.plan.group_sums); }
+  // dz: slope, dz_centered: offset.
+  __device__ Sums* results() const { return At<Sums>(w_.plan.group_results); }
+  __device__ ChannelSums<CT>* channel_sums() const {
+    return At<ChannelSums<CT>>(w_.plan.channel_sums);
+  }
+  __device__ ChannelSums<CT>* entries() const { return At<ChannelSums<CT>>(w_.plan.entries); }
+  __device__ Sums* PartialSums(int g) const {
+    return reinterpret_cast<Sums*>(w_.group_sums) +
+           (part_.n * w_.p.groups + part_.group + g) * w_.plan.parts;
+  }
+  __device__ int Keys() const {
+    return w_.plan.by_columns ? part_.columns / w_.plan.merged_lanes : part_.channels;
+  }
+  __device__ int GroupOf(int channel) const {
+    return part_.groups == 1 ? 0 : channel / static_cast<int>(w_.plan.group_channels);
+  }
+  __device__ int64_t Statistic(int g) const { return part_.n * w_.p.groups + part_.group + g; }
+  __device__ CT WeightOf(int channel) const {
+    return static_cast<CT>(w_.p.scale) *
+           AffineAt(w_.p.gamma, w_.t.gamma, w_.p, part_.n, part_.channel + channel, CT(1));
+  }
+
+  __device__ void SetCoefficients(int channel, CT* mean, CT* scale, CT* beta) const {
+    const int64_t at = Statistic(GroupOf(channel));
+    *mean = w_.t.mean[at];
+    *scale = w_.t.rstd[at] * WeightOf(channel);
+    *beta = AffineAt(w_.p.beta, w_.t.beta, w_.p, part_.n, part_.channel + channel, CT(0));
+  }
+
+  // For the lanes from `column` on. Lanes that do not exist repeat the last one.
+  __device__ void SetColumns(int column, bool finished, Columns* k) const {
+    const int b = static_cast<int>(w_.p.b);
+#pragma unroll
+    for (int l = 0; l < V; ++l) {
+      const int j = min(column + l, part_.columns - 1), channel = b == 1 ? j : j / b;
+      SetCoefficients(channel, &k->mean.value[l], &k->scale.value[l], &k->beta.value[l]);
+      if (!finished) continue;
+      k->slope.value[l] = results()[GroupOf(channel)].dz;
+      k->offset.value[l] = results()[GroupOf(channel)].dz_centered;
+    }
+  }
+  __device__ void SetChannel(int channel, bool finished, Channel* k) const {
+    SetCoefficients(channel, &k->mean.value, &k->scale.value, &k->beta.value);
+    if (!finished) return;
+    k->slope.value = results()[GroupOf(channel)].dz;
+    k->offset.value = results()[GroupOf(channel)].dz_centered;
+  }
+
+  // f(at, stride, live, lanes, centered, dz) for the batches of a stroke, with x - mean and
+  // dz = dy * activation'(z); both are 0 outside the lanes. What was read is held, or, in the
+  // second walk, what was held is read.
+  template <bool kFirst, class K, class F>
+  __device__ __forceinline__ void WalkStroke(const Stroke& s, int64_t* held,
+                                             const Coefficients<K>& k, F&& f) const {
+    // The second launch reads backwards, what L2 still has of the first one.
+    ForEachBatch<kBatch, V>(
+        s, w_.stage == Stage::kElements,
+        [&](int64_t at, int64_t stride, int64_t i, int live, Lanes lanes) {
+          CT x[kBatch][V], dz[kBatch][V];
+          const int64_t slot = *held + i, slots = int64_t{V} * blockDim.x;
+          const Lanes all = {true, 0, V};
+          if (!kFirst && w_.plan.held) {
+            Load(HeldVector(At<T>(0), V, slot), slots, live, all, x);
+            WithElements<CT>(w_.t.dy_type, At<void>(w_.plan.held_gradients), [&](auto* dy) {
+              Load(HeldVector(dy, V, slot), slots, live, all, dz);
+            });
+          } else {
+            Load(w_.t.x + at, stride, live, lanes, x);
+            WithElements<CT>(w_.t.dy_type, w_.t.dy,
+                             [&](const auto* dy) { Load(dy + at, stride, live, lanes, dz); });
+          }
+          if (kFirst && w_.plan.held) {
+            Store(HeldVector(At<T>(0), V, slot), slots, live, all, x);
+            WithElements<CT>(w_.t.dy_type, At<void>(w_.plan.held_gradients), [&](auto* dy) {
+              Store(HeldVector(dy, V, slot), slots, live, all, dz);
+            });
+          }
+          Differentiate(at, stride, live, lanes, k, x, dz);
+          f(at, stride, live, lanes, x, dz);
+        });
+    *held += s.count;
+  }
+
+  // x to x - mean, dy to dz.
+  template <class K>
+  __device__ __forceinline__ void Differentiate(int64_t at, int64_t stride, int live, Lanes lanes,
+                                                const Coefficients<K>& k, CT (&x)[kBatch][V],
+                                                CT (&dy)[kBatch][V]) const {
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+#pragma unroll
+      for (int l = 0; l < V; ++l) x[u][l] -= k.mean[l];
+    }
+    if (w_.p.activation != Activation::kLinear) {
+      CT z[kBatch][V];
+      if (w_.has_side) {
+        Load(w_.t.side + at, stride, live, lanes, z);
+      }
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) {
+#pragma unroll
+        for (int l = 0; l < V; ++l) {
+          const CT normalized = x[u][l] * k.scale[l] + k.beta[l];
+          z[u][l] = w_.has_side ? normalized + z[u][l] : normalized;
+        }
+      }
+      ActivateBackward(w_.p.activation, z, dy);
+    }
+    if (lanes.whole && live == kBatch) return;
+#pragma unroll
+    for (int u = 0; u < kBatch; ++u) {
+#pragma unroll
+      for (int l = 0; l < V; ++l) {
+        if (u < live && l >= lanes.first && l < lanes.last) continue;
+        x[u][l] = dy[u][l] = 0;
+      }
+    }
+  }
+
+  // --- sums ---
+
+  struct LaneSums {
+    CT dz[V] = {}, dz_centered[V] = {};
+
+    __device__ __forceinline__ void Add(const CT (&centered)[kBatch][V], const CT (&d)[kBatch][V]) {
+#pragma unroll
+      for (int l = 0; l < V; ++l) {
+        CT sum = d[0][l], product = d[0][l] * centered[0][l];
+#pragma unroll
+        for (int u = 1; u < kBatch; ++u) {
+          sum += d[u][l];
+          product += d[u][l] * centered[u][l];
+        }
+        dz[l] += sum;
+        dz_centered[l] += product;
+      }
+    }
+
+    // The sums of neighbouring lanes go to the first of every `merged` lanes.
+    __device__ __forceinline__ void MergeNeighbours(int merged) {
+#pragma unroll
+      for (int step = 1; step < V; step *= 2) {
+        if (step >= merged) break;
+#pragma unroll
+        for (int l = 0; l < V; l += 2 * step) {
+          dz[l] += dz[l + step];
+          dz_centered[l] += dz_centered[l + step];
+        }
+      }
+    }
+  };
+
+  __device__ void SumElements() const {
+    LaneSums sums;
+    int64_t held = 0;
+    const auto add = [&](int64_t, int64_t, int, Lanes, const auto& centered, const auto& dz) {
+      sums.Add(centered, dz);
+    };
+    if (w_.plan.by_columns) {
+      Columns k;
+      const int merged = w_.plan.merged_lanes;
+      ForEachStrokeOfColumns<V>(
+          w_, part_,
+          [&](int column) {
+            SetColumns(column, false, &k);
+            sums = {};
+          },
+          [&](const Stroke& s) { WalkStroke<true>(s, &held, k, add); },
+          [&](int column, int down) {
+            sums.MergeNeighbours(merged);
+#pragma unroll
+            for (int l = 0; l < V; ++l) {
+              if (l % merged != 0 || column + l >= part_.columns) continue;
+              entries()[down * Keys() + (column + l) / merged] = {sums.dz[l], sums.dz_centered[l]};
+            }
+          });
+    } else {
+      Channel k;
+      ForEachStrokeOfRuns<V>(
+          w_, part_,
+          [&](int i) {
+            SetChannel(i, false, &k);
+            sums = {};
+          },
+          [&](const Stroke& s) { WalkStroke<true>(s, &held, k, add); },
+          [&](int i, int member) {
+            sums.MergeNeighbours(V);
+            const CT dz = SumOfWarp(sums.dz[0]), dz_centered = SumOfWarp(sums.dz_centered[0]);
+            if (threadIdx.x % kWarp == 0) entries()[member * Keys() + i] = {dz, dz_centered};
+          });
+    }
+  }
+
+  __device__ void SumOverChannels() const {
+    constexpr int kFew = 8;  // sums that a thread adds up sooner than a warp
+    const int keys = Keys() / part_.channels, count = w_.plan.down * keys;
+    const int lane = threadIdx.x % kWarp;
+    if (count <= kFew) {
+      for (int c = threadIdx.x; c < part_.channels; c += blockDim.x) {
+        FinishChannel(c, SumOfEntries(c, keys, 0, 1));
+      }
+      return;
+    }
+    for (int c = threadIdx.x / kWarp; c < part_.channels; c += blockDim.x / kWarp) {
+      ChannelSums<CT> sums = SumOfEntries(c, keys, lane, kWarp);
+      sums.dz = SumOfWarp(sums.dz);
+      sums.dz_centered = SumOfWarp(sums.dz_centered);
+      if (lane == 0) FinishChannel(c, sums);
+    }
+  }
+
+  // Of entries begin, begin + step, ... of channel c.
+  __device__ ChannelSums<CT> SumOfEntries(int c, int keys, int begin, int step) const {
+    ChannelSums<CT> sums = {0, 0};
+    for (int i = begin; i < w_.plan.down * keys; i += step) {
+      const ChannelSums<CT> entry = entries()[i / keys * Keys() + c * keys + i % keys];
+      sums.dz += entry.dz;
+      sums.dz_centered += entry.dz_centered;
+    }
+    return sums;
+  }
+
+  __device__ void FinishChannel(int c, const ChannelSums<CT>& sums) const {
+    channel_sums()[c] = sums;
+    affine_sums()[c].dz += sums.dz;
+    affine_sums()[c].dz_centered +=
+        sums.dz_centered * w_.t.rstd[Statistic(GroupOf(c))] * static_cast<CT>(w_.p.scale);
+  }
+
+  // Sums over the samples of the block; each is added up by the thread that finishes the channel.
+  __device__ ChannelSums<CT>* affine_sums() const {
+    return At<ChannelSums<CT>>(w_.plan.affine_sums);
+  }
+  __device__ void ClearAffine() const {
+    if (w_.stage == Stage::kElements) return;
+    for (int c = threadIdx.x; c < part_.channels; c += blockDim.x) affine_sums()[c] = {0, 0};
+  }
+  __device__ void PutAffine() const {
+    if (w_.channel_sums == nullptr || w_.stage == Stage::kElements) return;
+    CT* to = w_.channel_sums + (part_.sample_block * w_.plan.chunks + part_.chunk) * 2 * w_.p.c +
+             part_.channel;
+    for (int c = threadIdx.x; c < part_.channels; c += blockDim.x) {
+      to[c] = affine_sums()[c].dz;
+      to[w_.p.c + c] = affine_sums()[c].dz_centered;
+    }
+  }
+
+  __device__ void SumOverGroups() const {
+    const int channels = part_.channels / part_.groups, lane = threadIdx.x % kWarp;
+    for (int g = threadIdx.x / kWarp; g < part_.groups; g += blockDim.x / kWarp) {
+      Sums sums = {0, 0, 0, 0};
+      for (int i = lane; i < channels; i += kWarp) {
+        const ChannelSums<CT> of_channel = channel_sums()[g * channels + i];
+        const CT weight = WeightOf(g * channels + i);
+        sums.dz += weight * of_channel.dz;
+        sums.dz_centered += weight * of_channel.dz_centered;
+        sums.last_dz = of_channel.dz;
+        sums.last_dz_centered = of_channel.dz_centered;
+      }
+      sums.dz = SumOfWarp(sums.dz);
+      sums.dz_centered = SumOfWarp(sums.dz_centered);
+      if (lane == 0) group_sums()[g] = sums;
+    }
+  }
+
+  // Adds up the parts of every group.
+  __device__ void FinishGroups() const {
+    const int lane = threadIdx.x % kWarp;
+    const int parts = static_cast<int>(w_.plan.parts);
+    for (int g = threadIdx.x / kWarp; g < part_.groups; g += blockDim.x / kWarp) {
+      Sums sums = {0, 0, 0, 0};
+      for (int i = lane; i < parts; i += kWarp) {
+        const Sums part = w_.stage == Stage::kElements ? PartialSums(g)[i]
+                          : parts == 1                 ? group_sums()[g]
+                                                       : InBlock(group_sums(), i)[g];
+        sums.dz += part.dz;
+        sums.dz_centered += part.dz_centered;
+        sums.last_dz += part.last_dz;
+        sums.last_dz_centered += part.last_dz_centered;
+      }
+      sums = {SumOfWarp(sums.dz), SumOfWarp(sums.dz_centered), SumOfWarp(sums.last_dz),
+              SumOfWarp(sums.last_dz_centered)};
+      if (lane == 0) FinishGroup(g, sums);
+    }
+  }
+
+  __device__ void FinishGroup(int g, const Sums& sums) const {
+    const double size = static_cast<double>(w_.plan.group_channels) * static_cast<double>(w_.p.a) *
+                        static_cast<double>(w_.p.b);
+    const double rstd = w_.t.rstd[Statistic(g)];
+    const double slope = sums.dz_centered * RstdSlopeOf(w_.p, rstd, size);
+    const double offset = -rstd * sums.dz / size;
+    results()[g] = {static_cast<CT>(slope), static_cast<CT>(offset), 0, 0};
+    if (!w_.direct_affine || part_.part != 0) return;
+    const int64_t at = Statistic(g);  // a channel, too
+    if (w_.t.dbeta != nullptr) w_.t.dbeta[at] = sums.last_dz;
+    if (w_.t.dgamma != nullptr) {
+      w_.t.dgamma[at] = static_cast<CT>(sums.last_dz_centered * rstd * w_.p.scale);
+    }
+  }
+
+  // --- elements ---
+
+  template <class K>
+  __device__ __forceinline__ void WriteStroke(const Stroke& s, int64_t* held,
+                                              const Coefficients<K>& k) const {
+    WalkStroke<false>(
+        s, held, k,
+        [&](int64_t at, int64_t stride, int live, Lanes lanes, auto& dx, const auto& dz) {
+          if (w_.t.dside != nullptr) {
+            Store(w_.t.dside + at, stride, live, lanes, dz);
+          }
+          if (w_.t.dx == nullptr) return;
+#pragma unroll
+          for (int u = 0; u < kBatch; ++u) {
+#pragma unroll
+            for (int l = 0; l < V; ++l) {
+              dx[u][l] = dz[u][l] * k.scale[l] + (dx[u][l] * k.slope[l] + k.offset[l]);
+            }
+          }
+          Store(w_.t.dx + at, stride, live, lanes, dx);
+        });
+  }
+
+  __device__ void WriteElements() const {
+    int64_t held = 0;
+    if (w_.plan.by_columns) {
+      Columns k;
+      ForEachStrokeOfColumns<V>(
+          w_, part_, [&](int column) { SetColumns(column, true, &k); },
+          [&](const Stroke& s) { WriteStroke(s, &held, k); }, [](int, int) {});
+    } else {
+      Channel k;
+      ForEachStrokeOfRuns<V>(
+          w_, part_, [&](int i) { SetChannel(i, true, &k); },
+          [&](const Stroke& s) { WriteStroke(s, &held, k); }, [](int, int) {});
+    }
+  }
+
+  const BackwardArgs<T>& w_;
+  Part part_;
+  char* const shared_;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kCudaMaxThreads, 2)
+    BackwardKernel(const __grid_constant__ BackwardArgs<T> args) {
+  BackwardBlock<T>(args).Run();
+}
+
+template <typename T>
+CudaPass BackwardPassOf(ElementType dy_type, bool one_launch) {
+  return {sizeof(T), sizeof(T), SizeOf(dy_type), sizeof(ParamOf<T>), one_launch};
+}
+
+// --- gradients of gamma and beta ---
+
+template <typename CT>
+struct AffineArgs {
+  int64_t n, chunks, c;
+  const CT* channel_sums;  // [n, chunks, 2, C]
+  Affine affine[2];        // of beta and of gamma
+  CT* gradient[2];         // or null
+};
+
+constexpr int kSlices = 8;
+
+// A warp's lanes are 32 channels; its warps add up every kSlices-th chunk, in double.
+template <typename CT>
+__global__ void __launch_bounds__(kWarp* kSlices)
+    AffineKernel(const __grid_constant__ AffineArgs<CT> args) {
+  const int64_t blocks = (args.c + kWarp - 1) / kWarp;
+  const int which = static_cast<int>(blockIdx.x % 2);
+  const int64_t n = blockIdx.x / 2 / blocks, lane = threadIdx.x % kWarp;
+  const int64_t channel = blockIdx.x / 2 % blocks * kWarp + lane;
+  const bool per_sample = args.affine[which] == Affine::kPerSample;
+  if (args.gradient[which] == nullptr || (n > 0 && !per_sample)) return;
+
+  double* const slices = reinterpret_cast<double*>(SharedMemory());
+  const int64_t begin = per_sample ? n * args.chunks : 0;
+  const int64_t count = per_sample ? args.chunks : args.n * args.chunks;
+  double sum = 0;
+  if (channel < args.c) {
+    for (int64_t i = threadIdx.x / kWarp; i < count; i += kSlices) {
+      sum += args.channel_sums[((begin + i) * 2 + which) * args.c + channel];
+    }
+  }
+  slices[threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.x >= kWarp || channel >= args.c) return;
+  for (int slice = 1; slice < kSlices; ++slice) sum += slices[slice * kWarp + lane];
+  args.gradient[which][n * args.c + channel] = static_cast<CT>(sum);
+}
+
+template <typename T>
+std::string LaunchAffine(const BackwardArgs<T>& args, void* stream) {
+  using CT = ParamOf<T>;
+  const Normalization& p = args.p;
+  const AffineArgs<CT> affine = {
+      args.plan.sample_blocks, args.plan.chunks,  p.c,
+      args.channel_sums,       {p.beta, p.gamma}, {args.t.dbeta, args.t.dgamma}};
+  const bool per_sample = p.beta == Affine::kPerSample || p.gamma == Affine::kPerSample;
+  const int64_t blocks = 2 * ((p.c + kWarp - 1) / kWarp) * (per_sample ? p.n : 1);
+  if (blocks > INT32_MAX) return "the gradients of gamma and beta take more blocks than CUDA has";
+  return Launch(AffineKernel<CT>,
+                {blocks, kWarp * kSlices, 1, kWarp * kSlices * static_cast<int>(sizeof(double))},
+                stream, affine);
+}
+
+}  // namespace
+}  // namespace cuda
+
+template <typename T>
+int64_t CudaBackwardWorkspace(const Normalization& p, ElementType dy_type, bool one_launch,
+                              const CudaDevice& device) {
+  if (p.empty()) return 0;
+  const CudaPass pass = cuda::BackwardPassOf<T>(dy_type, one_launch);
+  return CudaScratch(p, pass, PlanCuda(p, pass, device)).bytes;
+}
+
+template <typename T>
+std::string NormalizeBackwardCuda(const Normalization& p, const CudaBackwardTensors<T>& tensors,
+                                  const CudaCall& call) {
+  using CT = ParamOf<T>;
+  CudaBackwardTensors<T> t = tensors;
+  if (p.gamma == Affine::kAbsent) t.dgamma = nullptr;
+  if (p.beta == Affine::kAbsent) t.dbeta = nullptr;
+  if (p.empty()) {
+    constexpr int64_t kSize = sizeof(CT);
+    std::string error = cuda::FillWithZeros(t.dgamma, p.affine_size(p.gamma) * kSize, call.stream);
+    if (!error.empty()) return error;
+    return cuda::FillWithZeros(t.dbeta, p.affine_size(p.beta) * kSize, call.stream);
+  }
+  const CudaPass pass = cuda::BackwardPassOf<T>(t.dy_type, call.one_launch);
+  cuda::BackwardArgs<T> args = {};
+  args.p = p;
+  args.plan = PlanCuda(p, pass, call.device);
+  args.vectors = cuda::IsAligned(t.x, 16) && cuda::IsAligned(t.side, 16) &&
+                 cuda::IsAligned(t.dx, 16) && cuda::IsAligned(t.dside, 16) &&
+                 cuda::IsAligned(t.dy, args.plan.vector * SizeOf(t.dy_type));
+  args.t = t;
+  args.has_side = t.side != nullptr;
+  args.direct_affine = AffineGradientsAreOfGroups(p);
+  const CudaScratch scratch(p, pass, args.plan, call.workspace);
+  args.group_sums = static_cast<CT*>(scratch.group_sums);
+  const bool wants_affine = t.dgamma != nullptr || t.dbeta != nullptr;
+  if (wants_affine) args.channel_sums = static_cast<CT*>(scratch.channel_sums);
+  std::string error = cuda::LaunchPass(cuda::BackwardKernel<T>, args, call.stream);
+  if (!error.empty() || !wants_affine || args.direct_affine) return error;
+  return cuda::LaunchAffine(args, call.stream);
+}
+
+#define TFGN_INSTANTIATE(T)                                                          \
+  template int64_t CudaBackwardWorkspace<T>(const Normalization&, ElementType, bool, \
+                                            const CudaDevice&);                      \
+  template std::string NormalizeBackwardCuda<T>(const Normalization&,                \
+                                                const CudaBackwardTensors<T>&, const CudaCall&);
+TFGN_FOR_EACH_DTYPE(TFGN_INSTANTIATE)
+#undef TFGN_INSTANTIATE
+
+}  // namespace tfgn

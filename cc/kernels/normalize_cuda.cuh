@@ -1,0 +1,243 @@
+// How the threads of a block walk over its part of a tensor (cuda_plan.h): strokes of vectors.
+#ifndef TFGN_KERNELS_NORMALIZE_CUDA_CUH_
+#define TFGN_KERNELS_NORMALIZE_CUDA_CUH_
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "kernels/cuda_plan.h"
+#include "kernels/cuda_util.cuh"
+
+namespace tfgn {
+namespace cuda {
+
+// The tensor, how it is cut, and which launch this is.
+enum class Stage { kWhole, kSums, kElements };
+
+struct Work {
+  Normalization p;
+  CudaPlan plan;
+  Stage stage;
+  int64_t first_block;  // of the samples of the launch
+  bool vectors;         // all pointers are as aligned as vectors need
+};
+
+// The part of a block.
+struct Part {
+  int64_t n, end_n, sample_block;
+  int64_t channel, group;  // the first ones
+  int64_t row_begin, row_end;
+  int64_t part, chunk;
+  int channels, groups, columns;  // columns: channels * B, by columns only
+};
+
+__device__ inline Part PartOfBlock(const Work& w) {
+  const CudaPlan& plan = w.plan;
+  Part part;
+  const int64_t strip_of_grid = blockIdx.x / plan.parts;
+  const int64_t strip = strip_of_grid % plan.strips;
+  part.part = blockIdx.x % plan.parts;
+  part.sample_block = w.first_block + strip_of_grid / plan.strips;
+  part.n = part.sample_block * plan.samples;
+  part.end_n = min(part.n + plan.samples, w.p.n);
+  part.chunk = part.part / plan.shares;
+  const int64_t begin = strip * plan.strip_channels;
+  const int64_t end = min(begin + plan.strip_channels, w.p.c);
+  part.channel = begin + part.part % plan.shares * plan.share_channels;
+  part.channels = static_cast<int>(min(plan.share_channels, end - part.channel));
+  part.group = begin / plan.group_channels;
+  part.groups = plan.shares > 1 ? 1 : static_cast<int>(part.channels / plan.group_channels);
+  part.columns = plan.by_columns ? static_cast<int>(part.channels * w.p.b) : 0;
+  part.row_begin = plan.rows * part.chunk / plan.chunks;
+  part.row_end = plan.rows * (part.chunk + 1) / plan.chunks;
+  return part;
+}
+
+// Vectors that a thread visits one after another, `stride` elements apart. Of each only `lanes`
+// lanes exist; elements outside [low, high) are another thread's.
+struct Stroke {
+  int64_t offset, stride, count;
+  int64_t low, high;
+  int lanes;
+  bool aligned;
+};
+
+// f(at, stride, k, live, lanes) for batches of `live` <= U vectors: the first at element `at`, the
+// k-th that f sees, the others `stride` further each.
+template <int U, int V, class F>
+__device__ __forceinline__ void ForEachBatch(const Stroke& s, bool backwards, F&& f) {
+  const int64_t stride = backwards ? -s.stride : s.stride;
+  int64_t at = backwards ? s.offset + (s.count - 1) * s.stride : s.offset;
+  for (int64_t k = 0; k < s.count;) {
+    int live = static_cast<int>(min(static_cast<int64_t>(U), s.count - k));
+    const int64_t end = at + (live - 1) * stride;
+    Lanes lanes = {s.aligned && s.lanes == V, 0, s.lanes};
+    if (min(at, end) < s.low || max(at, end) + V > s.high) {
+      live = 1;
+      lanes.first = static_cast<int>(max(s.low - at, int64_t{0}));
+      lanes.last = static_cast<int>(min(s.high - at, static_cast<int64_t>(V)));
+      lanes.whole = s.aligned && lanes.first == 0 && lanes.last == V;
+    }
+    f(at, stride, k, live, lanes);
+    k += live;
+    at += live * stride;
+  }
+}
+
+// By columns: the columns from `column` of the part on.
+template <int V>
+__device__ inline Stroke StrokeOfColumns(const Work& w, const Part& part, int down, int column) {
+  const int64_t row = w.p.c * w.p.b, first = part.row_begin + down;
+  Stroke s;
+  s.offset = (w.p.a * part.n + first) * row + part.channel * w.p.b + column;
+  s.stride = w.plan.down * row;
+  s.count = first < part.row_end ? (part.row_end - first + w.plan.down - 1) / w.plan.down : 0;
+  s.low = 0;
+  s.high = INT64_MAX;
+  s.lanes = min(V, part.columns - column);
+  s.aligned = w.vectors && w.plan.aligned;
+  return s;
+}
+
+// By runs: what a lane reads of a row of channel part.channel + i.
+template <int V>
+__device__ inline Stroke StrokeOfRun(const Work& w, const Part& part, int lane, int i,
+                                     int64_t row) {
+  const int64_t a = row / w.plan.pieces_of_run, piece = row % w.plan.pieces_of_run;
+  const int64_t begin = ((part.n * w.p.a + a) * w.p.c + part.channel + i) * w.p.b;
+  Stroke s;
+  s.low = begin + piece * w.plan.piece;
+  s.high = begin + min(w.p.b, (piece + 1) * w.plan.piece);
+  const int64_t first = s.low / V * V, vectors = (s.high - first + V - 1) / V;
+  s.offset = first + lane * V;
+  s.stride = kWarp * V;
+  s.count = lane < vectors ? (vectors - lane + kWarp - 1) / kWarp : 0;
+  s.lanes = V;
+  s.aligned = w.vectors;
+  return s;
+}
+
+// Who a thread is, by runs.
+struct TeamMember {
+  int team, member, lane;
+};
+
+__device__ inline TeamMember TeamOfThread(const CudaPlan& plan) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  return {warp / plan.down, warp % plan.down, static_cast<int>(threadIdx.x) % kWarp};
+}
+
+// f(stroke, column) for each vector of columns of a thread, or, by runs, f(stroke, i) for each row
+// of each channel i of its team; begin(i) before and end(i) after the strokes of a channel.
+template <int V, class Begin, class F, class End>
+__device__ __forceinline__ void ForEachStrokeOfColumns(const Work& w, const Part& part,
+                                                       Begin&& begin, F&& f, End&& end) {
+  const int across = static_cast<int>(threadIdx.x) % w.plan.across;
+  const int down = static_cast<int>(threadIdx.x) / w.plan.across;
+  if (down >= w.plan.down) return;
+  for (int column = across * V; column < part.columns; column += w.plan.across * V) {
+    begin(column);
+    const Stroke s = StrokeOfColumns<V>(w, part, down, column);
+    f(s);
+    end(column, down);
+  }
+}
+
+template <int V, class Begin, class F, class End>
+__device__ __forceinline__ void ForEachStrokeOfRuns(const Work& w, const Part& part, Begin&& begin,
+                                                    F&& f, End&& end) {
+  const TeamMember self = TeamOfThread(w.plan);
+  for (int i = self.team; i < part.channels; i += w.plan.across) {
+    begin(i);
+    for (int64_t row = part.row_begin + self.member; row < part.row_end; row += w.plan.down) {
+      f(StrokeOfRun<V>(w, part, self.lane, i, row));
+    }
+    end(i, self.member);
+  }
+}
+
+// Where a thread holds its k-th vector, `vector` elements of T each.
+template <typename T>
+__device__ inline T* HeldVector(T* held, int vector, int64_t k) {
+  return held + (k * blockDim.x + threadIdx.x) * vector;
+}
+
+// Coefficients of the lanes of a vector, one each or one for all.
+template <typename CT, int V>
+struct PerLane {
+  CT value[V];
+  __device__ CT operator[](int l) const { return value[l]; }
+};
+template <typename CT>
+struct Uniform {
+  CT value;
+  __device__ CT operator[](int) const { return value; }
+};
+
+template <typename CT>
+__device__ inline CT AffineAt(Affine affine, const CT* values, const Normalization& p, int64_t n,
+                              int64_t c, CT absent) {
+  if (affine == Affine::kAbsent) return absent;
+  return values[affine == Affine::kPerSample ? n * p.c + c : c];
+}
+
+__device__ inline double RstdOf(const Normalization& p, double m2, double group_size) {
+  const double count = group_size - static_cast<double>(p.ddof);
+  const double var = count > 0 ? m2 / count : 0;
+  if (p.epsilon_mode == EpsilonMode::kAddToVariance) return 1 / sqrt(var + p.epsilon);
+  if (p.epsilon_mode == EpsilonMode::kAddToStddev) return 1 / (sqrt(var) + p.epsilon);
+  return 1 / sqrt(var < p.epsilon ? p.epsilon : var);  // a NaN variance stays one
+}
+
+// Normalization::RstdSlope.
+__device__ inline double RstdSlopeOf(const Normalization& p, double rstd, double group_size) {
+  const double two_over_count = 2 / (group_size - static_cast<double>(p.ddof));
+  constexpr double kRounding = 0x1p-23;
+  if (p.epsilon_mode == EpsilonMode::kAddToStddev) {
+    const double stddev = 1 / rstd - p.epsilon;
+    if (stddev * rstd < kRounding) return 0;
+    return -0.5 * rstd * rstd / stddev * two_over_count;
+  }
+  if (p.epsilon_mode == EpsilonMode::kClampVariance && rstd * sqrt(p.epsilon) > 1 - kRounding) {
+    return 0;
+  }
+  return -0.5 * rstd * rstd * rstd * two_over_count;
+}
+
+// Queues the launches of a pass.
+template <typename Args>
+std::string LaunchPass(void (*kernel)(Args), Args args, void* stream) {
+  const CudaPlan& plan = args.plan;
+  const int64_t at_once = std::max<int64_t>(1, INT32_MAX / plan.blocks_per_sample());
+  for (int64_t i = 0; i < plan.sample_blocks; i += at_once) {
+    const int64_t blocks = std::min(at_once, plan.sample_blocks - i) * plan.blocks_per_sample();
+    Grid grid = {blocks, plan.threads, 1, plan.shared_bytes};
+    if (plan.one_launch) grid.cluster = static_cast<int>(plan.parts);
+    args.first_block = i;
+    for (Stage stage : {Stage::kWhole, Stage::kSums, Stage::kElements}) {
+      if ((stage == Stage::kWhole) != plan.one_launch) continue;
+      args.stage = stage;
+      if (std::string error = Launch(kernel, grid, stream, args); !error.empty()) return error;
+    }
+  }
+  return "";
+}
+
+// Whether vectors of V elements can be accessed there.
+inline bool IsAligned(const void* p, int64_t vector_bytes) {
+  return reinterpret_cast<uintptr_t>(p) %
+             static_cast<uintptr_t>(std::min<int64_t>(vector_bytes, 16)) ==
+         0;
+}
+
+inline std::string FillWithZeros(void* p, int64_t bytes, void* stream) {
+  if (p == nullptr || bytes == 0) return "";
+  return ToError("filling with zeros", cudaMemsetAsync(p, 0, static_cast<size_t>(bytes),
+                                                       static_cast<cudaStream_t>(stream)));
+}
+
+}  // namespace cuda
+}  // namespace tfgn
+
+#endif  // TFGN_KERNELS_NORMALIZE_CUDA_CUH_

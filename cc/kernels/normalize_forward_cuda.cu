@@ -1,0 +1,353 @@
+// The forward pass of a Normalization on a CUDA device: moments, then one elementwise pass, in one
+// launch or in two.
+#include "kernels/moments_cuda.cuh"
+#include "kernels/normalize_cuda.cuh"
+#include "kernels/normalize_cuda.h"
+
+namespace tfgn {
+namespace cuda {
+namespace {
+
+template <typename T>
+struct ForwardArgs : Work {
+  CudaForwardTensors<T> t;
+  ParamOf<T>* group_sums;  // [N, G, parts] of CudaMoments
+};
+
+// What elements are normalized with; `error` is what rounding the mean to CT took from it.
+template <typename CT>
+struct Statistics {
+  CT mean, error, rstd, unused;
+};
+
+template <typename T>
+class ForwardBlock {
+  using CT = ParamOf<T>;
+  static constexpr int V = 16 / sizeof(T);
+  // Vectors that a thread reads at once.
+  static constexpr int kBatch = V == 8 ? 2 : 4;
+  using Sums = CudaMoments<CT>;
+  static_assert(sizeof(Sums) == kCudaGroupNumbers * sizeof(CT));
+
+ public:
+  __device__ explicit ForwardBlock(const ForwardArgs<T>& args)
+      : w_(args), part_(PartOfBlock(args)), shared_(SharedMemory()) {}
+
+  __device__ void Run() {
+    for (; part_.n < part_.end_n; ++part_.n) RunSample();
+  }
+
+ private:
+  __device__ void RunSample() {
+    if (w_.stage != Stage::kElements) {
+      SumElements();
+      __syncthreads();
+      SumGroups();
+      __syncthreads();
+    }
+    if (w_.stage == Stage::kSums) {
+      for (int g = threadIdx.x; g < part_.groups; g += blockDim.x) {
+        GroupSums(g)[part_.part] = group_sums()[g];
+      }
+      return;
+    }
+    const bool in_cluster = w_.stage == Stage::kWhole && w_.plan.parts > 1;
+    if (in_cluster) SyncCluster();
+    FinishGroups();
+    if (in_cluster) SyncCluster();  // nobody leaves while its sums are read
+    __syncthreads();
+    NormalizeElements();
+  }
+
+  template <typename P>
+  __device__ P* At(int offset) const {
+    return reinterpret_cast<P*>(shared_ + offset);
+  }
+  __device__ Sums* group_sums() const { return At<Sums>(w_.plan.group_sums); }
+  __device__ Statistics<CT>* statistics() const {
+    return At<Statistics<CT>>(w_.plan.group_results);
+  }
+  // Of all parts, in global memory.
+  __device__ Sums* GroupSums(int g) const {
+    return reinterpret_cast<Sums*>(w_.group_sums) +
+           (part_.n * w_.p.groups + part_.group + g) * w_.plan.parts;
+  }
+  __device__ int Keys() const {
+    return w_.plan.by_columns ? part_.columns / w_.plan.merged_lanes : part_.channels;
+  }
+
+  // --- sums ---
+
+  // [down, keys] moments with a count per row.
+  __device__ void PutEntry(int row, int key, CT mean, CT rest, CT m2) const {
+    const int count = w_.plan.down * w_.plan.keys, i = row * Keys() + key;
+    CT* entries = At<CT>(w_.plan.entries);
+    entries[i] = mean;
+    entries[count + i] = rest;
+    entries[2 * count + i] = m2;
+  }
+  __device__ CT& EntryCount(int row) const {
+    return At<CT>(w_.plan.entries)[3 * w_.plan.down * w_.plan.keys + row];
+  }
+  __device__ Sums Entry(int row, int key) const {
+    const int count = w_.plan.down * w_.plan.keys, i = row * Keys() + key;
+    const CT* entries = At<CT>(w_.plan.entries);
+    return {EntryCount(row), entries[i], entries[count + i], entries[2 * count + i]};
+  }
+
+  // f(x, live, lanes) for the batches of a stroke, which are held.
+  template <class F>
+  __device__ __forceinline__ void ReadStroke(const Stroke& s, int64_t* held, F&& f) const {
+    ForEachBatch<kBatch,
+                 V>(s, false, [&](int64_t at, int64_t stride, int64_t k, int live, Lanes lanes) {
+      CT x[kBatch][V];
+      Load(w_.t.x + at, stride, live, lanes, x);
+      if (w_.plan.held) {
+        Store(HeldVector(At<T>(0), V, *held + k), int64_t{V} * blockDim.x, live, {true, 0, V}, x);
+      }
+      f(x, live, lanes);
+    });
+    *held += s.count;
+  }
+
+  __device__ void SumElements() const {
+    LaneMoments<CT, V> sums;
+    int64_t held = 0;
+    if (w_.plan.by_columns) {
+      const int merged = w_.plan.merged_lanes;
+      ForEachStrokeOfColumns<V>(
+          w_, part_, [&](int) { sums = {}; },
+          [&](const Stroke& s) {
+            ReadStroke(s, &held, [&](const auto& x, int live, Lanes) { sums.Add(x, live); });
+          },
+          [&](int column, int down) {
+            sums.MergeNeighbours(merged);
+#pragma unroll
+            for (int l = 0; l < V; ++l) {
+              if (l % merged != 0 || column + l >= part_.columns) continue;
+              PutEntry(down, (column + l) / merged, sums.mean[l], sums.rest[l], sums.m2[l]);
+            }
+            if (column == 0) EntryCount(down) = sums.count * static_cast<CT>(merged);
+          });
+      return;
+    }
+    Sums edges;  // of vectors that two threads share
+    ForEachStrokeOfRuns<V>(
+        w_, part_,
+        [&](int) {
+          sums = {};
+          edges = {};
+        },
+        [&](const Stroke& s) {
+          ReadStroke(s, &held, [&](const auto& x, int live, Lanes lanes) {
+            if (lanes.first == 0 && lanes.last == V) {
+              sums.Add(x, live);
+              return;
+            }
+#pragma unroll
+            for (int l = 0; l < V; ++l) {
+              if (l >= lanes.first && l < lanes.last) edges.Add(x[0][l]);
+            }
+          });
+        },
+        [&](int i, int member) {
+          sums.MergeNeighbours(V);
+          Sums all = sums.Lane(0, V);
+          all.Merge(edges);
+          all = MomentsOfWarp(all);
+          if (threadIdx.x % kWarp != 0) return;
+          PutEntry(member, i, all.mean, all.rest, all.m2);
+          if (i == 0) EntryCount(member) = all.count;  // as many of every channel
+        });
+  }
+
+  __device__ void SumGroups() const {
+    const int keys = Keys() / part_.groups, count = w_.plan.down * keys;
+    const int lane = threadIdx.x % kWarp;
+    for (int g = threadIdx.x / kWarp; g < part_.groups; g += blockDim.x / kWarp) {
+      Sums sums;
+      for (int i = lane; i < count; i += kWarp) sums.Merge(Entry(i / keys, g * keys + i % keys));
+      sums = MomentsOfWarp(sums);
+      if (lane == 0) group_sums()[g] = sums;
+    }
+  }
+
+  // Merges the parts of every group.
+  __device__ void FinishGroups() const {
+    const int lane = threadIdx.x % kWarp;
+    const int parts = static_cast<int>(w_.plan.parts);
+    for (int g = threadIdx.x / kWarp; g < part_.groups; g += blockDim.x / kWarp) {
+      Sums sums;
+      for (int i = lane; i < parts; i += kWarp) {
+        sums.Merge(w_.stage == Stage::kElements ? GroupSums(g)[i]
+                   : parts == 1                 ? group_sums()[g]
+                                                : InBlock(group_sums(), i)[g]);
+      }
+      sums = MomentsOfWarp(sums);
+      if (lane == 0) FinishGroup(g, sums);
+    }
+  }
+
+  __device__ void FinishGroup(int g, const Sums& sums) const {
+    const double size = static_cast<double>(w_.plan.group_channels) * static_cast<double>(w_.p.a) *
+                        static_cast<double>(w_.p.b);
+    const double mean = static_cast<double>(sums.mean) + static_cast<double>(sums.rest);
+    const double rstd = RstdOf(w_.p, sums.m2, size);
+    const CT rounded = static_cast<CT>(mean);
+    const CT error = static_cast<CT>(static_cast<double>(sums.mean) - rounded + sums.rest);
+    statistics()[g] = {rounded, error, static_cast<CT>(rstd), 0};
+    if (part_.part != 0) return;
+    const int64_t at = part_.n * w_.p.groups + part_.group + g;
+    if (w_.t.mean != nullptr) w_.t.mean[at] = rounded;
+    if (w_.t.rstd != nullptr) w_.t.rstd[at] = static_cast<CT>(rstd);
+  }
+
+  // --- elements ---
+
+  // z = (x - mean) * scale + shift + side_input
+  template <class K>
+  struct Coefficients {
+    K mean, scale, shift;
+  };
+
+  __device__ void CoefficientsOf(int channel, CT* mean, CT* scale, CT* shift) const {
+    const int group_channels = static_cast<int>(w_.plan.group_channels);
+    const Statistics<CT> s = statistics()[part_.groups == 1 ? 0 : channel / group_channels];
+    const int64_t c = part_.channel + channel;
+    *mean = s.mean;
+    *scale = s.rstd * static_cast<CT>(w_.p.scale) *
+             AffineAt(w_.p.gamma, w_.t.gamma, w_.p, part_.n, c, CT(1));
+    *shift = AffineAt(w_.p.beta, w_.t.beta, w_.p, part_.n, c, CT(0)) - s.error * *scale;
+  }
+
+  template <class K>
+  __device__ __forceinline__ void NormalizeStroke(const Stroke& s, int64_t* held,
+                                                  const Coefficients<K>& k) const {
+    // The second launch reads backwards, what L2 still has of the first one.
+    const bool backwards = w_.stage == Stage::kElements;
+    ForEachBatch<
+        kBatch, V>(s, backwards, [&](int64_t at, int64_t stride, int64_t i, int live, Lanes lanes) {
+      CT z[kBatch][V], side[kBatch][V];
+      if (w_.plan.held) {
+        Load(HeldVector(At<T>(0), V, *held + i), int64_t{V} * blockDim.x, live, {true, 0, V}, z);
+      } else {
+        Load(w_.t.x + at, stride, live, lanes, z);
+      }
+      if (w_.t.side != nullptr) Load(w_.t.side + at, stride, live, lanes, side);
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u) {
+#pragma unroll
+        for (int l = 0; l < V; ++l) {
+          z[u][l] = (z[u][l] - k.mean[l]) * k.scale[l] + k.shift[l];
+          if (w_.t.side != nullptr) z[u][l] += side[u][l];
+        }
+      }
+      Activate(w_.p.activation, z);
+      WithElements<CT>(w_.t.y_type, w_.t.y,
+                       [&](auto* y) { Store(y + at, stride, live, lanes, z); });
+    });
+    *held += s.count;
+  }
+
+  __device__ void NormalizeElements() const {
+    int64_t held = 0;
+    if (w_.plan.by_columns) {
+      Coefficients<PerLane<CT, V>> k;
+      const int b = static_cast<int>(w_.p.b);
+      ForEachStrokeOfColumns<V>(
+          w_, part_,
+          [&](int column) {
+#pragma unroll
+            for (int l = 0; l < V; ++l) {
+              // Lanes that do not exist repeat the last one.
+              const int j = min(column + l, part_.columns - 1);
+              CoefficientsOf(b == 1 ? j : j / b, &k.mean.value[l], &k.scale.value[l],
+                             &k.shift.value[l]);
+            }
+          },
+          [&](const Stroke& s) { NormalizeStroke(s, &held, k); }, [](int, int) {});
+    } else {
+      Coefficients<Uniform<CT>> k;
+      ForEachStrokeOfRuns<V>(
+          w_, part_,
+          [&](int i) { CoefficientsOf(i, &k.mean.value, &k.scale.value, &k.shift.value); },
+          [&](const Stroke& s) { NormalizeStroke(s, &held, k); }, [](int, int) {});
+    }
+  }
+
+  const ForwardArgs<T>& w_;
+  Part part_;
+  char* const shared_;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kCudaMaxThreads, 3)
+    ForwardKernel(const __grid_constant__ ForwardArgs<T> args) {
+  ForwardBlock<T>(args).Run();
+}
+
+template <typename T>
+CudaPass ForwardPassOf(ElementType y_type, bool one_launch) {
+  return {sizeof(T), SizeOf(y_type), 0, sizeof(ParamOf<T>), one_launch};
+}
+
+template <typename CT>
+struct FillArgs {
+  CT* to;
+  int64_t count;
+  CT value;
+};
+
+template <typename CT>
+__global__ void FillKernel(const __grid_constant__ FillArgs<CT> args) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < args.count) args.to[i] = args.value;
+}
+
+// Statistics of nothing.
+template <typename CT>
+std::string FillStatistics(const Normalization& p, CT* mean, CT* rstd, void* stream) {
+  const int64_t count = p.n * p.groups;
+  std::string error = FillWithZeros(mean, count * static_cast<int64_t>(sizeof(CT)), stream);
+  if (!error.empty() || rstd == nullptr || count == 0) return error;
+  constexpr int kThreads = 256;
+  return Launch(FillKernel<CT>, {(count + kThreads - 1) / kThreads, kThreads}, stream,
+                FillArgs<CT>{rstd, count, static_cast<CT>(p.Rstd(0))});
+}
+
+}  // namespace
+}  // namespace cuda
+
+template <typename T>
+int64_t CudaForwardWorkspace(const Normalization& p, ElementType y_type, bool one_launch,
+                             const CudaDevice& device) {
+  if (p.empty()) return 0;
+  const CudaPass pass = cuda::ForwardPassOf<T>(y_type, one_launch);
+  return CudaScratch(p, pass, PlanCuda(p, pass, device)).bytes;
+}
+
+template <typename T>
+std::string NormalizeForwardCuda(const Normalization& p, const CudaForwardTensors<T>& tensors,
+                                 const CudaCall& call) {
+  if (p.empty()) return cuda::FillStatistics(p, tensors.mean, tensors.rstd, call.stream);
+  const CudaPass pass = cuda::ForwardPassOf<T>(tensors.y_type, call.one_launch);
+  cuda::ForwardArgs<T> args = {};
+  args.p = p;
+  args.plan = PlanCuda(p, pass, call.device);
+  args.vectors = cuda::IsAligned(tensors.x, 16) && cuda::IsAligned(tensors.side, 16) &&
+                 cuda::IsAligned(tensors.y, args.plan.vector * SizeOf(tensors.y_type));
+  args.t = tensors;
+  args.group_sums =
+      static_cast<ParamOf<T>*>(CudaScratch(p, pass, args.plan, call.workspace).group_sums);
+  return cuda::LaunchPass(cuda::ForwardKernel<T>, args, call.stream);
+}
+
+#define TFGN_INSTANTIATE(T)                                                                        \
+  template int64_t CudaForwardWorkspace<T>(const Normalization&, ElementType, bool,                \
+                                           const CudaDevice&);                                     \
+  template std::string NormalizeForwardCuda<T>(const Normalization&, const CudaForwardTensors<T>&, \
+                                               const CudaCall&);
+TFGN_FOR_EACH_DTYPE(TFGN_INSTANTIATE)
+#undef TFGN_INSTANTIATE
+
+}  // namespace tfgn

@@ -1,0 +1,214 @@
+// StandardizeWeights on a CUDA device: a Normalization in which every output channel is a group;
+// and, for axes that leave no such view, a block for every output channel.
+#include "kernels/moments_cuda.cuh"
+#include "kernels/normalize_cuda.cuh"
+#include "kernels/normalize_cuda.h"
+#include "kernels/standardize_weights_cuda.h"
+
+namespace tfgn {
+namespace cuda {
+namespace {
+
+// Where the weights of an output channel lie: sizes alternately reduced and kept, reduced first.
+struct Runs {
+  static constexpr int kMax = 32;
+
+  int count;
+  int64_t size[kMax];
+
+  // The element at `index` among those of one kind, counted from that kind's own sizes: the
+  // kept ones for first = 1, the reduced ones for first = 0.
+  __device__ int64_t Offset(int first, int64_t index) const {
+    int64_t offset = 0, stride = 1;
+    for (int i = count - 1; i >= 0; --i) {
+      if (i % 2 == first) {
+        offset += index % size[i] * stride;
+        index /= size[i];
+      }
+      stride *= size[i];
+    }
+    return offset;
+  }
+};
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+
+template <typename T>
+struct ScatteredArgs {
+  Normalization p;
+  Runs runs;
+  int64_t fan_in;
+  const T* w;
+  const ParamOf<T>* gain;  // or null
+  void* w_hat;             // or dw_hat, of `type`
+  ElementType type;
+  ParamOf<T>* mean;
+  ParamOf<T>* rstd;
+  T* dw;              // or null
+  ParamOf<T>* dgain;  // or null
+};
+
+// f of all warps' values, in order, for every thread.
+template <typename V, class F>
+__device__ inline void ForEachWarpsValue(V value, F&& f) {
+  V* const values = reinterpret_cast<V*>(SharedMemory());
+  if (threadIdx.x % kWarp == 0) values[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  for (int i = 0; i < kWarps; ++i) f(values[i]);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    ScatteredForwardKernel(const __grid_constant__ ScatteredArgs<T> args) {
+  using CT = ParamOf<T>;
+  const int64_t output = blockIdx.x, base = args.runs.Offset(1, output);
+  CudaMoments<CT> own, all;
+  for (int64_t i = threadIdx.x; i < args.fan_in; i += kThreads) {
+    own.Add(Widen(args.w[base + args.runs.Offset(0, i)]));
+  }
+  ForEachWarpsValue(MomentsOfWarp(own), [&](const CudaMoments<CT>& m) { all.Merge(m); });
+  const double mean = static_cast<double>(all.mean) + static_cast<double>(all.rest);
+  const double rstd = RstdOf(args.p, all.m2, static_cast<double>(args.fan_in));
+  if (threadIdx.x == 0) {
+    args.mean[output] = static_cast<CT>(mean);
+    args.rstd[output] = static_cast<CT>(rstd);
+  }
+  const CT scale =
+      static_cast<CT>(rstd * args.p.scale) * (args.gain == nullptr ? CT(1) : args.gain[output]);
+  WithElements<CT>(args.type, args.w_hat, [&](auto* w_hat) {
+    for (int64_t i = threadIdx.x; i < args.fan_in; i += kThreads) {
+      const int64_t at = base + args.runs.Offset(0, i);
+      Narrow(((Widen(args.w[at]) - all.mean) - all.rest) * scale, w_hat + at);
+    }
+  });
+}
+
+template <typename CT>
+struct ScatteredSums {
+  CT dw_hat = 0, product = 0;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    ScatteredBackwardKernel(const __grid_constant__ ScatteredArgs<T> args) {
+  using CT = ParamOf<T>;
+  const int64_t output = blockIdx.x, base = args.runs.Offset(1, output);
+  const CT mean = args.mean[output];
+  WithElements<CT>(args.type, static_cast<const void*>(args.w_hat), [&](const auto* dw_hat) {
+    ScatteredSums<CT> own, all;
+    for (int64_t i = threadIdx.x; i < args.fan_in; i += kThreads) {
+      const int64_t at = base + args.runs.Offset(0, i);
+      own.dw_hat += Widen(dw_hat[at]);
+      own.product += Widen(dw_hat[at]) * (Widen(args.w[at]) - mean);
+    }
+    own = {SumOfWarp(own.dw_hat), SumOfWarp(own.product)};
+    ForEachWarpsValue(own, [&](const ScatteredSums<CT>& sums) {
+      all.dw_hat += sums.dw_hat;
+      all.product += sums.product;
+    });
+    const double rstd = args.rstd[output], size = static_cast<double>(args.fan_in);
+    const double gain = args.gain == nullptr ? 1 : static_cast<double>(args.gain[output]);
+    if (threadIdx.x == 0 && args.dgain != nullptr) {
+      args.dgain[output] = static_cast<CT>(all.product * rstd * args.p.scale);
+    }
+    if (args.dw == nullptr) return;
+    const double scale = gain * args.p.scale;
+    const CT of_dw_hat = static_cast<CT>(rstd * scale);
+    const CT slope = static_cast<CT>(all.product * scale * RstdSlopeOf(args.p, rstd, size));
+    const CT offset = static_cast<CT>(-rstd * scale * all.dw_hat / size);
+    for (int64_t i = threadIdx.x; i < args.fan_in; i += kThreads) {
+      const int64_t at = base + args.runs.Offset(0, i);
+      const CT centered = Widen(args.w[at]) - mean;
+      Narrow(Widen(dw_hat[at]) * of_dw_hat + (centered * slope + offset), args.dw + at);
+    }
+  });
+}
+
+template <typename T>
+std::string LaunchScattered(void (*kernel)(ScatteredArgs<T>), const StandardizeWeightsShape& shape,
+                            ScatteredArgs<T> args, void* stream) {
+  if (shape.runs.size() > Runs::kMax) {
+    return "w has more alternations of output-channel axes and others than the CUDA kernel can "
+           "follow, 32";
+  }
+  if (shape.outputs > INT32_MAX) return "w has more output channels than CUDA has blocks";
+  args.p = NormalizationOf(shape);
+  args.fan_in = shape.fan_in;
+  args.runs.count = static_cast<int>(shape.runs.size());
+  std::copy(shape.runs.begin(), shape.runs.end(), args.runs.size);
+  const int shared_bytes = kWarps * static_cast<int>(sizeof(CudaMoments<ParamOf<T>>));
+  return Launch(kernel, {shape.outputs, kThreads, 1, shared_bytes}, stream, args);
+}
+
+constexpr bool kOneLaunch = true;
+
+}  // namespace
+}  // namespace cuda
+
+template <typename T, typename Tout>
+std::string StandardizeWeightsForwardCuda(const StandardizeWeightsShape& shape,
+                                          const StandardizeWeightsForwardTensors<T, Tout>& t,
+                                          const CudaDevice& device, void* stream) {
+  if (shape.outputs == 0) return "";
+  if (!shape.runs.empty()) {
+    cuda::ScatteredArgs<T> args = {};
+    args.w = t.w;
+    args.gain = shape.has_gain ? t.gain : nullptr;
+    args.w_hat = t.w_hat;
+    args.type = ElementTypeOf<Tout>();
+    args.mean = t.mean;
+    args.rstd = t.rstd;
+    return cuda::LaunchScattered(cuda::ScatteredForwardKernel<T>, shape, args, stream);
+  }
+  const CudaForwardTensors<T> tensors = {
+      t.w, t.gain, nullptr, nullptr, t.w_hat, ElementTypeOf<Tout>(), t.mean, t.rstd};
+  return NormalizeForwardCuda(NormalizationOf(shape), tensors,
+                              {device, cuda::kOneLaunch, nullptr, stream});
+}
+
+template <typename T, typename Tout>
+std::string StandardizeWeightsBackwardCuda(const StandardizeWeightsShape& shape,
+                                           const StandardizeWeightsBackwardTensors<T, Tout>& t,
+                                           const CudaDevice& device, void* stream) {
+  if (!shape.runs.empty()) {
+    cuda::ScatteredArgs<T> args = {};
+    args.w = t.w;
+    args.gain = shape.has_gain ? t.gain : nullptr;
+    args.w_hat = const_cast<Tout*>(t.dw_hat);
+    args.type = ElementTypeOf<Tout>();
+    args.mean = const_cast<ParamOf<T>*>(t.mean);
+    args.rstd = const_cast<ParamOf<T>*>(t.rstd);
+    args.dw = t.dw;
+    args.dgain = shape.has_gain ? t.dgain : nullptr;
+    return cuda::LaunchScattered(cuda::ScatteredBackwardKernel<T>, shape, args, stream);
+  }
+  const CudaBackwardTensors<T> tensors = {t.dw_hat, ElementTypeOf<Tout>(),
+                                          t.w,      t.gain,
+                                          nullptr,  t.mean,
+                                          t.rstd,   nullptr,
+                                          t.dw,     t.dgain,
+                                          nullptr,  nullptr};
+  return NormalizeBackwardCuda(NormalizationOf(shape), tensors,
+                               {device, cuda::kOneLaunch, nullptr, stream});
+}
+
+#define TFGN_INSTANTIATE(T, Tout)                                                        \
+  template std::string StandardizeWeightsForwardCuda<T, Tout>(                           \
+      const StandardizeWeightsShape&, const StandardizeWeightsForwardTensors<T, Tout>&,  \
+      const CudaDevice&, void*);                                                         \
+  template std::string StandardizeWeightsBackwardCuda<T, Tout>(                          \
+      const StandardizeWeightsShape&, const StandardizeWeightsBackwardTensors<T, Tout>&, \
+      const CudaDevice&, void*);
+#define TFGN_INSTANTIATE_16BIT_AND_FLOAT(T) \
+  TFGN_INSTANTIATE(T, float16)              \
+  TFGN_INSTANTIATE(T, bfloat16)             \
+  TFGN_INSTANTIATE(T, float)
+TFGN_INSTANTIATE_16BIT_AND_FLOAT(float16)
+TFGN_INSTANTIATE_16BIT_AND_FLOAT(bfloat16)
+TFGN_INSTANTIATE_16BIT_AND_FLOAT(float)
+TFGN_INSTANTIATE(double, double)
+#undef TFGN_INSTANTIATE_16BIT_AND_FLOAT
+#undef TFGN_INSTANTIATE
+
+}  // namespace tfgn

@@ -1,0 +1,357 @@
+// The CUDA kernels on an emulated device, against plain loops in double: what they compute, that
+// they write every element and none besides, that no order of threads changes a bit.
+#include "cuda_testing.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "kernels/group_norm_cuda.h"
+
+namespace tfgn {
+namespace {
+
+double ActivationOf(Activation activation, double z) {
+  if (activation == Activation::kRelu) return z > 0 ? z : 0;
+  return activation == Activation::kSilu ? z / (1 + std::exp(-z)) : z;
+}
+double SlopeOf(Activation activation, double z) {
+  if (activation == Activation::kRelu) return z > 0 ? 1 : 0;
+  const double s = 1 / (1 + std::exp(-z));
+  return activation == Activation::kSilu ? s * (1 + z * (1 - s)) : 1;
+}
+
+int64_t SizeOf(Affine affine, const GroupNormShape& s) {
+  return affine == Affine::kAbsent ? 0 : affine == Affine::kPerSample ? s.n * s.c : s.c;
+}
+
+template <typename T>
+struct GroupNormData {
+  using U = ParamOf<T>;
+
+  GroupNormData(const GroupNormShape& s, double offset, int misaligned, unsigned seed)
+      : shape(s),
+        size(s.n * s.a * s.c * s.b),
+        x(size, misaligned),
+        side(size, misaligned),
+        dy(size, misaligned),
+        y(size, misaligned),
+        dx(size, misaligned),
+        dside(size, misaligned),
+        gamma(SizeOf(s.gamma, s)),
+        beta(SizeOf(s.beta, s)),
+        mean(s.n * s.groups),
+        rstd(s.n * s.groups),
+        dgamma(gamma.size()),
+        dbeta(beta.size()) {
+    std::mt19937 random(seed);
+    Fill(&x, &random, offset);
+    Fill(&side, &random);
+    Fill(&dy, &random);
+    Fill(&gamma, &random, 1);
+    Fill(&beta, &random);
+  }
+
+  std::string Forward(const CudaDevice& device) {
+    Buffer<char> workspace(GroupNormForwardWorkspaceCuda<T>(shape, device));
+    const GroupNormForwardTensors<T> tensors = {x.data(), gamma.data(), beta.data(), side.data(),
+                                                y.data(), mean.data(),  rstd.data()};
+    std::string error = GroupNormForwardCuda<T>(shape, tensors, device, workspace.data(), nullptr);
+    EXPECT_TRUE(workspace.Intact());
+    return error;
+  }
+
+  std::string Backward(const CudaDevice& device) {
+    Buffer<char> workspace(GroupNormBackwardWorkspaceCuda<T>(shape, device));
+    const GroupNormBackwardTensors<T> tensors = {
+        dy.data(),   x.data(),  gamma.data(),  beta.data(),  mean.data(), rstd.data(),
+        side.data(), dx.data(), dgamma.data(), dbeta.data(), dside.data()};
+    std::string error = GroupNormBackwardCuda<T>(shape, tensors, device, workspace.data(), nullptr);
+    EXPECT_TRUE(workspace.Intact());
+    return error;
+  }
+
+  GroupNormShape shape;
+  int64_t size;
+  Buffer<T> x, side, dy, y, dx, dside;
+  Buffer<U> gamma, beta, mean, rstd, dgamma, dbeta;
+};
+
+// Compares with the formulas of group_norm.h, evaluated group by group.
+template <typename T>
+void Compare(GroupNormData<T>& d) {
+  const GroupNormShape& s = d.shape;
+  const int64_t channels = s.channels_per_group();
+  const double unit = Arithmetic<T>(), rounding = Rounding<T>();
+  const double smallest = std::is_same_v<T, float16> ? 0x1p-24 : 0;
+  std::vector<double> dgamma(d.dgamma.size()), dbeta(d.dbeta.size());
+  RelativeError dx, dside;
+  double worst = 0, largest_offset = 0;
+  const auto at = [&](int64_t n, int64_t a, int64_t c, int64_t b) {
+    return ((n * s.a + a) * s.c + c) * s.b + b;
+  };
+  for (int64_t n = 0; n < s.n; ++n) {
+    for (int64_t g = 0; g < s.groups; ++g) {
+      const auto for_each = [&](auto&& f) {
+        for (int64_t a = 0; a < s.a; ++a) {
+          for (int64_t c = g * channels; c < (g + 1) * channels; ++c) {
+            for (int64_t b = 0; b < s.b; ++b) f(at(n, a, c, b), c);
+          }
+        }
+      };
+      const double count = static_cast<double>(s.a * channels * s.b);
+      long double sum_x = 0, squares = 0;
+      for_each([&](int64_t i, int64_t) { sum_x += ToDouble(d.x[i]); });
+      const double mean = static_cast<double>(sum_x / count);
+      for_each([&](int64_t i, int64_t) { squares += std::pow(ToDouble(d.x[i]) - mean, 2); });
+      const double var = static_cast<double>(squares / count);
+      const double rstd = 1 / std::sqrt(var + s.epsilon), offset = std::fabs(mean) * rstd;
+      largest_offset = std::max(largest_offset, offset);
+      const int64_t group = n * s.groups + g;
+      EXPECT_NEAR(d.mean[group], mean, 4 * unit * (std::fabs(mean) + 1 / rstd));
+      EXPECT_NEAR(d.rstd[group], rstd, 8 * unit * rstd);
+
+      const auto affine_index = [&](Affine affine, int64_t c) {
+        return affine == Affine::kPerSample ? n * s.c + c : c;
+      };
+      const auto gamma_of = [&](int64_t c) {
+        return s.gamma == Affine::kAbsent ? 1.0 : d.gamma[affine_index(s.gamma, c)];
+      };
+      const auto z_of = [&](int64_t i, int64_t c, double xhat) {
+        const double beta = s.beta == Affine::kAbsent ? 0 : d.beta[affine_index(s.beta, c)];
+        return xhat * gamma_of(c) + beta + (s.has_side_input ? ToDouble(d.side[i]) : 0);
+      };
+      for_each([&](int64_t i, int64_t c) {
+        const double z = z_of(i, c, (ToDouble(d.x[i]) - mean) * rstd);
+        const double y = ActivationOf(s.activation, z);
+        // Of z, whose terms may cancel; activations are at most 1.1 times as steep.
+        double bound = unit * (8 * (1 + offset) * std::fabs(gamma_of(c)) + 2 * std::fabs(y) + 4);
+        bound += rounding * (std::fabs(y) + bound) + smallest;
+        worst = std::max(worst, std::fabs(ToDouble(d.y[i]) - y) / bound);
+      });
+      // From the saved statistics, which are what the gradient is given.
+      double sum = 0, sum_xhat = 0;
+      const double saved_mean = d.mean[group], saved_rstd = d.rstd[group];
+      const auto xhat_of = [&](int64_t i) { return (ToDouble(d.x[i]) - saved_mean) * saved_rstd; };
+      const auto dz_of = [&](int64_t i, int64_t c) {
+        return ToDouble(d.dy[i]) * SlopeOf(s.activation, z_of(i, c, xhat_of(i)));
+      };
+      for_each([&](int64_t i, int64_t c) {
+        const double dz = dz_of(i, c), xhat = xhat_of(i);
+        sum += gamma_of(c) * dz;
+        sum_xhat += gamma_of(c) * dz * xhat;
+        if (!dbeta.empty()) dbeta[affine_index(s.beta, c)] += dz;
+        if (!dgamma.empty()) dgamma[affine_index(s.gamma, c)] += dz * xhat;
+      });
+      for_each([&](int64_t i, int64_t c) {
+        const double dz = dz_of(i, c);
+        dx.Add(ToDouble(d.dx[i]),
+               saved_rstd * (gamma_of(c) * dz - (sum + xhat_of(i) * sum_xhat) / count));
+        if (s.has_side_input) dside.Add(ToDouble(d.dside[i]), dz);
+      });
+    }
+  }
+  EXPECT_LE(worst, 1);
+  const double bound = 64 * unit * (1 + largest_offset);
+  const double tiny = smallest * std::sqrt(static_cast<double>(d.size));
+  EXPECT_LE(dx.value(), bound + rounding + tiny);
+  EXPECT_LE(dside.value(), bound + rounding + tiny);
+  RelativeError gamma_error, beta_error;
+  for (int64_t i = 0; i < d.dgamma.size(); ++i) gamma_error.Add(d.dgamma[i], dgamma[i]);
+  for (int64_t i = 0; i < d.dbeta.size(); ++i) beta_error.Add(d.dbeta[i], dbeta[i]);
+  EXPECT_LE(gamma_error.value(), bound);
+  EXPECT_LE(beta_error.value(), bound);
+  for (auto* buffer : {&d.y, &d.dx, &d.dside}) EXPECT_TRUE(buffer->Intact());
+  for (auto* buffer : {&d.mean, &d.rstd, &d.dgamma, &d.dbeta}) EXPECT_TRUE(buffer->Intact());
+}
+
+struct Case {
+  int64_t n, a, c, b, groups;
+};
+
+GroupNormShape ShapeOf(const Case& test) {
+  GroupNormShape shape;
+  shape.n = test.n;
+  shape.a = test.a;
+  shape.c = test.c;
+  shape.b = test.b;
+  shape.groups = test.groups;
+  shape.epsilon = 1e-3;
+  shape.gamma = Affine::kPerChannel;
+  shape.beta = Affine::kPerChannel;
+  shape.has_side_input = true;
+  shape.activation = Activation::kSilu;
+  return shape;
+}
+
+std::string NameOf(const GroupNormShape& s) {
+  return "[" + std::to_string(s.n) + "," + std::to_string(s.a) + "," + std::to_string(s.c) + "," +
+         std::to_string(s.b) + "] in " + std::to_string(s.groups) + " groups";
+}
+
+template <typename T>
+void Check(const GroupNormShape& shape, const CudaDevice& device, double offset = 0.5,
+           int misaligned = 0) {
+  SCOPED_TRACE(NameOf(shape) + " of " + std::to_string(sizeof(T)) + " bytes on " +
+               std::to_string(device.multiprocessors) + " multiprocessors");
+  GroupNormData<T> data(shape, offset, misaligned, 1);
+  ASSERT_EQ(data.Forward(device), "");
+  ASSERT_EQ(data.Backward(device), "");
+  Compare(data);
+}
+
+template <typename T>
+void RunOnAll(const std::vector<Case>& cases) {
+  for (const Case& test : cases) {
+    for (const CudaDevice& device : kDevices) Check<T>(ShapeOf(test), device);
+  }
+}
+
+// As tests/cases.py has them.
+const std::vector<Case> kCases = {
+    {5, 1, 32, 1, 8},    {1, 1, 24, 1, 3},    {3, 9, 30, 1, 5},     {3, 1, 30, 9, 5},
+    {2, 35, 24, 1, 3},   {2, 1, 24, 35, 3},   {2, 5, 24, 7, 3},     {1, 30, 64, 1, 32},
+    {1, 1, 64, 30, 32},  {2, 60, 16, 1, 4},   {2, 1, 16, 60, 4},    {2, 3, 16, 20, 4},
+    {3, 20, 12, 1, 1},   {3, 20, 12, 1, 12},  {3, 1, 12, 20, 12},   {2, 36, 7, 1, 1},
+    {3, 72, 1, 1, 1},    {3, 1, 1, 72, 1},    {2, 3, 6, 300, 3},    {1, 17, 4, 260, 2},
+    {2, 18, 6, 20, 3},   {2, 1, 40, 1, 10},   {2, 5, 17, 1, 1},     {2, 37, 33, 1, 33},
+    {2, 1, 6, 129, 2},   {2, 1, 6, 131, 2},   {2, 6, 8192, 1, 2},   {1, 3, 3000, 1, 1},
+    {2, 2, 200, 12, 1},  {2, 49, 256, 1, 32}, {1, 3000, 24, 1, 3},  {1, 1, 24, 3000, 3},
+    {1, 300, 24, 1, 24}, {30, 9, 8, 1, 2},    {2, 1, 1500, 140, 1}, {1, 40, 3, 5000, 1}};
+
+TEST(EmulatedGroupNorm, Float) { RunOnAll<float>(kCases); }
+TEST(EmulatedGroupNorm, Float16) { RunOnAll<float16>(kCases); }
+TEST(EmulatedGroupNorm, Bfloat16) {
+  RunOnAll<bfloat16>({kCases.begin() + 12, kCases.begin() + 28});
+}
+TEST(EmulatedGroupNorm, Double) { RunOnAll<double>({kCases.begin() + 12, kCases.begin() + 28}); }
+
+const std::vector<Case> kFewCases = {{2, 60, 24, 1, 3}, {2, 3, 6, 300, 3}, {2, 1, 8, 49, 2}};
+
+TEST(EmulatedGroupNorm, LargeMean) {
+  for (const Case& test : kFewCases) {
+    for (const CudaDevice& device : kDevices) {
+      GroupNormShape shape = ShapeOf(test);
+      shape.has_side_input = false;
+      shape.activation = Activation::kLinear;
+      Check<float>(shape, device, 1e4);
+      Check<double>(shape, device, 1e4);
+      Check<bfloat16>(shape, device, 300);
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, ActivationsAndAffine) {
+  for (const Case& test : kFewCases) {
+    for (Activation activation : {Activation::kLinear, Activation::kRelu}) {
+      for (Affine gamma : {Affine::kAbsent, Affine::kPerSample}) {
+        GroupNormShape shape = ShapeOf(test);
+        shape.activation = activation;
+        shape.gamma = gamma;
+        shape.beta = gamma == Affine::kAbsent ? Affine::kPerSample : Affine::kPerChannel;
+        shape.has_side_input = gamma == Affine::kAbsent;
+        for (const CudaDevice& device : kDevices) Check<float>(shape, device);
+      }
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, MisalignedMemory) {
+  for (const Case& test : kFewCases) {
+    for (const CudaDevice& device : kDevices) {
+      Check<float>(ShapeOf(test), device, 0.5, 1);
+      Check<float16>(ShapeOf(test), device, 0.5, 3);
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, ManySamples) {
+  const CudaDevice small = {90, 1, 227 << 10, 228 << 10, 50 << 20};
+  for (const Case& test : {Case{700, 1, 32, 1, 8}, Case{701, 2, 6, 1, 1}, Case{400, 1, 3, 1, 3}}) {
+    Check<float>(ShapeOf(test), small);
+    GroupNormShape shape = ShapeOf(test);
+    shape.beta = Affine::kPerSample;
+    Check<float>(shape, small);
+  }
+}
+
+template <typename T>
+bool SameBits(Buffer<T>& a, Buffer<T>& b) {
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
+
+TEST(EmulatedGroupNorm, SameBitsInAnyOrderOfThreads) {
+  for (const Case& test : kFewCases) {
+    for (const CudaDevice& device : kDevices) {
+      GroupNormData<float> a(ShapeOf(test), 0.5, 0, 1), b(ShapeOf(test), 0.5, 0, 1);
+      ASSERT_EQ(a.Forward(device), "");
+      ASSERT_EQ(a.Backward(device), "");
+      cuda_emulation::backwards = true;
+      EXPECT_EQ(b.Forward(device), "");
+      EXPECT_EQ(b.Backward(device), "");
+      cuda_emulation::backwards = false;
+      EXPECT_TRUE(SameBits(a.y, b.y) && SameBits(a.mean, b.mean) && SameBits(a.rstd, b.rstd));
+      EXPECT_TRUE(SameBits(a.dx, b.dx) && SameBits(a.dside, b.dside));
+      EXPECT_TRUE(SameBits(a.dgamma, b.dgamma) && SameBits(a.dbeta, b.dbeta));
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, OutputsInTheMemoryOfInputs) {
+  for (const Case& test : kFewCases) {
+    for (const CudaDevice& device : kDevices) {
+      const GroupNormShape shape = ShapeOf(test);
+      GroupNormData<float> d(shape, 0.5, 0, 1), e(shape, 0.5, 0, 1), f(shape, 0.5, 0, 1);
+      ASSERT_EQ(d.Forward(device), "");
+      ASSERT_EQ(d.Backward(device), "");
+      Buffer<char> workspace(GroupNormForwardWorkspaceCuda<float>(shape, device) +
+                             GroupNormBackwardWorkspaceCuda<float>(shape, device));
+      const auto forward = [&](GroupNormData<float>& g, float* y) {
+        return GroupNormForwardCuda<float>(shape,
+                                           {g.x.data(), g.gamma.data(), g.beta.data(),
+                                            g.side.data(), y, g.mean.data(), g.rstd.data()},
+                                           device, workspace.data(), nullptr);
+      };
+      const auto backward = [&](GroupNormData<float>& g, float* dx, float* dside) {
+        return GroupNormBackwardCuda<float>(
+            shape,
+            {g.dy.data(), g.x.data(), g.gamma.data(), g.beta.data(), d.mean.data(), d.rstd.data(),
+             g.side.data(), dx, g.dgamma.data(), g.dbeta.data(), dside},
+            device, workspace.data(), nullptr);
+      };
+      EXPECT_EQ(backward(e, e.dy.data(), e.side.data()), "");
+      EXPECT_TRUE(SameBits(d.dx, e.dy) && SameBits(d.dside, e.side));
+      EXPECT_TRUE(SameBits(d.dgamma, e.dgamma) && SameBits(d.dbeta, e.dbeta));
+      EXPECT_EQ(backward(f, f.x.data(), f.dy.data()), "");
+      EXPECT_TRUE(SameBits(d.dx, f.x) && SameBits(d.dside, f.dy));
+      GroupNormData<float> g(shape, 0.5, 0, 1), h(shape, 0.5, 0, 1);
+      EXPECT_EQ(forward(g, g.x.data()), "");
+      EXPECT_TRUE(SameBits(d.y, g.x));
+      EXPECT_EQ(forward(h, h.side.data()), "");
+      EXPECT_TRUE(SameBits(d.y, h.side));
+      // Outputs that nobody wants.
+      GroupNormData<float> i(shape, 0.5, 0, 1);
+      EXPECT_EQ(backward(i, i.dx.data(), nullptr), "");
+      EXPECT_TRUE(SameBits(d.dx, i.dx));
+      EXPECT_EQ(backward(i, nullptr, i.dside.data()), "");
+      EXPECT_TRUE(SameBits(d.dside, i.dside));
+    }
+  }
+}
+
+TEST(EmulatedGroupNorm, Empty) {
+  for (const Case& test : {Case{0, 5, 8, 1, 2}, Case{2, 0, 8, 1, 2}, Case{2, 5, 0, 1, 2}}) {
+    GroupNormData<float> d(ShapeOf(test), 0, 0, 1);
+    EXPECT_EQ(d.Forward(kDevices[0]), "");
+    EXPECT_EQ(d.Backward(kDevices[0]), "");
+    for (int64_t i = 0; i < d.mean.size(); ++i) {
+      EXPECT_EQ(d.mean[i], 0);
+      EXPECT_FLOAT_EQ(d.rstd[i], static_cast<float>(1 / std::sqrt(d.shape.epsilon)));
+    }
+    for (int64_t i = 0; i < d.dgamma.size(); ++i) EXPECT_EQ(d.dgamma[i], 0);
+  }
+}
+
+}  // namespace
+}  // namespace tfgn

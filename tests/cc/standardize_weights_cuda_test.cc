@@ -1,0 +1,192 @@
+// StandardizeWeights on an emulated CUDA device, against plain loops in double.
+#include "kernels/standardize_weights_cuda.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "cuda_testing.h"
+
+namespace tfgn {
+namespace {
+
+struct Case {
+  std::vector<int64_t> size, axis;
+};
+
+StandardizeWeightsShape ShapeOf(const Case& test, std::string_view mode, int64_t ddof,
+                                bool is_double) {
+  StandardizeWeightsCall call;
+  const int64_t no_gain = 0;
+  call.w = {test.size.data(), static_cast<int>(test.size.size())};
+  call.gain = {&no_gain, 1};
+  call.axis = test.axis.data();
+  call.num_axes = static_cast<int>(test.axis.size());
+  call.epsilon = 1e-5;
+  call.epsilon_mode = mode;
+  call.ddof = ddof;
+  call.scale = 0.75;
+  call.w_is_double = call.w_hat_is_double = call.params_are_double = is_double;
+  StandardizeWeightsShape shape;
+  EXPECT_EQ(ValidateStandardizeWeights(call, &shape), "");
+  shape.has_gain = true;
+  return shape;
+}
+
+// The elements of every output channel.
+std::vector<std::vector<int64_t>> ElementsOf(const Case& test) {
+  int64_t outputs = 1, count = 1;
+  std::vector<bool> kept(test.size.size(), false);
+  for (int64_t axis : test.axis) kept[axis] = true;
+  for (size_t i = 0; i < kept.size(); ++i) {
+    count *= test.size[i];
+    if (kept[i]) outputs *= test.size[i];
+  }
+  std::vector<std::vector<int64_t>> elements(outputs);
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t output = 0, stride = 1, rest = i;
+    for (int k = static_cast<int>(kept.size()) - 1; k >= 0; --k) {
+      if (kept[k]) {
+        output += rest % test.size[k] * stride;
+        stride *= test.size[k];
+      }
+      rest /= test.size[k];
+    }
+    elements[output].push_back(i);
+  }
+  return elements;
+}
+
+template <typename T, typename Tout>
+void Check(const Case& test, const CudaDevice& device, std::string_view mode, int64_t ddof,
+           double offset = 0.1) {
+  SCOPED_TRACE(std::string(mode) + ", first size " + std::to_string(test.size[0]) + ", " +
+               std::to_string(sizeof(T)) + " to " + std::to_string(sizeof(Tout)) + " bytes, " +
+               std::to_string(device.multiprocessors) + " multiprocessors");
+  using U = ParamOf<T>;
+  const StandardizeWeightsShape shape = ShapeOf(test, mode, ddof, std::is_same_v<T, double>);
+  const int64_t size = shape.outputs * shape.fan_in;
+  Buffer<T> w(size), dw(size);
+  Buffer<Tout> w_hat(size), dw_hat(size);
+  Buffer<U> gain(shape.outputs), mean(shape.outputs), rstd(shape.outputs), dgain(shape.outputs);
+  std::mt19937 random(1);
+  Fill(&w, &random, offset);
+  Fill(&dw_hat, &random);
+  Fill(&gain, &random, 1);
+  cuda_emulation::launches = 0;
+  ASSERT_EQ(
+      (StandardizeWeightsForwardCuda<T, Tout>(
+          shape, {w.data(), gain.data(), w_hat.data(), mean.data(), rstd.data()}, device, nullptr)),
+      "");
+  ASSERT_EQ(
+      (StandardizeWeightsBackwardCuda<T, Tout>(
+          shape,
+          {dw_hat.data(), w.data(), gain.data(), mean.data(), rstd.data(), dw.data(), dgain.data()},
+          device, nullptr)),
+      "");
+  EXPECT_EQ(cuda_emulation::launches, 2);
+
+  const double unit = Arithmetic<T>();
+  const auto elements = ElementsOf(test);
+  RelativeError w_hat_error, dw_error, dgain_error;
+  double largest_offset = 0;
+  for (int64_t o = 0; o < shape.outputs; ++o) {
+    const double fan_in = static_cast<double>(shape.fan_in), n = fan_in - static_cast<double>(ddof);
+    long double total = 0, squares = 0;
+    for (int64_t i : elements[o]) total += ToDouble(w[i]);
+    const double m = static_cast<double>(total / fan_in);
+    for (int64_t i : elements[o]) squares += std::pow(ToDouble(w[i]) - m, 2);
+    const double var = static_cast<double>(squares / n), e = shape.epsilon;
+    double r, slope;
+    if (mode == "add_to_variance") {
+      r = 1 / std::sqrt(var + e);
+      slope = -r * r * r / 2;
+    } else if (mode == "add_to_stddev") {
+      r = 1 / (std::sqrt(var) + e);
+      slope = -r * r / (2 * std::sqrt(var));
+    } else {
+      r = 1 / std::sqrt(std::max(var, e));
+      slope = var > e ? -r * r * r / 2 : 0;
+    }
+    EXPECT_NEAR(mean[o], m, 4 * unit * (std::fabs(m) + 1 / r));
+    EXPECT_NEAR(rstd[o], r, 8 * unit * r);
+    largest_offset = std::max(largest_offset, std::fabs(m) * r);
+    const double scale = gain[o] * shape.scale;
+    double sum = 0, product = 0;
+    for (int64_t i : elements[o]) {
+      sum += ToDouble(dw_hat[i]);
+      product += ToDouble(dw_hat[i]) * (ToDouble(w[i]) - m);
+    }
+    dgain_error.Add(dgain[o], product * shape.scale * r);
+    for (int64_t i : elements[o]) {
+      const double centered = ToDouble(w[i]) - m;
+      w_hat_error.Add(ToDouble(w_hat[i]), scale * centered * r);
+      dw_error.Add(ToDouble(dw[i]), r * scale * (ToDouble(dw_hat[i]) - sum / fan_in) +
+                                        centered * product * scale * slope * 2 / n);
+    }
+  }
+  const double bound = 64 * unit * (1 + largest_offset);
+  EXPECT_LE(w_hat_error.value(), 8 * unit * (1 + largest_offset) + Rounding<Tout>());
+  EXPECT_LE(dw_error.value(), bound + Rounding<T>());
+  EXPECT_LE(dgain_error.value(), bound);
+  EXPECT_TRUE(w_hat.Intact() && dw.Intact() && mean.Intact() && rstd.Intact() && dgain.Intact());
+}
+
+const std::vector<Case> kCases = {
+    {{20, 10}, {1}},           {{10, 20}, {0}},           {{5, 8, 12}, {2}},
+    {{3, 3, 5, 33}, {3}},      {{8, 4, 3, 3}, {0}},       {{3, 3, 12, 16}, {2}},
+    {{3, 3, 8, 2}, {2, 3}},    {{3, 3, 17, 1}, {2, 3}},   {{4, 3, 5, 6}, {0, 3}},
+    {{3, 4, 5, 6}, {1, 3}},    {{3, 3, 40, 1}, {3}},      {{3, 3, 512, 4}, {3}},
+    {{3, 3, 64, 64}, {3}},     {{16, 64, 5, 5}, {0}},     {{3000, 8}, {1}},
+    {{2, 3, 4, 3, 5}, {1, 3}}, {{2, 3, 4, 3, 5}, {0, 3}}, {{33, 2, 129}, {0}}};
+
+TEST(EmulatedStandardizeWeights, EveryForm) {
+  for (const CudaDevice& device : kDevices) {
+    for (const Case& test : kCases) {
+      Check<float, float>(test, device, "add_to_variance", 0);
+      Check<float, float16>(test, device, "add_to_stddev", 1);
+      Check<bfloat16, float>(test, device, "clamp_variance", 0);
+    }
+  }
+}
+
+TEST(EmulatedStandardizeWeights, EveryPairOfTypes) {
+  for (const Case& test : {kCases[3], kCases[4], kCases[9]}) {
+    const CudaDevice& device = kDevices[1];
+    Check<float16, float16>(test, device, "add_to_variance", 0);
+    Check<float16, bfloat16>(test, device, "add_to_variance", 0);
+    Check<float16, float>(test, device, "add_to_variance", 0);
+    Check<bfloat16, float16>(test, device, "add_to_variance", 0);
+    Check<bfloat16, bfloat16>(test, device, "add_to_variance", 0);
+    Check<float, bfloat16>(test, device, "add_to_variance", 0);
+    Check<double, double>(test, device, "add_to_stddev", 1);
+    Check<float, float>(test, device, "add_to_variance", 0, 1e3);
+  }
+}
+
+TEST(EmulatedStandardizeWeights, Empty) {
+  for (const Case& test : {Case{{3, 3, 4, 0}, {3}}, Case{{3, 3, 0, 4}, {3}}}) {
+    StandardizeWeightsShape shape = ShapeOf(test, "add_to_variance", 0, false);
+    Buffer<float> w(0), gain(shape.outputs), mean(shape.outputs), rstd(shape.outputs);
+    Buffer<float> dgain(shape.outputs);
+    EXPECT_EQ((StandardizeWeightsForwardCuda<float, float>(
+                  shape, {w.data(), gain.data(), w.data(), mean.data(), rstd.data()}, kDevices[0],
+                  nullptr)),
+              "");
+    EXPECT_EQ(
+        (StandardizeWeightsBackwardCuda<float, float>(
+            shape,
+            {w.data(), w.data(), gain.data(), mean.data(), rstd.data(), w.data(), dgain.data()},
+            kDevices[0], nullptr)),
+        "");
+    for (int64_t o = 0; o < shape.outputs; ++o) {
+      EXPECT_EQ(mean[o], 0);
+      EXPECT_FLOAT_EQ(rstd[o], static_cast<float>(1 / std::sqrt(shape.epsilon)));
+      EXPECT_EQ(dgain[o], 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tfgn
