@@ -1,7 +1,7 @@
 #include "tf/group_norm_op.h"
 
 #include "tensorflow/core/framework/op.h"
-#include "tf/cpu_kernel.h"
+#include "tf/kernel.h"
 
 namespace tfgn {
 namespace {
@@ -124,9 +124,14 @@ activation: As given to GroupNorm.
 U: double where `T` is double, and float elsewhere.
 )doc");
 
-REGISTER_KERNEL_BUILDER(Name("GroupNorm").Device(tensorflow::DEVICE_CPU), CpuKernel<GroupNormOp>);
+REGISTER_KERNEL_BUILDER(Name("GroupNorm").Device(tensorflow::DEVICE_CPU), Kernel<GroupNormOp, Cpu>);
 REGISTER_KERNEL_BUILDER(Name("GroupNormGrad").Device(tensorflow::DEVICE_CPU),
-                        CpuKernel<GroupNormGradOp>);
+                        Kernel<GroupNormGradOp, Cpu>);
+#if TFGN_WITH_CUDA
+REGISTER_KERNEL_BUILDER(Name("GroupNorm").Device(tensorflow::DEVICE_GPU), Kernel<GroupNormOp, Gpu>);
+REGISTER_KERNEL_BUILDER(Name("GroupNormGrad").Device(tensorflow::DEVICE_GPU),
+                        Kernel<GroupNormGradOp, Gpu>);
+#endif
 
 }  // namespace
 }  // namespace tfgn

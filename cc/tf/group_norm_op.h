@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/group_norm.h"
+#include "kernels/group_norm_cuda.h"
 #include "tf/op_util.h"
 
 namespace tfgn {
@@ -84,25 +85,45 @@ struct GroupNormOp {
     return {y, statistics, statistics};
   }
 
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape) {
+  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
     return WithType(attrs.T, [&](auto t) { return GroupNormForwardWorkspace<decltype(t)>(shape); });
   }
 
-  static void Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                  const ParallelFor& parallel) {
-    WithType(attrs.T, [&](auto t) {
-      using T = decltype(t);
-      using U = ParamOf<T>;
-      GroupNormForwardTensors<T> tensors;
-      tensors.x = buffers.in<T>(kX);
-      tensors.gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
-      tensors.beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
-      tensors.side_input = shape.has_side_input ? buffers.in<T>(kSideInput) : nullptr;
-      tensors.y = buffers.out<T>(kY);
-      tensors.mean = buffers.out<U>(kMean);
-      tensors.rstd = buffers.out<U>(kRstd);
-      GroupNormForward(shape, tensors, buffers.workspace, parallel);
+  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const CudaQueue& queue) {
+    return WithType(attrs.T, [&](auto t) {
+      return GroupNormForwardWorkspaceCuda<decltype(t)>(shape, queue.device);
     });
+  }
+
+  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                          const ParallelFor& parallel) {
+    WithType(attrs.T, [&](auto t) {
+      GroupNormForward(shape, TensorsOf<decltype(t)>(shape, buffers), buffers.workspace, parallel);
+    });
+    return absl::OkStatus();
+  }
+
+  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                          const CudaQueue& queue) {
+    return CudaStatus(WithType(attrs.T, [&](auto t) {
+      return GroupNormForwardCuda(shape, TensorsOf<decltype(t)>(shape, buffers), queue.device,
+                                  buffers.workspace, queue.stream);
+    }));
+  }
+
+ private:
+  template <typename T>
+  static GroupNormForwardTensors<T> TensorsOf(const Shape& shape, const Buffers& buffers) {
+    using U = ParamOf<T>;
+    GroupNormForwardTensors<T> tensors;
+    tensors.x = buffers.in<T>(kX);
+    tensors.gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
+    tensors.beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
+    tensors.side_input = shape.has_side_input ? buffers.in<T>(kSideInput) : nullptr;
+    tensors.y = buffers.out<T>(kY);
+    tensors.mean = buffers.out<U>(kMean);
+    tensors.rstd = buffers.out<U>(kRstd);
+    return tensors;
   }
 };
 
@@ -143,30 +164,50 @@ struct GroupNormGradOp {
     return outputs;
   }
 
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape) {
+  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
     return WithType(attrs.T,
                     [&](auto t) { return GroupNormBackwardWorkspace<decltype(t)>(shape); });
   }
 
-  static void Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                  const ParallelFor& parallel) {
-    WithType(attrs.T, [&](auto t) {
-      using T = decltype(t);
-      using U = ParamOf<T>;
-      GroupNormBackwardTensors<T> tensors;
-      tensors.dy = buffers.in<T>(kDy);
-      tensors.x = buffers.in<T>(kX);
-      tensors.gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
-      tensors.beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
-      tensors.mean = buffers.in<U>(kMean);
-      tensors.rstd = buffers.in<U>(kRstd);
-      tensors.side_input = shape.has_side_input ? buffers.in<T>(kSideInput) : nullptr;
-      tensors.dx = buffers.out<T>(kDx);
-      tensors.dgamma = ParamsOrNull(buffers.out<U>(kDgamma), shape.gamma);
-      tensors.dbeta = ParamsOrNull(buffers.out<U>(kDbeta), shape.beta);
-      tensors.dside = shape.has_side_input ? buffers.out<T>(kDside) : nullptr;
-      GroupNormBackward(shape, tensors, buffers.workspace, parallel);
+  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const CudaQueue& queue) {
+    return WithType(attrs.T, [&](auto t) {
+      return GroupNormBackwardWorkspaceCuda<decltype(t)>(shape, queue.device);
     });
+  }
+
+  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                          const ParallelFor& parallel) {
+    WithType(attrs.T, [&](auto t) {
+      GroupNormBackward(shape, TensorsOf<decltype(t)>(shape, buffers), buffers.workspace, parallel);
+    });
+    return absl::OkStatus();
+  }
+
+  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                          const CudaQueue& queue) {
+    return CudaStatus(WithType(attrs.T, [&](auto t) {
+      return GroupNormBackwardCuda(shape, TensorsOf<decltype(t)>(shape, buffers), queue.device,
+                                   buffers.workspace, queue.stream);
+    }));
+  }
+
+ private:
+  template <typename T>
+  static GroupNormBackwardTensors<T> TensorsOf(const Shape& shape, const Buffers& buffers) {
+    using U = ParamOf<T>;
+    GroupNormBackwardTensors<T> tensors;
+    tensors.dy = buffers.in<T>(kDy);
+    tensors.x = buffers.in<T>(kX);
+    tensors.gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
+    tensors.beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
+    tensors.mean = buffers.in<U>(kMean);
+    tensors.rstd = buffers.in<U>(kRstd);
+    tensors.side_input = shape.has_side_input ? buffers.in<T>(kSideInput) : nullptr;
+    tensors.dx = buffers.out<T>(kDx);
+    tensors.dgamma = ParamsOrNull(buffers.out<U>(kDgamma), shape.gamma);
+    tensors.dbeta = ParamsOrNull(buffers.out<U>(kDbeta), shape.beta);
+    tensors.dside = shape.has_side_input ? buffers.out<T>(kDside) : nullptr;
+    return tensors;
   }
 };
 

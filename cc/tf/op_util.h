@@ -18,6 +18,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "kernels/cuda_device.h"
 #include "kernels/dims.h"
 #include "kernels/dtypes.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -109,6 +110,17 @@ struct Buffers {
     return static_cast<T*>(outputs[i]);
   }
 };
+
+// Where a kernel runs on a GPU: a cudaStream_t of the current device.
+struct CudaQueue {
+  CudaDevice device;
+  void* stream = nullptr;
+};
+
+// Turns what CUDA answers into a status.
+inline absl::Status CudaStatus(const std::string& error) {
+  return error.empty() ? absl::OkStatus() : absl::InternalError(error);
+}
 
 // Turns a validator's answer into a status.
 inline absl::Status ToStatus(const std::string& error) {

@@ -1,7 +1,7 @@
 #include "tf/standardize_weights_op.h"
 
 #include "tensorflow/core/framework/op.h"
-#include "tf/cpu_kernel.h"
+#include "tf/kernel.h"
 
 namespace tfgn {
 namespace {
@@ -115,9 +115,15 @@ U: double where `T` is double, and float elsewhere.
 )doc");
 
 REGISTER_KERNEL_BUILDER(Name("StandardizeWeights").Device(tensorflow::DEVICE_CPU),
-                        CpuKernel<StandardizeWeightsOp>);
+                        Kernel<StandardizeWeightsOp, Cpu>);
 REGISTER_KERNEL_BUILDER(Name("StandardizeWeightsGrad").Device(tensorflow::DEVICE_CPU),
-                        CpuKernel<StandardizeWeightsGradOp>);
+                        Kernel<StandardizeWeightsGradOp, Cpu>);
+#if TFGN_WITH_CUDA
+REGISTER_KERNEL_BUILDER(Name("StandardizeWeights").Device(tensorflow::DEVICE_GPU),
+                        Kernel<StandardizeWeightsOp, Gpu>);
+REGISTER_KERNEL_BUILDER(Name("StandardizeWeightsGrad").Device(tensorflow::DEVICE_GPU),
+                        Kernel<StandardizeWeightsGradOp, Gpu>);
+#endif
 
 }  // namespace
 }  // namespace tfgn

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/standardize_weights.h"
+#include "kernels/standardize_weights_cuda.h"
 #include "tf/op_util.h"
 
 namespace tfgn {
@@ -88,26 +89,44 @@ struct StandardizeWeightsOp {
     return {{attrs.Tout, Sizes(inputs[kW]), {}}, statistics, statistics};
   }
 
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape) {
+  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
     return WithTypes(attrs, [&](auto t, auto tout) {
       return StandardizeWeightsWorkspace<decltype(t), decltype(tout)>(shape);
     });
   }
 
-  static void Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                  const ParallelFor& parallel) {
+  static int64_t Workspace(const Attrs&, const Shape&, const CudaQueue&) { return 0; }
+
+  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                          const ParallelFor& parallel) {
     WithTypes(attrs, [&](auto t, auto tout) {
-      using T = decltype(t);
-      using Tout = decltype(tout);
-      using U = ParamOf<T>;
-      StandardizeWeightsForwardTensors<T, Tout> tensors;
-      tensors.w = buffers.in<T>(kW);
-      tensors.gain = shape.has_gain ? buffers.in<U>(kGain) : nullptr;
-      tensors.w_hat = buffers.out<Tout>(kWHat);
-      tensors.mean = buffers.out<U>(kMean);
-      tensors.rstd = buffers.out<U>(kRstd);
-      StandardizeWeightsForward(shape, tensors, buffers.workspace, parallel);
+      StandardizeWeightsForward(shape, TensorsOf<decltype(t), decltype(tout)>(shape, buffers),
+                                buffers.workspace, parallel);
     });
+    return absl::OkStatus();
+  }
+
+  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                          const CudaQueue& queue) {
+    return CudaStatus(WithTypes(attrs, [&](auto t, auto tout) {
+      return StandardizeWeightsForwardCuda(shape,
+                                           TensorsOf<decltype(t), decltype(tout)>(shape, buffers),
+                                           queue.device, queue.stream);
+    }));
+  }
+
+ private:
+  template <typename T, typename Tout>
+  static StandardizeWeightsForwardTensors<T, Tout> TensorsOf(const Shape& shape,
+                                                             const Buffers& buffers) {
+    using U = ParamOf<T>;
+    StandardizeWeightsForwardTensors<T, Tout> tensors;
+    tensors.w = buffers.in<T>(kW);
+    tensors.gain = shape.has_gain ? buffers.in<U>(kGain) : nullptr;
+    tensors.w_hat = buffers.out<Tout>(kWHat);
+    tensors.mean = buffers.out<U>(kMean);
+    tensors.rstd = buffers.out<U>(kRstd);
+    return tensors;
   }
 };
 
@@ -136,26 +155,46 @@ struct StandardizeWeightsGradOp {
     return {{attrs.T, Sizes(inputs[kW]), {kDwHat}}, {attrs.U, Sizes(inputs[kGain]), {}}};
   }
 
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape) {
-    return StandardizeWeightsOp::Workspace(attrs, shape);
+  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
+    return WithTypes(attrs, [&](auto t, auto tout) {
+      return StandardizeWeightsWorkspace<decltype(t), decltype(tout)>(shape);
+    });
   }
 
-  static void Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                  const ParallelFor& parallel) {
+  static int64_t Workspace(const Attrs&, const Shape&, const CudaQueue&) { return 0; }
+
+  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                          const ParallelFor& parallel) {
     WithTypes(attrs, [&](auto t, auto tout) {
-      using T = decltype(t);
-      using Tout = decltype(tout);
-      using U = ParamOf<T>;
-      StandardizeWeightsBackwardTensors<T, Tout> tensors;
-      tensors.dw_hat = buffers.in<Tout>(kDwHat);
-      tensors.w = buffers.in<T>(kW);
-      tensors.gain = shape.has_gain ? buffers.in<U>(kGain) : nullptr;
-      tensors.mean = buffers.in<U>(kMean);
-      tensors.rstd = buffers.in<U>(kRstd);
-      tensors.dw = buffers.out<T>(kDw);
-      tensors.dgain = shape.has_gain ? buffers.out<U>(kDgain) : nullptr;
-      StandardizeWeightsBackward(shape, tensors, buffers.workspace, parallel);
+      StandardizeWeightsBackward(shape, TensorsOf<decltype(t), decltype(tout)>(shape, buffers),
+                                 buffers.workspace, parallel);
     });
+    return absl::OkStatus();
+  }
+
+  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
+                          const CudaQueue& queue) {
+    return CudaStatus(WithTypes(attrs, [&](auto t, auto tout) {
+      return StandardizeWeightsBackwardCuda(shape,
+                                            TensorsOf<decltype(t), decltype(tout)>(shape, buffers),
+                                            queue.device, queue.stream);
+    }));
+  }
+
+ private:
+  template <typename T, typename Tout>
+  static StandardizeWeightsBackwardTensors<T, Tout> TensorsOf(const Shape& shape,
+                                                              const Buffers& buffers) {
+    using U = ParamOf<T>;
+    StandardizeWeightsBackwardTensors<T, Tout> tensors;
+    tensors.dw_hat = buffers.in<Tout>(kDwHat);
+    tensors.w = buffers.in<T>(kW);
+    tensors.gain = shape.has_gain ? buffers.in<U>(kGain) : nullptr;
+    tensors.mean = buffers.in<U>(kMean);
+    tensors.rstd = buffers.in<U>(kRstd);
+    tensors.dw = buffers.out<T>(kDw);
+    tensors.dgain = shape.has_gain ? buffers.out<U>(kDgain) : nullptr;
+    return tensors;
   }
 };
 

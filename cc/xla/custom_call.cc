@@ -34,8 +34,9 @@ bool HasType(const ffi::AnyBuffer& buffer, tensorflow::DataType type) {
 
 }  // namespace
 
-absl::Status CallBuffers::TakeInputs(const ffi::RemainingArgs& args, const InputTypes& types) {
-  const bool has_batch = args.size() == types.size() + 1;
+absl::Status CallBuffers::TakeInputs(const ffi::RemainingArgs& args, const InputTypes& types,
+                                     bool has_batch) {
+  has_batch = has_batch && args.size() == types.size() + 1;
   if (args.size() != types.size() && !has_batch) {
     return absl::InvalidArgumentError(
         Concat("The custom call must have ", types.size(), " operands, but has ", args.size()));
@@ -109,21 +110,21 @@ absl::Status CallBuffers::TakeOutputs(const ffi::RemainingRets& results, const O
   return absl::OkStatus();
 }
 
-bool Register(const char* name, tensorflow::OpKernel* (*create)(tensorflow::OpKernelConstruction*),
-              XLA_FFI_Handler* handler) {
-  using ::tensorflow::DEVICE_CPU_XLA_JIT;
-  if (ffi::Ffi::RegisterStaticHandler(ffi::GetXlaFfiApi(), TargetOf(name), "Host", handler)) {
+bool Register(const char* name, const Registration& registration) {
+  if (ffi::Ffi::RegisterStaticHandler(ffi::GetXlaFfiApi(), TargetOf(name), registration.platform,
+                                      registration.handler)) {
     LOG(ERROR) << "XLA refused the handler of " << name << ", which will not run under XLA";
   }
+  const char* device = registration.jit_device;
   const tensorflow::XlaOpRegistrar registrar(
-      tensorflow::XlaOpRegistrationBuilder::Name(name).Device(DEVICE_CPU_XLA_JIT).Build(create));
+      tensorflow::XlaOpRegistrationBuilder::Name(name).Device(device).Build(registration.create));
   // When TensorFlow first compiles, it hands what is registered by then to its executor. What comes
   // later has to go there by itself.
   const tensorflow::KernelList in_use = tensorflow::GetRegisteredKernelsForOp("Identity");
   for (const tensorflow::KernelDef& kernel : in_use.kernel()) {
-    if (kernel.device_type() != DEVICE_CPU_XLA_JIT) continue;
+    if (kernel.device_type() != device) continue;
     const tensorflow::kernel_factory::OpKernelRegistrar late(
-        tensorflow::KernelDefBuilder(name).Device(DEVICE_CPU_XLA_JIT).Build(), "XlaJitOp", create);
+        tensorflow::KernelDefBuilder(name).Device(device).Build(), "XlaJitOp", registration.create);
     break;
   }
   return true;

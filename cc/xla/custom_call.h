@@ -98,11 +98,13 @@ class AttrsFromCall {
 // The buffers of a custom call, sizes along the batch being the true ones.
 class CallBuffers {
  public:
-  absl::Status TakeInputs(const ffi::RemainingArgs& args, const InputTypes& types);
+  // `has_batch`: whether a size of the batch may follow the inputs.
+  absl::Status TakeInputs(const ffi::RemainingArgs& args, const InputTypes& types, bool has_batch);
   InputDims dims() const;
   absl::Status TakeOutputs(const ffi::RemainingRets& results, const OutputSpecs& specs,
                            int64_t workspace_bytes);
   Buffers buffers() const { return {inputs_, outputs_, workspace_}; }
+  void set_workspace(void* workspace) { workspace_ = workspace; }
 
  private:
   absl::InlinedVector<absl::Span<const int64_t>, 7> sizes_;
@@ -112,25 +114,34 @@ class CallBuffers {
   void* workspace_ = nullptr;
 };
 
+// What a custom call asks for, checked.
 template <typename Op>
-absl::Status Execute(ffi::ThreadPool pool, const ffi::RemainingArgs& args,
-                     const ffi::RemainingRets& results, const ffi::Dictionary& dictionary) {
+struct CheckedCall {
   typename Op::Attrs attrs;
-  TF_RETURN_IF_ERROR(attrs.ForEach(AttrsFromCall(dictionary)));
-  CallBuffers call;
-  TF_RETURN_IF_ERROR(call.TakeInputs(args, Op::TypesOfInputs(attrs)));
-  const InputDims dims = call.dims();
   typename Op::Shape shape;
-  TF_RETURN_IF_ERROR(Op::Validate(attrs, dims, &shape));
-  TF_RETURN_IF_ERROR(
-      call.TakeOutputs(results, Op::Outputs(attrs, shape, dims), Op::Workspace(attrs, shape)));
-  Threads<ffi::ThreadPool> threads{&pool, static_cast<int>(pool.num_threads())};
-  Op::Run(attrs, shape, call.buffers(), threads.Parallel());
-  return absl::OkStatus();
+  CallBuffers buffers;
+
+  // `has_batch`: as for TakeInputs. `workspace_bytes()`: of the last result.
+  template <typename WorkspaceBytes>
+  absl::Status Check(const ffi::RemainingArgs& args, const ffi::RemainingRets& results,
+                     const ffi::Dictionary& dictionary, bool has_batch,
+                     WorkspaceBytes&& workspace_bytes) {
+    TF_RETURN_IF_ERROR(attrs.ForEach(AttrsFromCall(dictionary)));
+    TF_RETURN_IF_ERROR(buffers.TakeInputs(args, Op::TypesOfInputs(attrs), has_batch));
+    const InputDims dims = buffers.dims();
+    TF_RETURN_IF_ERROR(Op::Validate(attrs, dims, &shape));
+    return buffers.TakeOutputs(results, Op::Outputs(attrs, shape, dims), workspace_bytes());
+  }
+};
+
+inline ffi::Error ToFfiError(const absl::Status& status) {
+  if (status.ok()) return ffi::Error::Success();
+  return {static_cast<ffi::ErrorCode>(status.code()), std::string(status.message())};
 }
 
+// On XLA's threads.
 template <typename Op>
-XLA_FFI_Error* Handler(XLA_FFI_CallFrame* frame) {
+XLA_FFI_Error* HostHandler(XLA_FFI_CallFrame* frame) {
   static const auto* handler =
       ffi::Ffi::Bind()
           .Ctx<ffi::ThreadPool>()
@@ -138,38 +149,93 @@ XLA_FFI_Error* Handler(XLA_FFI_CallFrame* frame) {
           .RemainingRets()
           .Attrs()
           .To([](ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets results,
-                 ffi::Dictionary attrs) -> ffi::Error {
-            const absl::Status status = Execute<Op>(pool, args, results, attrs);
-            if (status.ok()) return ffi::Error::Success();
-            return {static_cast<ffi::ErrorCode>(status.code()), std::string(status.message())};
+                 ffi::Dictionary attrs) {
+            Threads<ffi::ThreadPool> threads{&pool, static_cast<int>(pool.num_threads())};
+            const ParallelFor parallel = threads.Parallel();
+            CheckedCall<Op> call;
+            absl::Status status = call.Check(args, results, attrs, Op::kHasBatch, [&] {
+              return Op::Workspace(call.attrs, call.shape, parallel);
+            });
+            if (status.ok()) {
+              status = Op::Run(call.attrs, call.shape, call.buffers.buffers(), parallel);
+            }
+            return ToFfiError(status);
           })
           .release();
   return handler->Call(frame);
 }
 
 template <typename Op>
+absl::Status ExecuteOnCuda(void* stream, ffi::ScratchAllocator* scratch,
+                           const ffi::RemainingArgs& args, const ffi::RemainingRets& results,
+                           const ffi::Dictionary& attrs) {
+  CheckedCall<Op> call;
+  TF_RETURN_IF_ERROR(call.Check(args, results, attrs, /*has_batch=*/false, [] { return 0; }));
+  CudaQueue queue{{}, stream};
+  TF_RETURN_IF_ERROR(CudaStatus(QueryCudaDevice(&queue.device)));
+  if (const int64_t bytes = Op::Workspace(call.attrs, call.shape, queue); bytes > 0) {
+    const std::optional<void*> workspace = scratch->Allocate(bytes, kWorkspaceAlignment);
+    if (!workspace) {
+      return absl::ResourceExhaustedError(absl::StrCat(bytes, " bytes of scratch memory"));
+    }
+    call.buffers.set_workspace(*workspace);
+  }
+  return Op::Run(call.attrs, call.shape, call.buffers.buffers(), queue);
+}
+
+// On XLA's stream. The workspace depends on the device, and is allocated when the call runs.
+template <typename Op>
+XLA_FFI_Error* CudaHandler(XLA_FFI_CallFrame* frame) {
+  static const auto* handler =
+      ffi::Ffi::Bind()
+          .Ctx<ffi::PlatformStream<void*>>()
+          .Ctx<ffi::ScratchAllocator>()
+          .RemainingArgs()
+          .RemainingRets()
+          .Attrs()
+          .To([](void* stream, ffi::ScratchAllocator scratch, ffi::RemainingArgs args,
+                 ffi::RemainingRets results, ffi::Dictionary attrs) {
+            return ToFfiError(ExecuteOnCuda<Op>(stream, &scratch, args, results, attrs));
+          })
+          .release();
+  return handler->Call(frame);
+}
+
+template <typename Op, bool kOnGpu>
 tensorflow::OpKernel* CreateLowering(tensorflow::OpKernelConstruction* ctx) {
   typename Op::Attrs attrs;
   ctx->SetStatus(ReadAttrs(ctx, &attrs));
-  return NewLowering(
-      ctx, Op::kHasBatch,
-      [attrs](const InputDims& inputs, CustomCall* call) mutable -> absl::Status {
-        typename Op::Shape shape;
-        TF_RETURN_IF_ERROR(Op::Validate(attrs, inputs, &shape));
-        AttrsToMlir mlir;
-        TF_RETURN_IF_ERROR(attrs.ForEach(mlir));
-        *call = {mlir.dictionary(), Op::Outputs(attrs, shape, inputs), Op::Workspace(attrs, shape)};
-        return absl::OkStatus();
-      });
+  // On a GPU the handler, which runs on the host, does not see a size that is in device memory.
+  return NewLowering(ctx, Op::kHasBatch && !kOnGpu,
+                     [attrs](const InputDims& inputs, CustomCall* call) mutable -> absl::Status {
+                       typename Op::Shape shape;
+                       TF_RETURN_IF_ERROR(Op::Validate(attrs, inputs, &shape));
+                       AttrsToMlir mlir;
+                       TF_RETURN_IF_ERROR(attrs.ForEach(mlir));
+                       *call = {mlir.dictionary(), Op::Outputs(attrs, shape, inputs),
+                                kOnGpu ? 0 : Op::Workspace(attrs, shape, ParallelFor())};
+                       return absl::OkStatus();
+                     });
 }
 
-// Registers what compiles the op `name`, and the handler of what it compiles to. Returns true.
-bool Register(const char* name, tensorflow::OpKernel* (*create)(tensorflow::OpKernelConstruction*),
-              XLA_FFI_Handler* handler);
+// How the op `name` is compiled for a device of XLA's bridge, and what runs it on a platform of
+// XLA.
+struct Registration {
+  const char* jit_device;
+  const char* platform;
+  tensorflow::OpKernel* (*create)(tensorflow::OpKernelConstruction*);
+  XLA_FFI_Handler* handler;
+};
+// Returns true.
+bool Register(const char* name, const Registration& registration);
 
 template <typename Op>
 bool Register(const char* name) {
-  return Register(name, CreateLowering<Op>, Handler<Op>);
+  Register(name, {"XLA_CPU_JIT", "Host", CreateLowering<Op, false>, HostHandler<Op>});
+#if TFGN_WITH_CUDA
+  Register(name, {"XLA_GPU_JIT", "CUDA", CreateLowering<Op, true>, CudaHandler<Op>});
+#endif
+  return true;
 }
 
 }  // namespace tfgn

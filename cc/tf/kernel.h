@@ -1,18 +1,48 @@
 // An op (op_util.h) as a kernel of TensorFlow's executor.
-#ifndef TFGN_TF_CPU_KERNEL_H_
-#define TFGN_TF_CPU_KERNEL_H_
+#ifndef TFGN_TF_KERNEL_H_
+#define TFGN_TF_KERNEL_H_
 
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/threadpool.h"
 #include "tf/op_util.h"
 #include "tf/threads.h"
+#include "xla/stream_executor/stream.h"
 
 namespace tfgn {
 
-template <typename Op>
-class CpuKernel : public tensorflow::OpKernel {
+// TensorFlow's intra-op threads.
+class Cpu {
  public:
-  explicit CpuKernel(tensorflow::OpKernelConstruction* ctx) : OpKernel(ctx) {
+  explicit Cpu(tensorflow::OpKernelContext* ctx) {
+    threads_.pool = ctx->device()->tensorflow_cpu_worker_threads()->workers;
+    threads_.count = threads_.pool->NumThreads();
+  }
+  absl::Status status() const { return absl::OkStatus(); }
+  ParallelFor where() { return threads_.Parallel(); }
+
+ private:
+  Threads<tensorflow::thread::ThreadPool> threads_;
+};
+
+// TensorFlow's stream of a GPU.
+class Gpu {
+ public:
+  explicit Gpu(tensorflow::OpKernelContext* ctx) {
+    queue_.stream = ctx->op_device_context()->stream()->platform_specific_handle().stream;
+    status_ = CudaStatus(QueryCudaDevice(&queue_.device));
+  }
+  absl::Status status() const { return status_; }
+  const CudaQueue& where() const { return queue_; }
+
+ private:
+  CudaQueue queue_;
+  absl::Status status_;
+};
+
+template <typename Op, typename Device>
+class Kernel : public tensorflow::OpKernel {
+ public:
+  explicit Kernel(tensorflow::OpKernelConstruction* ctx) : OpKernel(ctx) {
     OP_REQUIRES_OK(ctx, ReadAttrs(ctx, &attrs_));
   }
 
@@ -29,13 +59,14 @@ class CpuKernel : public tensorflow::OpKernel {
     for (const OutputSpec& spec : Op::Outputs(attrs_, shape, dims)) {
       OP_REQUIRES_OK(ctx, Allocate(ctx, spec, &outputs));
     }
+    Device device(ctx);
+    OP_REQUIRES_OK(ctx, device.status());
     tensorflow::Tensor workspace;
-    const tensorflow::TensorShape bytes({Op::Workspace(attrs_, shape)});
+    const tensorflow::TensorShape bytes({Op::Workspace(attrs_, shape, device.where())});
     OP_REQUIRES_OK(ctx, ctx->allocate_temp(tensorflow::DT_INT8, bytes, &workspace));
 
-    auto* pool = ctx->device()->tensorflow_cpu_worker_threads()->workers;
-    Threads<tensorflow::thread::ThreadPool> threads{pool, pool->NumThreads()};
-    Op::Run(attrs_, shape, {inputs, outputs, workspace.data()}, threads.Parallel());
+    OP_REQUIRES_OK(ctx,
+                   Op::Run(attrs_, shape, {inputs, outputs, workspace.data()}, device.where()));
   }
 
  private:
@@ -61,4 +92,4 @@ class CpuKernel : public tensorflow::OpKernel {
 
 }  // namespace tfgn
 
-#endif  // TFGN_TF_CPU_KERNEL_H_
+#endif  // TFGN_TF_KERNEL_H_
