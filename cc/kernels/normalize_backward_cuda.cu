@@ -37,11 +37,15 @@ class BackwardBlock {
 
  public:
   __device__ explicit BackwardBlock(const BackwardArgs<T>& args)
-      : w_(args), part_(PartOfBlock(args)), shared_(SharedMemory()) {}
+      : w_(args), shared_(SharedMemory()), part_(*At<Part>(args.plan.part)) {}
 
   __device__ void Run() {
-    ClearAffine();
-    for (; part_.n < part_.end_n; ++part_.n) RunSample();
+    bool first = true;
+    ForEachSample(w_, &part_, [&] {
+      if (first) ClearAffine();
+      first = false;
+      RunSample();
+    });
     PutAffine();
   }
 
@@ -422,8 +426,8 @@ class BackwardBlock {
   }
 
   const BackwardArgs<T>& w_;
-  Part part_;
   char* const shared_;
+  Part& part_;
 };
 
 template <typename T>
