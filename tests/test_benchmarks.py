@@ -158,3 +158,14 @@ def test_refusals_name_the_argument(tmp_path):
         assert result.returncode == 2, result.stderr
         assert words in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_gpu_benchmarks_refuse_in_one_sentence_where_there_is_no_gpu():
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2
+    assert result.stderr.startswith("benchmarks.gpu: ")
+    assert result.stderr.count("\n") == 1
+    help_text = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert "--build-folder" in help_text.stdout

@@ -194,6 +194,7 @@ class Planner {
     const int64_t held = plan->held ? int64_t{1} * plan->slots * plan->threads * vector_ : 0;
     take(held * pass_.element_size);
     plan->held_gradients = take(held * pass_.gradient_size);
+    plan->part = take(kCudaPartBytes);
     // Forward: mean in two parts and squared deviations, and a count per row. Backward: two sums.
     const int64_t number = pass_.param_size, down = plan->down;
     plan->entries =

@@ -63,6 +63,7 @@ struct CudaPlan {
 
   // Where things begin in shared memory, in bytes from its start. Held elements are at 0.
   int held_gradients = 0;
+  int part = 0;  // kCudaPartBytes that say which part it is
   int entries = 0;
   int channel_sums = 0;
   int affine_sums = 0;
@@ -76,6 +77,7 @@ struct CudaPlan {
 
 // What a group is summed to, and what is computed from that: four numbers each.
 inline constexpr int kCudaGroupNumbers = 4;
+inline constexpr int kCudaPartBytes = 96;
 inline constexpr int kCudaMaxThreads = 256;
 // Blocks in a cluster that every device with clusters can run.
 inline constexpr int kCudaMaxCluster = 8;

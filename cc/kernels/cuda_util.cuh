@@ -177,20 +177,26 @@ __device__ inline CT Sigmoid(CT z) {
   return Reciprocal(CT(1) + ExpOfNegative(z > CT(87) ? CT(87) : z));
 }
 
-template <typename CT, int U, int V>
-__device__ __forceinline__ void Activate(Activation activation, CT (&z)[U][V]) {
-  if (activation == Activation::kLinear) return;
+// value = f(value, other) for all elements.
+template <typename CT, int U, int V, class F>
+__device__ __forceinline__ void ForEachElement(CT (&values)[U][V], const CT (&others)[U][V],
+                                               F&& f) {
 #pragma unroll
   for (int u = 0; u < U; ++u) {
 #pragma unroll
-    for (int l = 0; l < V; ++l) {
-      if (activation == Activation::kRelu) {
-        z[u][l] = z[u][l] < CT(0) ? CT(0) : z[u][l];  // a NaN stays one
-      } else {
-        const CT at = SigmoidRange(z[u][l]);
-        z[u][l] = at * Sigmoid(at);
-      }
-    }
+    for (int l = 0; l < V; ++l) values[u][l] = f(values[u][l], others[u][l]);
+  }
+}
+
+template <typename CT, int U, int V>
+__device__ __forceinline__ void Activate(Activation activation, CT (&z)[U][V]) {
+  if (activation == Activation::kRelu) {
+    ForEachElement(z, z, [](CT v, CT) { return v < CT(0) ? CT(0) : v; });  // a NaN stays one
+  } else if (activation == Activation::kSilu) {
+    ForEachElement(z, z, [](CT v, CT) {
+      const CT at = SigmoidRange(v);
+      return at * Sigmoid(at);
+    });
   }
 }
 
@@ -198,17 +204,13 @@ __device__ __forceinline__ void Activate(Activation activation, CT (&z)[U][V]) {
 template <typename CT, int U, int V>
 __device__ __forceinline__ void ActivateBackward(Activation activation, const CT (&z)[U][V],
                                                  CT (&dy)[U][V]) {
-#pragma unroll
-  for (int u = 0; u < U; ++u) {
-#pragma unroll
-    for (int l = 0; l < V; ++l) {
-      if (activation == Activation::kRelu) {
-        dy[u][l] = z[u][l] > CT(0) ? dy[u][l] : CT(0);
-      } else {
-        const CT at = SigmoidRange(z[u][l]), s = Sigmoid(at);
-        dy[u][l] *= s * (CT(1) + at * (CT(1) - s));
-      }
-    }
+  if (activation == Activation::kRelu) {
+    ForEachElement(dy, z, [](CT d, CT v) { return v > CT(0) ? d : CT(0); });
+  } else if (activation == Activation::kSilu) {
+    ForEachElement(dy, z, [](CT d, CT v) {
+      const CT at = SigmoidRange(v), s = Sigmoid(at);
+      return d * (s * (CT(1) + at * (CT(1) - s)));
+    });
   }
 }
 

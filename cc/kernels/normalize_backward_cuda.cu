@@ -10,9 +10,9 @@ namespace {
 template <typename T>
 struct BackwardArgs : Work {
   CudaBackwardTensors<T> t;
-  bool has_side, direct_affine;  // AffineGradientsAreOfGroups
-  ParamOf<T>* group_sums;        // [N, G, parts] of GroupSums
-  ParamOf<T>* channel_sums;      // [sample_blocks, chunks, (dz, dz * xhat), C], or null
+  bool direct_affine;        // AffineGradientsAreOfGroups
+  ParamOf<T>* group_sums;    // [N, G, parts] of GroupSums
+  ParamOf<T>* channel_sums;  // [sample_blocks, chunks, (dz, dz * xhat), C], or null
 };
 
 // Sums of dz and dz * (x - mean), weighted by gamma over a group. `last` are those of the last
@@ -37,11 +37,15 @@ class BackwardBlock {
 
  public:
   __device__ explicit BackwardBlock(const BackwardArgs<T>& args)
-      : w_(args), part_(PartOfBlock(args)), shared_(SharedMemory()) {}
+      : w_(args), shared_(SharedMemory()), part_(*At<Part>(args.plan.part)) {}
 
   __device__ void Run() {
-    ClearAffine();
-    for (; part_.n < part_.end_n; ++part_.n) RunSample();
+    bool first = true;
+    ForEachSample(w_, &part_, [&] {
+      if (first) ClearAffine();
+      first = false;
+      RunSample();
+    });
     PutAffine();
   }
 
@@ -178,16 +182,15 @@ class BackwardBlock {
     }
     if (w_.p.activation != Activation::kLinear) {
       CT z[kBatch][V];
-      if (w_.has_side) {
-        Load(w_.t.side + at, stride, live, lanes, z);
-      }
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
 #pragma unroll
-        for (int l = 0; l < V; ++l) {
-          const CT normalized = x[u][l] * k.scale[l] + k.beta[l];
-          z[u][l] = w_.has_side ? normalized + z[u][l] : normalized;
-        }
+        for (int l = 0; l < V; ++l) z[u][l] = x[u][l] * k.scale[l] + k.beta[l];
+      }
+      if (w_.t.side != nullptr) {
+        CT side[kBatch][V];
+        Load(w_.t.side + at, stride, live, lanes, side);
+        ForEachElement(z, side, [](CT a, CT b) { return a + b; });
       }
       ActivateBackward(w_.p.activation, z, dy);
     }
@@ -423,8 +426,8 @@ class BackwardBlock {
   }
 
   const BackwardArgs<T>& w_;
-  Part part_;
   char* const shared_;
+  Part& part_;
 };
 
 template <typename T>
@@ -524,7 +527,6 @@ std::string NormalizeBackwardCuda(const Normalization& p, const CudaBackwardTens
                  cuda::IsAligned(t.dx, 16) && cuda::IsAligned(t.dside, 16) &&
                  cuda::IsAligned(t.dy, args.plan.vector * SizeOf(t.dy_type));
   args.t = t;
-  args.has_side = t.side != nullptr;
   args.direct_affine = AffineGradientsAreOfGroups(p);
   const CudaScratch scratch(p, pass, args.plan, call.workspace);
   args.group_sums = static_cast<CT*>(scratch.group_sums);

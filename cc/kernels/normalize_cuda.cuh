@@ -23,9 +23,10 @@ struct Work {
   bool vectors;         // all pointers are as aligned as vectors need
 };
 
-// The part of a block.
+// The part of a block. It lies in shared memory: registers are for numbers.
 struct Part {
-  int64_t n, end_n, sample_block;
+  int64_t n, end_n;  // the sample it is at
+  int64_t sample_block;
   int64_t channel, group;  // the first ones
   int64_t row_begin, row_end;
   int64_t part, chunk;
@@ -52,6 +53,22 @@ __device__ inline Part PartOfBlock(const Work& w) {
   part.row_begin = plan.rows * part.chunk / plan.chunks;
   part.row_end = plan.rows * (part.chunk + 1) / plan.chunks;
   return part;
+}
+
+static_assert(sizeof(Part) <= kCudaPartBytes);
+
+// f() for every sample of a block, with `part` set up.
+template <class F>
+__device__ __forceinline__ void ForEachSample(const Work& w, Part* part, F&& f) {
+  if (threadIdx.x == 0) *part = PartOfBlock(w);
+  __syncthreads();
+  for (int64_t left = part->end_n - part->n; left > 0; --left) {
+    f();
+    if (left == 1) break;
+    __syncthreads();
+    if (threadIdx.x == 0) ++part->n;
+    __syncthreads();
+  }
 }
 
 // Vectors that a thread visits one after another, `stride` elements apart. Of each only `lanes`

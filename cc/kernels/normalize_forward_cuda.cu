@@ -31,10 +31,10 @@ class ForwardBlock {
 
  public:
   __device__ explicit ForwardBlock(const ForwardArgs<T>& args)
-      : w_(args), part_(PartOfBlock(args)), shared_(SharedMemory()) {}
+      : w_(args), shared_(SharedMemory()), part_(*At<Part>(args.plan.part)) {}
 
   __device__ void Run() {
-    for (; part_.n < part_.end_n; ++part_.n) RunSample();
+    ForEachSample(w_, &part_, [&] { RunSample(); });
   }
 
  private:
@@ -276,8 +276,8 @@ class ForwardBlock {
   }
 
   const ForwardArgs<T>& w_;
-  Part part_;
   char* const shared_;
+  Part& part_;
 };
 
 template <typename T>

@@ -4,12 +4,12 @@
 
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <sanitizer/asan_interface.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <random>
 #include <type_traits>
 
@@ -40,37 +40,55 @@ double Arithmetic() {
   return std::is_same_v<T, double> ? 0x1p-51 : 0x1p-24;
 }
 
-// Memory of exactly `count` elements, as aligned as CUDA's, less `offset` elements.
+// Memory of `count` elements, as aligned as CUDA's plus `offset` elements. What lies around them is
+// filled, and out of bounds for AddressSanitizer.
 template <typename T>
 class Buffer {
  public:
-  explicit Buffer(int64_t count, int offset = 0) : count_(count), offset_(offset) {
-    const size_t bytes = (static_cast<size_t>(count + offset) * sizeof(T) + 255) / 256 * 256;
-    bytes_.reset(static_cast<char*>(std::aligned_alloc(256, bytes + 256)));
-    std::memset(bytes_.get(), 0x7F, bytes + 256);
-    size_ = bytes + 256;
+  explicit Buffer(int64_t count, int offset = 0)
+      : count_(count), before_(offset * sizeof(T)), bytes_(count * sizeof(T)) {
+    size_ = (before_ + bytes_ + kAlignment - 1) / kAlignment * kAlignment + kAlignment;
+    memory_ = static_cast<char*>(std::aligned_alloc(kAlignment, size_));
+    std::memset(memory_, kFill, size_);
+    Protect(true);
   }
-  T* data() { return reinterpret_cast<T*>(bytes_.get()) + offset_; }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() {
+    Protect(false);
+    std::free(memory_);
+  }
+
+  T* data() { return reinterpret_cast<T*>(memory_ + before_); }
   T& operator[](int64_t i) { return data()[i]; }
   int64_t size() const { return count_; }
 
   // Whether nothing before or behind the elements was written.
   bool Intact() const {
-    const size_t begin = offset_ * sizeof(T), end = begin + count_ * sizeof(T);
+    Protect(false);
+    bool intact = true;
     for (size_t i = 0; i < size_; ++i) {
-      if ((i < begin || i >= end) && bytes_.get()[i] != 0x7F) return false;
+      const bool outside = i < before_ || i >= before_ + bytes_;
+      if (outside && memory_[i] != kFill) intact = false;
     }
-    return true;
+    Protect(true);
+    return intact;
   }
 
  private:
-  struct Free {
-    void operator()(char* p) const { std::free(p); }
-  };
-  std::unique_ptr<char, Free> bytes_;
+  static constexpr size_t kAlignment = 256;
+  static constexpr char kFill = 0x7F;
+
+  void Protect(bool on) const {
+    ASAN_UNPOISON_MEMORY_REGION(memory_, size_);
+    if (!on) return;
+    ASAN_POISON_MEMORY_REGION(memory_, before_);
+    ASAN_POISON_MEMORY_REGION(memory_ + before_ + bytes_, size_ - before_ - bytes_);
+  }
+
   int64_t count_;
-  int offset_;
-  size_t size_;
+  size_t before_, bytes_, size_;
+  char* memory_;
 };
 
 // x = offset + noise.
