@@ -86,8 +86,9 @@ tfgn::GroupNormShape ShapeOf(const tfgn_shape& s) {
 
 extern "C" {
 
-__attribute__((visibility("default"))) const char* tfgn_group_norm_workspace(
-    int dtype, const tfgn_shape* s, int64_t* bytes) {
+__attribute__((visibility("default"))) const char* tfgn_group_norm_workspace(int dtype,
+                                                                             const tfgn_shape* s,
+                                                                             int64_t* bytes) {
   const tfgn::CudaDevice* device;
   if (const char* error = tfgn::Device(&device); *error != '\0') return error;
   return tfgn::Return(tfgn::WithType(dtype, [&](auto t) {
@@ -148,8 +149,8 @@ __attribute__((visibility("default"))) const char* tfgn_standardize_weights(
   // w, gain, w_hat, mean, rstd, dw_hat, dw, dgain
   float* p[8];
   for (int i = 0; i < 8; ++i) p[i] = tfgn::As<float>(tensors->pointer[i]);
-  error = tfgn::StandardizeWeightsForwardCuda<float, float>(
-      shape, {p[0], p[1], p[2], p[3], p[4]}, *device, stream);
+  error = tfgn::StandardizeWeightsForwardCuda<float, float>(shape, {p[0], p[1], p[2], p[3], p[4]},
+                                                            *device, stream);
   if (!error.empty() || p[5] == nullptr) return tfgn::Return(error);
   return tfgn::Return(tfgn::StandardizeWeightsBackwardCuda<float, float>(
       shape, {p[5], p[0], p[1], p[3], p[4], p[6], p[7]}, *device, stream));

@@ -1,6 +1,8 @@
 #include "kernels/cuda_device.h"
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
 
 #include "kernels/message.h"
 
@@ -9,6 +11,9 @@ namespace {
 
 // "12.5" for 12050.
 std::string VersionOf(int version) { return Concat(version / 1000, ".", version % 1000 / 10); }
+
+// Compiled for the same architectures as all kernels.
+__global__ void Probe() {}
 
 }  // namespace
 
@@ -44,7 +49,14 @@ std::string QueryCudaDevice(CudaDevice* device) {
                     " failed: ", cudaGetErrorString(error));
     }
   }
-  device->compute_capability = 10 * major + minor;
+  cudaFuncAttributes code;
+  const cudaError_t found = cudaFuncGetAttributes(&code, Probe);
+  if (found != cudaSuccess) {
+    return Concat("the CUDA kernels are not compiled for devices of compute capability ", major,
+                  ".", minor, ": ", cudaGetErrorString(found));
+  }
+  // What code compiled for an older device leaves out, plans must not rely on.
+  device->compute_capability = std::min(10 * major + minor, code.ptxVersion);
   device->shared_per_block = shared_per_block;
   device->shared_per_multiprocessor = shared_per_multiprocessor;
   device->l2_bytes = l2;

@@ -8,7 +8,9 @@
 namespace tfgn {
 
 struct CudaDevice {
-  int compute_capability = 75;  // ten times the major version, plus the minor one
+  // Ten times the major version, plus the minor one: the device's, or the one that the kernels it
+  // runs are compiled for, if that is less.
+  int compute_capability = 75;
   int multiprocessors = 1;
   int64_t shared_per_block = 48 << 10;  // the most that a kernel can ask for
   int64_t shared_per_multiprocessor = 48 << 10;

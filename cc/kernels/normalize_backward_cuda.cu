@@ -1,5 +1,6 @@
 // The backward pass of a Normalization on a CUDA device: sums of gradients, then one elementwise
 // pass, in one launch or in two; the gradients of gamma and beta, summed over samples, in one more.
+#include "kernels/gradient_sums_cuda.cuh"
 #include "kernels/normalize_cuda.cuh"
 #include "kernels/normalize_cuda.h"
 
@@ -13,18 +14,6 @@ struct BackwardArgs : Work {
   bool direct_affine;        // AffineGradientsAreOfGroups
   ParamOf<T>* group_sums;    // [N, G, parts] of GroupSums
   ParamOf<T>* channel_sums;  // [sample_blocks, chunks, (dz, dz * xhat), C], or null
-};
-
-// Sums of dz and dz * (x - mean), weighted by gamma over a group. `last` are those of the last
-// channel, without weights: where a group is one channel, the gradients of beta and gamma.
-template <typename CT>
-struct GroupSums {
-  CT dz, dz_centered, last_dz, last_dz_centered;
-};
-
-template <typename CT>
-struct ChannelSums {
-  CT dz, dz_centered;
 };
 
 template <typename T>
@@ -207,39 +196,8 @@ class BackwardBlock {
 
   // --- sums ---
 
-  struct LaneSums {
-    CT dz[V] = {}, dz_centered[V] = {};
-
-    __device__ __forceinline__ void Add(const CT (&centered)[kBatch][V], const CT (&d)[kBatch][V]) {
-#pragma unroll
-      for (int l = 0; l < V; ++l) {
-        CT sum = d[0][l], product = d[0][l] * centered[0][l];
-#pragma unroll
-        for (int u = 1; u < kBatch; ++u) {
-          sum += d[u][l];
-          product += d[u][l] * centered[u][l];
-        }
-        dz[l] += sum;
-        dz_centered[l] += product;
-      }
-    }
-
-    // The sums of neighbouring lanes go to the first of every `merged` lanes.
-    __device__ __forceinline__ void MergeNeighbours(int merged) {
-#pragma unroll
-      for (int step = 1; step < V; step *= 2) {
-        if (step >= merged) break;
-#pragma unroll
-        for (int l = 0; l < V; l += 2 * step) {
-          dz[l] += dz[l + step];
-          dz_centered[l] += dz_centered[l + step];
-        }
-      }
-    }
-  };
-
   __device__ void SumElements() const {
-    LaneSums sums;
+    LaneSums<CT, V> sums;
     int64_t held = 0;
     const auto add = [&](int64_t, int64_t, int, Lanes, const auto& centered, const auto& dz) {
       sums.Add(centered, dz);
@@ -441,60 +399,6 @@ CudaPass BackwardPassOf(ElementType dy_type, bool one_launch) {
   return {sizeof(T), sizeof(T), SizeOf(dy_type), sizeof(ParamOf<T>), one_launch};
 }
 
-// --- gradients of gamma and beta ---
-
-template <typename CT>
-struct AffineArgs {
-  int64_t n, chunks, c;
-  const CT* channel_sums;  // [n, chunks, 2, C]
-  Affine affine[2];        // of beta and of gamma
-  CT* gradient[2];         // or null
-};
-
-constexpr int kSlices = 8;
-
-// A warp's lanes are 32 channels; its warps add up every kSlices-th chunk, in double.
-template <typename CT>
-__global__ void __launch_bounds__(kWarp* kSlices)
-    AffineKernel(const __grid_constant__ AffineArgs<CT> args) {
-  const int64_t blocks = (args.c + kWarp - 1) / kWarp;
-  const int which = static_cast<int>(blockIdx.x % 2);
-  const int64_t n = blockIdx.x / 2 / blocks, lane = threadIdx.x % kWarp;
-  const int64_t channel = blockIdx.x / 2 % blocks * kWarp + lane;
-  const bool per_sample = args.affine[which] == Affine::kPerSample;
-  if (args.gradient[which] == nullptr || (n > 0 && !per_sample)) return;
-
-  double* const slices = reinterpret_cast<double*>(SharedMemory());
-  const int64_t begin = per_sample ? n * args.chunks : 0;
-  const int64_t count = per_sample ? args.chunks : args.n * args.chunks;
-  double sum = 0;
-  if (channel < args.c) {
-    for (int64_t i = threadIdx.x / kWarp; i < count; i += kSlices) {
-      sum += args.channel_sums[((begin + i) * 2 + which) * args.c + channel];
-    }
-  }
-  slices[threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.x >= kWarp || channel >= args.c) return;
-  for (int slice = 1; slice < kSlices; ++slice) sum += slices[slice * kWarp + lane];
-  args.gradient[which][n * args.c + channel] = static_cast<CT>(sum);
-}
-
-template <typename T>
-std::string LaunchAffine(const BackwardArgs<T>& args, void* stream) {
-  using CT = ParamOf<T>;
-  const Normalization& p = args.p;
-  const AffineArgs<CT> affine = {
-      args.plan.sample_blocks, args.plan.chunks,  p.c,
-      args.channel_sums,       {p.beta, p.gamma}, {args.t.dbeta, args.t.dgamma}};
-  const bool per_sample = p.beta == Affine::kPerSample || p.gamma == Affine::kPerSample;
-  const int64_t blocks = 2 * ((p.c + kWarp - 1) / kWarp) * (per_sample ? p.n : 1);
-  if (blocks > INT32_MAX) return "the gradients of gamma and beta take more blocks than CUDA has";
-  return Launch(AffineKernel<CT>,
-                {blocks, kWarp * kSlices, 1, kWarp * kSlices * static_cast<int>(sizeof(double))},
-                stream, affine);
-}
-
 }  // namespace
 }  // namespace cuda
 
@@ -534,7 +438,10 @@ std::string NormalizeBackwardCuda(const Normalization& p, const CudaBackwardTens
   if (wants_affine) args.channel_sums = static_cast<CT*>(scratch.channel_sums);
   std::string error = cuda::LaunchPass(cuda::BackwardKernel<T>, args, call.stream);
   if (!error.empty() || !wants_affine || args.direct_affine) return error;
-  return cuda::LaunchAffine(args, call.stream);
+  const cuda::AffineArgs<CT> affine = {
+      args.plan.sample_blocks, args.plan.chunks,  p.c,
+      args.channel_sums,       {p.beta, p.gamma}, {t.dbeta, t.dgamma}};
+  return cuda::LaunchAffine(affine, call.stream);
 }
 
 #define TFGN_INSTANTIATE(T)                                                          \

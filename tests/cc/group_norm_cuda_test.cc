@@ -201,13 +201,6 @@ void Check(const GroupNormShape& shape, const CudaDevice& device, double offset 
   Compare(data);
 }
 
-// AddressSanitizer makes coroutines ten times as slow: it sees the small cases only.
-#ifdef __SANITIZE_ADDRESS__
-constexpr int64_t kMaxElements = 2000;
-#else
-constexpr int64_t kMaxElements = 1 << 20;
-#endif
-
 template <typename T>
 void RunOnAll(const std::vector<Case>& cases) {
   for (const Case& test : cases) {
