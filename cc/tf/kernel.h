@@ -3,10 +3,10 @@
 #define TFGN_TF_KERNEL_H_
 
 #include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/platform/stream_executor.h"
 #include "tensorflow/core/platform/threadpool.h"
 #include "tf/op_util.h"
 #include "tf/threads.h"
-#include "xla/stream_executor/stream.h"
 
 namespace tfgn {
 
