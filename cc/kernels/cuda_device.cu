@@ -3,6 +3,8 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <map>
+#include <mutex>
 
 #include "kernels/message.h"
 
@@ -15,23 +17,7 @@ std::string VersionOf(int version) { return Concat(version / 1000, ".", version 
 // Compiled for the same architectures as all kernels.
 __global__ void Probe() {}
 
-}  // namespace
-
-std::string QueryCudaDevice(CudaDevice* device) {
-  int id = 0;
-  const cudaError_t status = cudaGetDevice(&id);
-  if (status == cudaErrorInsufficientDriver) {
-    int driver = 0;
-    cudaDriverGetVersion(&driver);  // stays 0 where there is no driver
-    const std::string found =
-        driver == 0 ? "there is none" : Concat("this one supports CUDA ", VersionOf(driver));
-    return Concat("the CUDA kernels need an NVIDIA driver for CUDA ", VersionOf(CUDART_VERSION),
-                  " or newer, but ", found);
-  }
-  if (status != cudaSuccess) {
-    return Concat("looking for a CUDA device failed: ", cudaGetErrorString(status), " (",
-                  cudaGetErrorName(status), ")");
-  }
+std::string QueryProperties(int id, CudaDevice* device) {
   int major = 0, minor = 0, shared_per_block = 0, shared_per_multiprocessor = 0, l2 = 0;
   const struct {
     cudaDeviceAttr attribute;
@@ -61,6 +47,36 @@ std::string QueryCudaDevice(CudaDevice* device) {
   device->shared_per_multiprocessor = shared_per_multiprocessor;
   device->l2_bytes = l2;
   return "";
+}
+
+}  // namespace
+
+std::string QueryCudaDevice(CudaDevice* device) {
+  int id = 0;
+  const cudaError_t status = cudaGetDevice(&id);
+  if (status == cudaErrorInsufficientDriver) {
+    int driver = 0;
+    cudaDriverGetVersion(&driver);  // stays 0 where there is no driver
+    const std::string found =
+        driver == 0 ? "there is none" : Concat("this one supports CUDA ", VersionOf(driver));
+    return Concat("the CUDA kernels need an NVIDIA driver for CUDA ", VersionOf(CUDART_VERSION),
+                  " or newer, but ", found);
+  }
+  if (status != cudaSuccess) {
+    return Concat("looking for a CUDA device failed: ", cudaGetErrorString(status), " (",
+                  cudaGetErrorName(status), ")");
+  }
+  // Asked once per device: the answers take longer than the launch of a kernel.
+  static std::mutex mutex;
+  static auto* const known = new std::map<int, CudaDevice>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (const auto found = known->find(id); found != known->end()) {
+    *device = found->second;
+    return "";
+  }
+  std::string error = QueryProperties(id, device);
+  if (error.empty()) known->emplace(id, *device);
+  return error;
 }
 
 }  // namespace tfgn
