@@ -2,12 +2,16 @@
 //
 // An op is a struct, in <op>_op.h, with
 //
-//   Attrs, Shape                    its attributes, and a valid call of it
-//   Input, Output                   enums, in the order of REGISTER_OP
-//   kHasBatch                       whether axis 0 of every tensor with two axes or more is the
-//   batch TypesOfInputs(attrs)            in their order Validate(attrs, inputs, shape)  an error,
-//   or fills *shape Outputs(attrs, shape, inputs)   how to allocate its outputs Workspace(attrs,
-//   shape)         the scratch memory of Run, in bytes Run(attrs, shape, ...)          the kernel
+//   Attrs, Shape: its attributes, and a valid call of it
+//   Input, Output: enums, in the order of REGISTER_OP
+//   kHasBatch: whether axis 0 of every tensor with two axes or more is the batch
+//   TypesOfInputs(attrs): in their order
+//   Validate(attrs, inputs, shape): an error, or fills *shape
+//   Outputs(attrs, shape, inputs): how to allocate its outputs
+//   Workspace(attrs, shape, where): the scratch memory of Run, in bytes
+//   Run(attrs, shape, buffers, where): the kernel
+//
+// where `where` is a ParallelFor or a CudaQueue.
 #ifndef TFGN_TF_OP_UTIL_H_
 #define TFGN_TF_OP_UTIL_H_
 

@@ -69,13 +69,25 @@ auto WithTypes(const StandardizeWeightsAttrs& attrs, F&& f) {
   });
 }
 
-struct StandardizeWeightsOp {
-  enum Input { kW, kGain };
-  enum Output { kWHat, kMean, kRstd };
+// What the op and its gradient share.
+struct StandardizeWeightsOpBase {
   static constexpr bool kHasBatch = false;
 
   using Attrs = StandardizeWeightsAttrs;
   using Shape = StandardizeWeightsShape;
+
+  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
+    return WithTypes(attrs, [&](auto t, auto tout) {
+      return StandardizeWeightsWorkspace<decltype(t), decltype(tout)>(shape);
+    });
+  }
+
+  static int64_t Workspace(const Attrs&, const Shape&, const CudaQueue&) { return 0; }
+};
+
+struct StandardizeWeightsOp : StandardizeWeightsOpBase {
+  enum Input { kW, kGain };
+  enum Output { kWHat, kMean, kRstd };
 
   static InputTypes TypesOfInputs(const Attrs& attrs) { return {attrs.T, attrs.U}; }
 
@@ -88,14 +100,6 @@ struct StandardizeWeightsOp {
     const OutputSpec statistics{attrs.U, {shape.outputs}, {}};
     return {{attrs.Tout, Sizes(inputs[kW]), {}}, statistics, statistics};
   }
-
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
-    return WithTypes(attrs, [&](auto t, auto tout) {
-      return StandardizeWeightsWorkspace<decltype(t), decltype(tout)>(shape);
-    });
-  }
-
-  static int64_t Workspace(const Attrs&, const Shape&, const CudaQueue&) { return 0; }
 
   static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
                           const ParallelFor& parallel) {
@@ -130,13 +134,9 @@ struct StandardizeWeightsOp {
   }
 };
 
-struct StandardizeWeightsGradOp {
+struct StandardizeWeightsGradOp : StandardizeWeightsOpBase {
   enum Input { kDwHat, kW, kGain, kMean, kRstd };
   enum Output { kDw, kDgain };
-  static constexpr bool kHasBatch = false;
-
-  using Attrs = StandardizeWeightsAttrs;
-  using Shape = StandardizeWeightsShape;
 
   static InputTypes TypesOfInputs(const Attrs& attrs) {
     return {attrs.Tout, attrs.T, attrs.U, attrs.U, attrs.U};
@@ -154,14 +154,6 @@ struct StandardizeWeightsGradOp {
   static OutputSpecs Outputs(const Attrs& attrs, const Shape&, const InputDims& inputs) {
     return {{attrs.T, Sizes(inputs[kW]), {kDwHat}}, {attrs.U, Sizes(inputs[kGain]), {}}};
   }
-
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
-    return WithTypes(attrs, [&](auto t, auto tout) {
-      return StandardizeWeightsWorkspace<decltype(t), decltype(tout)>(shape);
-    });
-  }
-
-  static int64_t Workspace(const Attrs&, const Shape&, const CudaQueue&) { return 0; }
 
   static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
                           const ParallelFor& parallel) {
