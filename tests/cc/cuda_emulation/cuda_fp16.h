@@ -29,6 +29,7 @@ inline __half __float2half_rn(float v) {
   if (std::isnan(v)) return {static_cast<uint16_t>(sign | 0x7FFF)};
   const float magnitude = std::fabs(v);
   if (magnitude >= 65520) return {static_cast<uint16_t>(sign | 0x7C00)};
+  if (magnitude == 0) return {sign};
   int exponent = 0;
   std::frexp(magnitude, &exponent);  // magnitude < 2^exponent
   const int unit = exponent < -13 ? -24 : exponent - 11;
