@@ -87,9 +87,13 @@ class GroupNorm(NamedTuple):
 
 
 class Library:
-    """The shared library. Calls run on torch's current stream."""
+    """The shared library. Calls run on torch's current stream.
 
-    def __init__(self, path: Path):
+    `device` is where its tensors are: "cpu" where the kernels' device is emulated.
+    """
+
+    def __init__(self, path: Path, device: str = "cuda"):
+        self.device = device
         self._library = ctypes.CDLL(str(path))
         for name in ("workspace", "forward", "backward"):
             getattr(self._library, f"tfgn_group_norm_{name}").restype = ctypes.c_char_p
@@ -104,7 +108,12 @@ class Library:
                 DTYPES[dtype], ctypes.byref(view), ctypes.byref(size)
             )
         )
-        return torch.empty(size.value, dtype=torch.uint8, device="cuda")
+        return torch.empty(size.value, dtype=torch.uint8, device=self.device)
+
+    def synchronize(self):
+        """Waits for the calls."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def forward(self, norm, workspace, x, gamma, beta, side, y, mean, rstd):
         self._call("forward", norm, x.dtype, workspace, x, gamma, beta, side, y, mean, rstd)
@@ -123,7 +132,7 @@ class Library:
                 ctypes.c_int64(w.shape[1]),
                 ctypes.c_double(epsilon),
                 ctypes.byref(tensors),
-                _stream(),
+                self._stream(),
             )
         )
 
@@ -136,18 +145,19 @@ class Library:
                 ctypes.byref(view),
                 ctypes.byref(pointers),
                 ctypes.c_void_p(workspace.data_ptr()),
-                _stream(),
+                self._stream(),
             )
         )
+
+    def _stream(self) -> ctypes.c_void_p | None:
+        if self.device != "cuda":
+            return None
+        return ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
 
     @staticmethod
     def _check(error: bytes):
         if error:
             raise CudaError(error.decode())
-
-
-def _stream() -> ctypes.c_void_p:
-    return ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
 
 
 def build(folder: Path, architecture: str) -> Path:
