@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     except BuildError as error:
         return _refuse(str(error))
     library = Library(path)
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}")
+    print(_setting(torch), flush=True)
 
     failed = 0
     if "check" in args.only:
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         for row in measure.rows(library, args.quick):
             rows.append(row)
             print(measure.table([row]).splitlines()[1], flush=True)
-        print("\n" + measure.table(rows))
+        print("\n".join(["", measure.table(rows), "", *measure.verdicts(rows)]))
     return EXIT_FAILURE if failed else 0
 
 
@@ -76,6 +77,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--limit", type=int, help=argparse.SUPPRESS)  # of cases, for _sanitize
     return parser
+
+
+def _setting(torch) -> str:
+    """What figures mean nothing without: the day, GPU, driver, versions and command."""
+    program = shutil.which("nvidia-smi")
+    driver = "unknown"
+    if program:
+        query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[0]
+    command = " ".join(["python -m benchmarks.gpu", *sys.argv[1:]])
+    return (
+        f"{datetime.date.today()}, {torch.cuda.get_device_name()}, driver {driver}, "
+        f"PyTorch {torch.__version__} with CUDA {torch.version.cuda}: {command}"
+    )
 
 
 def _refuse(message: str) -> int:
@@ -126,4 +141,7 @@ def _sanitize(args) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -24,6 +24,9 @@ GROUPS = 32
 QUICK_SHAPES = ((2, 56, 56, 64), (32, 56, 56, 256))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REPEATS = 11
+#: The part of a copy's bandwidth to reach forward and in both passes, from this many bytes on.
+TARGETS = {False: 0.80, True: 0.75}
+LARGE = 64 << 20
 #: What a round of a captured graph takes at least, in milliseconds, to be timed well.
 ROUND = 2.0
 
@@ -38,6 +41,16 @@ class Row(NamedTuple):
     copy: float  # of as many bytes
     ours: float
     torch_times: dict[str, float]
+
+    @property
+    def of_copy(self) -> float:
+        """The bandwidth over a copy's."""
+        return self.copy / self.ours
+
+    @property
+    def tensor_bytes(self) -> int:
+        """The size of x."""
+        return self.nbytes // (5 if self.backward else 2)
 
 
 def rows(library: Library, quick: bool) -> Iterator[Row]:
@@ -163,7 +176,35 @@ def table(rows: list[Row]) -> str:
         lines.append(
             f"{'x'.join(map(str, row.shape)):24s} {str(row.dtype).removeprefix('torch.'):8s} "
             f"{'both' if row.backward else 'forward':8s} {row.nbytes / row.copy / 1e3:9.0f} "
-            f"{row.nbytes / row.ours / 1e3:9.0f} {row.copy / row.ours:7.0%} {row.ours:8.1f}   "
+            f"{row.nbytes / row.ours / 1e3:9.0f} {row.of_copy:7.0%} {row.ours:8.1f}   "
             f"{others}"
         )
     return "\n".join(lines)
+
+
+def verdicts(rows: list[Row]) -> list[str]:
+    """Which rows miss a target, a sentence for each target."""
+    sentences = []
+    for backward, target in TARGETS.items():
+        large = [r for r in rows if r.backward is backward and r.tensor_bytes >= LARGE]
+        missed = [r for r in large if r.of_copy < target]
+        name = "forward + backward" if backward else "forward"
+        sentences.append(
+            f"{name}, 64 MB and more: {len(large) - len(missed)} of {len(large)} rows reach "
+            f"{target:.0%} of a copy{_named(missed)}"
+        )
+    behind = [r for r in rows if any(time < r.ours for time in r.torch_times.values())]
+    sentences.append(
+        f"ahead of torch.nn.GroupNorm in every form: {len(rows) - len(behind)} of {len(rows)} rows"
+        f"{_named(behind)}"
+    )
+    return sentences
+
+
+def _named(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    return ", not " + ", ".join(
+        f"{'x'.join(map(str, r.shape))} {str(r.dtype).removeprefix('torch.')} ({r.of_copy:.0%})"
+        for r in rows
+    )
