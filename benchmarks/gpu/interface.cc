@@ -40,6 +40,14 @@ std::string WithType(int dtype, F&& f) {
   }
 }
 
+// f(T(), device) for the type that `dtype` names, on the current device.
+template <class F>
+const char* OnDevice(int dtype, F&& f) {
+  const CudaDevice* device;
+  if (const char* error = Device(&device); *error != '\0') return error;
+  return Return(WithType(dtype, [&](auto t) { return f(t, *device); }));
+}
+
 template <typename T, typename P>
 T* As(P* p) {
   return static_cast<T*>(p);
@@ -89,37 +97,31 @@ extern "C" {
 __attribute__((visibility("default"))) const char* tfgn_group_norm_workspace(int dtype,
                                                                              const tfgn_shape* s,
                                                                              int64_t* bytes) {
-  const tfgn::CudaDevice* device;
-  if (const char* error = tfgn::Device(&device); *error != '\0') return error;
-  return tfgn::Return(tfgn::WithType(dtype, [&](auto t) {
-    using T = decltype(t);
+  return tfgn::OnDevice(dtype, [&](auto type, const tfgn::CudaDevice& device) {
+    using T = decltype(type);
     const tfgn::GroupNormShape shape = ShapeOf(*s);
-    *bytes = std::max(tfgn::GroupNormForwardWorkspaceCuda<T>(shape, *device),
-                      tfgn::GroupNormBackwardWorkspaceCuda<T>(shape, *device));
+    *bytes = std::max(tfgn::GroupNormForwardWorkspaceCuda<T>(shape, device),
+                      tfgn::GroupNormBackwardWorkspaceCuda<T>(shape, device));
     return std::string();
-  }));
+  });
 }
 
 __attribute__((visibility("default"))) const char* tfgn_group_norm_forward(
     int dtype, const tfgn_shape* s, const tfgn_tensors* tensors, void* workspace, void* stream) {
-  const tfgn::CudaDevice* device;
-  if (const char* error = tfgn::Device(&device); *error != '\0') return error;
-  return tfgn::Return(tfgn::WithType(dtype, [&](auto type) {
+  return tfgn::OnDevice(dtype, [&](auto type, const tfgn::CudaDevice& device) {
     using T = decltype(type);
     using U = ParamOf<T>;
     void* const* p = tensors->pointer;
     const tfgn::GroupNormForwardTensors<T> t = {
         tfgn::As<T>(p[0]), tfgn::As<U>(p[1]), tfgn::As<U>(p[2]), tfgn::As<T>(p[3]),
         tfgn::As<T>(p[4]), tfgn::As<U>(p[5]), tfgn::As<U>(p[6])};
-    return tfgn::GroupNormForwardCuda<T>(ShapeOf(*s), t, *device, workspace, stream);
-  }));
+    return tfgn::GroupNormForwardCuda<T>(ShapeOf(*s), t, device, workspace, stream);
+  });
 }
 
 __attribute__((visibility("default"))) const char* tfgn_group_norm_backward(
     int dtype, const tfgn_shape* s, const tfgn_tensors* tensors, void* workspace, void* stream) {
-  const tfgn::CudaDevice* device;
-  if (const char* error = tfgn::Device(&device); *error != '\0') return error;
-  return tfgn::Return(tfgn::WithType(dtype, [&](auto type) {
+  return tfgn::OnDevice(dtype, [&](auto type, const tfgn::CudaDevice& device) {
     using T = decltype(type);
     using U = ParamOf<T>;
     void* const* p = tensors->pointer;
@@ -127,8 +129,8 @@ __attribute__((visibility("default"))) const char* tfgn_group_norm_backward(
         tfgn::As<T>(p[0]), tfgn::As<T>(p[1]), tfgn::As<U>(p[2]), tfgn::As<U>(p[3]),
         tfgn::As<U>(p[4]), tfgn::As<U>(p[5]), tfgn::As<T>(p[6]), tfgn::As<T>(p[7]),
         tfgn::As<U>(p[8]), tfgn::As<U>(p[9]), tfgn::As<T>(p[10])};
-    return tfgn::GroupNormBackwardCuda<T>(ShapeOf(*s), t, *device, workspace, stream);
-  }));
+    return tfgn::GroupNormBackwardCuda<T>(ShapeOf(*s), t, device, workspace, stream);
+  });
 }
 
 // w of float32 with its output channels on the last axis: w_hat, mean, rstd; then dw, dgain.

@@ -17,7 +17,9 @@ struct BackwardArgs : Work {
 };
 
 template <typename T>
-class BackwardBlock {
+class BackwardBlock : Block<BackwardArgs<T>> {
+  using Base = Block<BackwardArgs<T>>;
+  using Base::part_, Base::w_, Base::GroupOf, Base::Keys, Base::Statistic, Base::in_cluster;
   using CT = ParamOf<T>;
   static constexpr int V = 16 / sizeof(T);
   static constexpr int kBatch = 2;  // vectors of x and of dy that a thread reads at once
@@ -25,8 +27,7 @@ class BackwardBlock {
   static_assert(sizeof(Sums) == kCudaGroupNumbers * sizeof(CT));
 
  public:
-  __device__ explicit BackwardBlock(const BackwardArgs<T>& args)
-      : w_(args), shared_(SharedMemory()), part_(*At<Part>(args.plan.part)) {}
+  __device__ explicit BackwardBlock(const BackwardArgs<T>& args) : Base(args) {}
 
   __device__ void Run() {
     bool first = true;
@@ -54,10 +55,9 @@ class BackwardBlock {
       }
       return;
     }
-    const bool in_cluster = w_.stage == Stage::kWhole && w_.plan.parts > 1;
-    if (in_cluster) SyncCluster();
+    if (in_cluster()) SyncCluster();
     FinishGroups();
-    if (in_cluster) SyncCluster();  // nobody leaves while its sums are read
+    if (in_cluster()) SyncCluster();  // nobody leaves while its sums are read
     __syncthreads();
     if (w_.t.dx != nullptr || w_.t.dside != nullptr) WriteElements();
   }
@@ -71,28 +71,16 @@ class BackwardBlock {
   using Columns = Coefficients<PerLane<CT, V>>;
   using Channel = Coefficients<Uniform<CT>>;
 
-  template <typename P>
-  __device__ P* At(int offset) const {
-    return reinterpret_cast<P*>(shared_ + offset);
-  }
-  __device__ Sums* group_sums() const { return At<Sums>(w_.plan.group_sums); }
+  __device__ Sums* group_sums() const { return InShared<Sums>(w_.plan.group_sums); }
   // dz: slope, dz_centered: offset.
-  __device__ Sums* results() const { return At<Sums>(w_.plan.group_results); }
+  __device__ Sums* results() const { return InShared<Sums>(w_.plan.group_results); }
   __device__ ChannelSums<CT>* channel_sums() const {
-    return At<ChannelSums<CT>>(w_.plan.channel_sums);
+    return InShared<ChannelSums<CT>>(w_.plan.channel_sums);
   }
-  __device__ ChannelSums<CT>* entries() const { return At<ChannelSums<CT>>(w_.plan.entries); }
+  __device__ ChannelSums<CT>* entries() const { return InShared<ChannelSums<CT>>(w_.plan.entries); }
   __device__ Sums* PartialSums(int g) const {
-    return reinterpret_cast<Sums*>(w_.group_sums) +
-           (part_.n * w_.p.groups + part_.group + g) * w_.plan.parts;
+    return reinterpret_cast<Sums*>(w_.group_sums) + Statistic(g) * w_.plan.parts;
   }
-  __device__ int Keys() const {
-    return w_.plan.by_columns ? part_.columns / w_.plan.merged_lanes : part_.channels;
-  }
-  __device__ int GroupOf(int channel) const {
-    return part_.groups == 1 ? 0 : channel / static_cast<int>(w_.plan.group_channels);
-  }
-  __device__ int64_t Statistic(int g) const { return part_.n * w_.p.groups + part_.group + g; }
   __device__ CT WeightOf(int channel) const {
     return static_cast<CT>(w_.p.scale) *
            AffineAt(w_.p.gamma, w_.t.gamma, w_.p, part_.n, part_.channel + channel, CT(1));
@@ -138,8 +126,8 @@ class BackwardBlock {
           const int64_t slot = *held + i, slots = int64_t{V} * blockDim.x;
           const Lanes all = {true, 0, V};
           if (!kFirst && w_.plan.held) {
-            Load(HeldVector(At<T>(0), V, slot), slots, live, all, x);
-            WithElements<CT>(w_.t.dy_type, At<void>(w_.plan.held_gradients), [&](auto* dy) {
+            Load(HeldVector(InShared<T>(0), V, slot), slots, live, all, x);
+            WithElements<CT>(w_.t.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
               Load(HeldVector(dy, V, slot), slots, live, all, dz);
             });
           } else {
@@ -148,8 +136,8 @@ class BackwardBlock {
                              [&](const auto* dy) { Load(dy + at, stride, live, lanes, dz); });
           }
           if (kFirst && w_.plan.held) {
-            Store(HeldVector(At<T>(0), V, slot), slots, live, all, x);
-            WithElements<CT>(w_.t.dy_type, At<void>(w_.plan.held_gradients), [&](auto* dy) {
+            Store(HeldVector(InShared<T>(0), V, slot), slots, live, all, x);
+            WithElements<CT>(w_.t.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
               Store(HeldVector(dy, V, slot), slots, live, all, dz);
             });
           }
@@ -275,7 +263,7 @@ class BackwardBlock {
 
   // Sums over the samples of the block; each is added up by the thread that finishes the channel.
   __device__ ChannelSums<CT>* affine_sums() const {
-    return At<ChannelSums<CT>>(w_.plan.affine_sums);
+    return InShared<ChannelSums<CT>>(w_.plan.affine_sums);
   }
   __device__ void ClearAffine() const {
     if (w_.stage == Stage::kElements) return;
@@ -382,10 +370,6 @@ class BackwardBlock {
           [&](const Stroke& s) { WriteStroke(s, &held, k); }, [](int, int) {});
     }
   }
-
-  const BackwardArgs<T>& w_;
-  char* const shared_;
-  Part& part_;
 };
 
 template <typename T>

@@ -71,6 +71,34 @@ __device__ __forceinline__ void ForEachSample(const Work& w, Part* part, F&& f) 
   }
 }
 
+// What begins at `offset` in shared memory.
+template <typename P>
+__device__ inline P* InShared(int offset) {
+  return reinterpret_cast<P*>(SharedMemory() + offset);
+}
+
+// A block at work on its part; Args is a Work.
+template <class Args>
+class Block {
+ protected:
+  __device__ explicit Block(const Args& args) : w_(args), part_(*InShared<Part>(args.plan.part)) {}
+
+  // Sums per row of threads.
+  __device__ int Keys() const {
+    return w_.plan.by_columns ? part_.columns / w_.plan.merged_lanes : part_.channels;
+  }
+  // Among the groups of the part, of a channel of it.
+  __device__ int GroupOf(int channel) const {
+    return part_.groups == 1 ? 0 : channel / static_cast<int>(w_.plan.group_channels);
+  }
+  // Of a group of the part, in tensors [N, G].
+  __device__ int64_t Statistic(int g) const { return part_.n * w_.p.groups + part_.group + g; }
+  __device__ bool in_cluster() const { return w_.stage == Stage::kWhole && w_.plan.parts > 1; }
+
+  const Args& w_;
+  Part& part_;
+};
+
 // Vectors that a thread visits one after another, `stride` elements apart. Of each only `lanes`
 // lanes exist; elements outside [low, high) are another thread's.
 struct Stroke {

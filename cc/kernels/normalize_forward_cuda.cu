@@ -21,7 +21,9 @@ struct Statistics {
 };
 
 template <typename T>
-class ForwardBlock {
+class ForwardBlock : Block<ForwardArgs<T>> {
+  using Base = Block<ForwardArgs<T>>;
+  using Base::part_, Base::w_, Base::GroupOf, Base::Keys, Base::Statistic, Base::in_cluster;
   using CT = ParamOf<T>;
   static constexpr int V = 16 / sizeof(T);
   // Vectors that a thread reads at once.
@@ -30,8 +32,7 @@ class ForwardBlock {
   static_assert(sizeof(Sums) == kCudaGroupNumbers * sizeof(CT));
 
  public:
-  __device__ explicit ForwardBlock(const ForwardArgs<T>& args)
-      : w_(args), shared_(SharedMemory()), part_(*At<Part>(args.plan.part)) {}
+  __device__ explicit ForwardBlock(const ForwardArgs<T>& args) : Base(args) {}
 
   __device__ void Run() {
     ForEachSample(w_, &part_, [&] { RunSample(); });
@@ -51,29 +52,20 @@ class ForwardBlock {
       }
       return;
     }
-    const bool in_cluster = w_.stage == Stage::kWhole && w_.plan.parts > 1;
-    if (in_cluster) SyncCluster();
+    if (in_cluster()) SyncCluster();
     FinishGroups();
-    if (in_cluster) SyncCluster();  // nobody leaves while its sums are read
+    if (in_cluster()) SyncCluster();  // nobody leaves while its sums are read
     __syncthreads();
     NormalizeElements();
   }
 
-  template <typename P>
-  __device__ P* At(int offset) const {
-    return reinterpret_cast<P*>(shared_ + offset);
-  }
-  __device__ Sums* group_sums() const { return At<Sums>(w_.plan.group_sums); }
+  __device__ Sums* group_sums() const { return InShared<Sums>(w_.plan.group_sums); }
   __device__ Statistics<CT>* statistics() const {
-    return At<Statistics<CT>>(w_.plan.group_results);
+    return InShared<Statistics<CT>>(w_.plan.group_results);
   }
   // Of all parts, in global memory.
   __device__ Sums* GroupSums(int g) const {
-    return reinterpret_cast<Sums*>(w_.group_sums) +
-           (part_.n * w_.p.groups + part_.group + g) * w_.plan.parts;
-  }
-  __device__ int Keys() const {
-    return w_.plan.by_columns ? part_.columns / w_.plan.merged_lanes : part_.channels;
+    return reinterpret_cast<Sums*>(w_.group_sums) + Statistic(g) * w_.plan.parts;
   }
 
   // --- sums ---
@@ -81,32 +73,33 @@ class ForwardBlock {
   // [down, keys] moments with a count per row.
   __device__ void PutEntry(int row, int key, CT mean, CT rest, CT m2) const {
     const int count = w_.plan.down * w_.plan.keys, i = row * Keys() + key;
-    CT* entries = At<CT>(w_.plan.entries);
+    CT* entries = InShared<CT>(w_.plan.entries);
     entries[i] = mean;
     entries[count + i] = rest;
     entries[2 * count + i] = m2;
   }
   __device__ CT& EntryCount(int row) const {
-    return At<CT>(w_.plan.entries)[3 * w_.plan.down * w_.plan.keys + row];
+    return InShared<CT>(w_.plan.entries)[3 * w_.plan.down * w_.plan.keys + row];
   }
   __device__ Sums Entry(int row, int key) const {
     const int count = w_.plan.down * w_.plan.keys, i = row * Keys() + key;
-    const CT* entries = At<CT>(w_.plan.entries);
+    const CT* entries = InShared<CT>(w_.plan.entries);
     return {EntryCount(row), entries[i], entries[count + i], entries[2 * count + i]};
   }
 
   // f(x, live, lanes) for the batches of a stroke, which are held.
   template <class F>
   __device__ __forceinline__ void ReadStroke(const Stroke& s, int64_t* held, F&& f) const {
-    ForEachBatch<kBatch,
-                 V>(s, false, [&](int64_t at, int64_t stride, int64_t k, int live, Lanes lanes) {
-      CT x[kBatch][V];
-      Load(w_.t.x + at, stride, live, lanes, x);
-      if (w_.plan.held) {
-        Store(HeldVector(At<T>(0), V, *held + k), int64_t{V} * blockDim.x, live, {true, 0, V}, x);
-      }
-      f(x, live, lanes);
-    });
+    ForEachBatch<kBatch, V>(s, false,
+                            [&](int64_t at, int64_t stride, int64_t k, int live, Lanes lanes) {
+                              CT x[kBatch][V];
+                              Load(w_.t.x + at, stride, live, lanes, x);
+                              if (w_.plan.held) {
+                                Store(HeldVector(InShared<T>(0), V, *held + k),
+                                      int64_t{V} * blockDim.x, live, {true, 0, V}, x);
+                              }
+                              f(x, live, lanes);
+                            });
     *held += s.count;
   }
 
@@ -197,7 +190,7 @@ class ForwardBlock {
     const CT error = static_cast<CT>(static_cast<double>(sums.mean) - rounded + sums.rest);
     statistics()[g] = {rounded, error, static_cast<CT>(rstd), 0};
     if (part_.part != 0) return;
-    const int64_t at = part_.n * w_.p.groups + part_.group + g;
+    const int64_t at = Statistic(g);
     if (w_.t.mean != nullptr) w_.t.mean[at] = rounded;
     if (w_.t.rstd != nullptr) w_.t.rstd[at] = static_cast<CT>(rstd);
   }
@@ -211,8 +204,7 @@ class ForwardBlock {
   };
 
   __device__ void CoefficientsOf(int channel, CT* mean, CT* scale, CT* shift) const {
-    const int group_channels = static_cast<int>(w_.plan.group_channels);
-    const Statistics<CT> s = statistics()[part_.groups == 1 ? 0 : channel / group_channels];
+    const Statistics<CT> s = statistics()[GroupOf(channel)];
     const int64_t c = part_.channel + channel;
     *mean = s.mean;
     *scale = s.rstd * static_cast<CT>(w_.p.scale) *
@@ -225,27 +217,28 @@ class ForwardBlock {
                                                   const Coefficients<K>& k) const {
     // The second launch reads backwards, what L2 still has of the first one.
     const bool backwards = w_.stage == Stage::kElements;
-    ForEachBatch<
-        kBatch, V>(s, backwards, [&](int64_t at, int64_t stride, int64_t i, int live, Lanes lanes) {
-      CT z[kBatch][V], side[kBatch][V];
-      if (w_.plan.held) {
-        Load(HeldVector(At<T>(0), V, *held + i), int64_t{V} * blockDim.x, live, {true, 0, V}, z);
-      } else {
-        Load(w_.t.x + at, stride, live, lanes, z);
-      }
-      if (w_.t.side != nullptr) Load(w_.t.side + at, stride, live, lanes, side);
+    ForEachBatch<kBatch, V>(
+        s, backwards, [&](int64_t at, int64_t stride, int64_t i, int live, Lanes lanes) {
+          CT z[kBatch][V], side[kBatch][V];
+          if (w_.plan.held) {
+            Load(HeldVector(InShared<T>(0), V, *held + i), int64_t{V} * blockDim.x, live,
+                 {true, 0, V}, z);
+          } else {
+            Load(w_.t.x + at, stride, live, lanes, z);
+          }
+          if (w_.t.side != nullptr) Load(w_.t.side + at, stride, live, lanes, side);
 #pragma unroll
-      for (int u = 0; u < kBatch; ++u) {
+          for (int u = 0; u < kBatch; ++u) {
 #pragma unroll
-        for (int l = 0; l < V; ++l) {
-          z[u][l] = (z[u][l] - k.mean[l]) * k.scale[l] + k.shift[l];
-          if (w_.t.side != nullptr) z[u][l] += side[u][l];
-        }
-      }
-      Activate(w_.p.activation, z);
-      WithElements<CT>(w_.t.y_type, w_.t.y,
-                       [&](auto* y) { Store(y + at, stride, live, lanes, z); });
-    });
+            for (int l = 0; l < V; ++l) {
+              z[u][l] = (z[u][l] - k.mean[l]) * k.scale[l] + k.shift[l];
+              if (w_.t.side != nullptr) z[u][l] += side[u][l];
+            }
+          }
+          Activate(w_.p.activation, z);
+          WithElements<CT>(w_.t.y_type, w_.t.y,
+                           [&](auto* y) { Store(y + at, stride, live, lanes, z); });
+        });
     *held += s.count;
   }
 
@@ -274,10 +267,6 @@ class ForwardBlock {
           [&](const Stroke& s) { NormalizeStroke(s, &held, k); }, [](int, int) {});
     }
   }
-
-  const ForwardArgs<T>& w_;
-  char* const shared_;
-  Part& part_;
 };
 
 template <typename T>
