@@ -3,10 +3,14 @@
 #define TFGN_TF_KERNEL_H_
 
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/platform/stream_executor.h"
 #include "tensorflow/core/platform/threadpool.h"
 #include "tf/op_util.h"
 #include "tf/threads.h"
+
+#if TFGN_WITH_CUDA
+// TensorFlow 2.19's needs headers of LLVM that its wheel lacks.
+#include "tensorflow/core/platform/stream_executor.h"
+#endif
 
 namespace tfgn {
 
@@ -24,6 +28,7 @@ class Cpu {
   Threads<tensorflow::thread::ThreadPool> threads_;
 };
 
+#if TFGN_WITH_CUDA
 // TensorFlow's stream of a GPU.
 class Gpu {
  public:
@@ -38,6 +43,7 @@ class Gpu {
   CudaQueue queue_;
   absl::Status status_;
 };
+#endif
 
 template <typename Op, typename Device>
 class Kernel : public tensorflow::OpKernel {
