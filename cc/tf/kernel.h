@@ -10,6 +10,11 @@
 #include "tensorflow/core/platform/stream_executor.h"
 #endif
 
+#if TFGN_WITH_CUDA
+// TensorFlow 2.19's needs headers of LLVM that its wheel lacks.
+#include "tensorflow/core/platform/stream_executor.h"
+#endif
+
 namespace tfgn {
 
 // TensorFlow's intra-op threads.

@@ -16,7 +16,7 @@ def collect() -> dict:
         `machine`, `cores` (usable by this process), `gpus` (number), `fused` (whether the fused ops
         are on), `reason` (why not, or `None`), `xla` (whether they compile under
         `jit_compile=True`), `xla_reason` (why not, or `None`), and, `None` where the compiled part
-        cannot be loaded: `built_for` (the TensorFlow version), `cpu_target` and `cuda` (the
+        cannot be loaded: `built_for` (the TensorFlow minors, a list), `cpu_target` and `cuda` (the
         toolkit's version, `""` for a CPU build).
 
     Raises:
@@ -39,7 +39,7 @@ def collect() -> dict:
     return {
         "tensorflow_groupnorm": importlib.metadata.version("tensorflow-groupnorm"),
         "tensorflow": tf.__version__,
-        "built_for": build.get("tensorflow"),
+        "built_for": build.get("tensorflow_minors"),
         "keras": keras.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -69,7 +69,7 @@ def text(environment: dict) -> str:
     facts = {
         "tensorflow-groupnorm": environment["tensorflow_groupnorm"],
         "TensorFlow": environment["tensorflow"],
-        "built for TensorFlow": environment["built_for"] if built else unknown,
+        "built for TensorFlow": ", ".join(environment["built_for"]) or "none" if built else unknown,
         "Keras": environment["keras"],
         "Python": environment["python"],
         "machine": f"{environment['machine']}, {environment['cores']} cores, "

@@ -1,6 +1,8 @@
 """Finds and loads the op library and the library of its XLA kernels.
 
-The one module that knows about shared objects and about which TensorFlow they were built for.
+The one module that knows about shared objects and about which TensorFlow they were built for. They
+lie in a folder for each minor of TensorFlow that this installation serves, with a file that says
+what they are: `tf2.21/_tfgn_ops.so`, `tf2.21/_tfgn_xla.so`, `tf2.21/build.json`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import filecmp
 import functools
 import importlib
 import importlib.resources
+import json
 import os
 import re
 import types
@@ -21,6 +24,7 @@ import tensorflow as tf
 OPS = ("GroupNorm", "GroupNormGrad", "StandardizeWeights", "StandardizeWeightsGrad")
 _OP_LIBRARY = "_tfgn_ops.so"
 _XLA_LIBRARY = "_tfgn_xla.so"
+_OF_MINOR = re.compile(r"tf(\d+\.\d+)")
 
 
 class FusedOpsUnavailableWarning(RuntimeWarning):
@@ -30,18 +34,27 @@ class FusedOpsUnavailableWarning(RuntimeWarning):
     """
 
 
-def build_info() -> dict[str, str | bool]:
+def build_info() -> dict[str, str | bool | list[str]]:
     """Tells what the compiled part of the package was built from.
 
     Returns:
-        A dictionary with the keys `version` (of this package), `tensorflow` (the version built
-        against), `compiler`, `highway`, `cuda` (the toolkit's version, `""` for a CPU build) and
-        `xla` (whether there are kernels for `jit_compile=True`).
+        A dictionary with the keys `version` (of this package), `tensorflow_minors` (what there are
+        libraries for, oldest first, e.g. `["2.20", "2.21"]`), `tensorflow` (the version that the
+        libraries for the installed minor were built against, `""` if there are none), `compiler`,
+        `highway`, `cuda` (the toolkit's version, `""` for a CPU build) and `xla` (whether the
+        libraries for the installed minor have kernels for `jit_compile=True`).
 
     Raises:
         ImportError: if the compiled module is missing or cannot be loaded.
     """
-    return _native().build_info()
+    build = _native().build_info()
+    minors = _minors()
+    libraries = _build_of(_installed_minor()) if _installed_minor() in minors else {}
+    return build | {
+        "tensorflow_minors": minors,
+        "tensorflow": libraries.get("tensorflow", ""),
+        "xla": libraries.get("xla", False),
+    }
 
 
 def cpu_target() -> str:
@@ -124,14 +137,25 @@ def _warn(error: ImportError, consequence: str):
 
 def _load_ops_or_raise() -> types.ModuleType:
     info = build_info()
-    built_for = ".".join(info["tensorflow"].split(".")[:2])
+    minors, installed = info["tensorflow_minors"], _installed_minor()
+    if not minors:
+        raise ImportError(
+            f"The op library of tensorflow-groupnorm is missing: {_package()} has no folder such "
+            f"as tf{installed}. Reinstall the package."
+        )
     # The C++ interface changes with every minor: a library for another one fails in dlopen with
     # an undefined symbol at best.
-    if tf.__version__.split(".")[:2] != built_for.split("."):
+    if installed not in minors:
         raise ImportError(
-            f"tensorflow-groupnorm {info['version']} was built for TensorFlow {built_for}, but "
-            f"TensorFlow {tf.__version__} is installed. Install the matching one with "
-            f'`pip install "tensorflow=={built_for}.*"`.'
+            f"tensorflow-groupnorm {info['version']} was built for TensorFlow "
+            f"{' and '.join(', '.join(minors).rsplit(', ', 1))}, but TensorFlow {tf.__version__} "
+            f"is installed. Install {'the' if len(minors) == 1 else 'a'} matching one with "
+            f'`pip install "tensorflow=={minors[-1]}.*"`.'
+        )
+    if (version := _build_of(installed)["version"]) != info["version"]:
+        raise ImportError(
+            f"The libraries for TensorFlow {installed} in {_package()} are of tensorflow-groupnorm "
+            f"{version}, but its compiled module is of {info['version']}. Reinstall the package."
         )
     library = _find(_OP_LIBRARY, "The op library")
     registered = [name for name in OPS if _is_registered(name)]
@@ -164,8 +188,37 @@ def _load_xla_or_raise():
         tf.load_library(os.fspath(library))
 
 
+def _package() -> Path:
+    """The folder of this package; in an editable install, those of its sources and its build."""
+    return importlib.resources.files(__package__)
+
+
+def _installed_minor() -> str:
+    return ".".join(tf.__version__.split(".")[:2])
+
+
+def _minors() -> list[str]:
+    """The minors of TensorFlow that this installation has libraries for, oldest first."""
+    matches = [_OF_MINOR.fullmatch(folder.name) for folder in _package().iterdir()]
+    minors = [match.group(1) for match in matches if match]
+    return sorted(minors, key=lambda minor: [int(number) for number in minor.split(".")])
+
+
+def _build_of(minor: str) -> dict:
+    """What the libraries for a minor were built from."""
+    file = _package() / f"tf{minor}" / "build.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ImportError(
+            f"What the libraries of tensorflow-groupnorm for TensorFlow {minor} are cannot be read "
+            f"from {file}: {error}. Reinstall the package."
+        ) from error
+
+
 def _find(name: str, what: str) -> Path:
-    library = importlib.resources.files(__package__) / name
+    """The library of that name for the installed TensorFlow."""
+    library = _package() / f"tf{_installed_minor()}" / name
     if not library.is_file():
         raise ImportError(
             f"{what} of tensorflow-groupnorm is missing: {library}. Reinstall the package."
