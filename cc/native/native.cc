@@ -14,7 +14,7 @@ namespace {
 py::dict BuildInfo() {
   using namespace py::literals;
   return py::dict("version"_a = TFGN_VERSION, "compiler"_a = "gcc " __VERSION__,
-                  "highway"_a = tfgn::HighwayVersion(), "cuda"_a = TFGN_CUDA);
+                  "highway"_a = tfgn::HighwayVersion());
 }
 
 }  // namespace

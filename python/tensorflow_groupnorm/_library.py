@@ -41,8 +41,8 @@ def build_info() -> dict[str, str | bool | list[str]]:
         A dictionary with the keys `version` (of this package), `tensorflow_minors` (what there are
         libraries for, oldest first, e.g. `["2.20", "2.21"]`), `tensorflow` (the version that the
         libraries for the installed minor were built against, `""` if there are none), `compiler`,
-        `highway`, `cuda` (the toolkit's version, `""` for a CPU build) and `xla` (whether the
-        libraries for the installed minor have kernels for `jit_compile=True`).
+        `highway`, and of these libraries `cuda` (the version of the toolkit, `""` if they have
+        kernels for CPUs only) and `xla` (whether they have kernels for `jit_compile=True`).
 
     Raises:
         ImportError: if the compiled module is missing or cannot be loaded.
@@ -53,6 +53,7 @@ def build_info() -> dict[str, str | bool | list[str]]:
     return build | {
         "tensorflow_minors": minors,
         "tensorflow": libraries.get("tensorflow", ""),
+        "cuda": libraries.get("cuda", ""),
         "xla": libraries.get("xla", False),
     }
 
