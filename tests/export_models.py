@@ -2,16 +2,11 @@
 
 import keras
 import numpy as np
-import small_resnet
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from keras.src.export.export_utils import get_input_signature
 
 layers = tfgn.layers
-
-
-def functional():
-    return small_resnet.build()
 
 
 def sequential():
@@ -82,17 +77,6 @@ def three_dimensional():
 def without_standardization():
     inputs = keras.Input((None, None, 4))
     return keras.Model(inputs, layers.GroupNormalization(2, activation="relu")(inputs))
-
-
-MODELS = [
-    functional,
-    sequential,
-    nested_and_shared,
-    subclassed,
-    channels_first,
-    three_dimensional,
-    without_standardization,
-]
 
 
 def built(build, policy="float32"):

@@ -11,7 +11,8 @@ import argparse
 import importlib.metadata
 import sys
 
-from . import bench, export, info, study
+from .. import _plugin
+from . import bench, export, info, install_plugin, study
 from ._common import EXIT_INTERRUPTED, Parser, fail
 
 
@@ -30,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     args = parser.parse_args(argv)
+    plugin = _plugin.installed()
+    if plugin and plugin.problem() and args.command is not install_plugin.run:
+        return fail(plugin.problem())
     try:
         return args.command(args)
     except ImportError as error:
@@ -46,6 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("tensorflow-groupnorm")
     parser.add_argument("--version", action="version", version=f"tensorflow-groupnorm {version}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, info, bench, export):
+    for command in (study, info, bench, export, install_plugin):
         command.add(commands)
     return parser
