@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         print("trying the op library in TensorFlow", flush=True)
         plugin = _plugin.install()
-    except _plugin.PluginError as error:
+    except (_plugin.PluginError, OSError) as error:
         return fail(str(error))
     print(f"TensorFlow {plugin.tensorflow} loads {plugin.path} at every import")
     print("remove it before you upgrade TensorFlow: tfgn install-plugin --remove")
