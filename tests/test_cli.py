@@ -23,10 +23,12 @@ SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--help"], ["study", "info", "bench"]),
+        (["--help"], ["study", "info", "bench", "export", "install-plugin"]),
         (["study", "--help"], ["--norms", "--group-size", "default: 1,2,4,16,64", "gn+ws  group"]),
         (["info", "--help"], ["--json", "the CPU target in use"]),
         (["bench", "--help"], ["--shapes", "2x56x56x64", "--repeats"]),
+        (["export", "--help"], ["--portable", "saved_model, tflite, onnx", "--overwrite"]),
+        (["install-plugin", "--help"], ["--remove", "site-packages/tensorflow-plugins"]),
         (["--version"], ["tensorflow-groupnorm 0."]),
     ],
 )

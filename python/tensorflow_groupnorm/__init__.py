@@ -11,22 +11,28 @@
 - `stock`: the same two functions in stock TensorFlow ops, for export and where the op library
   could not be loaded.
 - `raw_ops`: the ops as they are registered, as `tf.raw_ops`.
+- `export`: writes a model for serving, with or without the custom ops.
+- `plugin_path`: the op library, for programs that load it themselves.
 - `build_info`: what the compiled part was built from.
 """
 
 from importlib.metadata import version
 
 from . import layers, stock
-from ._library import FusedOpsUnavailableWarning, build_info
+from ._export import ExportError, export
+from ._library import FusedOpsUnavailableWarning, build_info, plugin_path
 from .ops import group_norm, raw_ops, standardize_weights
 
 __version__ = version("tensorflow-groupnorm")
 
 __all__ = [
+    "ExportError",
     "FusedOpsUnavailableWarning",
     "build_info",
+    "export",
     "group_norm",
     "layers",
+    "plugin_path",
     "raw_ops",
     "standardize_weights",
     "stock",

@@ -15,7 +15,8 @@ def collect() -> dict:
         A dictionary for JSON: `tensorflow_groupnorm`, `tensorflow`, `keras`, `python` (versions),
         `machine`, `cores` (usable by this process), `gpus` (number), `fused` (whether the fused ops
         are on), `reason` (why not, or `None`), `xla` (whether they compile under
-        `jit_compile=True`), `xla_reason` (why not, or `None`), and, `None` where the compiled part
+        `jit_compile=True`), `xla_reason` (why not, or `None`), `plugin` (the copy of the op library
+        that TensorFlow loads by itself, or `None`), and, `None` where the compiled part
         cannot be loaded: `built_for` (the TensorFlow minors, a list), `cpu_target` and `cuda` (the
         toolkit's version, `""` for a CPU build).
 
@@ -26,7 +27,7 @@ def collect() -> dict:
     import keras
     import tensorflow as tf
 
-    from . import _library
+    from . import _library, _plugin
 
     with warnings.catch_warnings():
         # The reason is part of the answer.
@@ -36,6 +37,7 @@ def collect() -> dict:
         build, cpu_target = _library.build_info(), _library.cpu_target()
     except ImportError:
         build, cpu_target = {}, None
+    plugin = _plugin.installed()
     return {
         "tensorflow_groupnorm": importlib.metadata.version("tensorflow-groupnorm"),
         "tensorflow": tf.__version__,
@@ -51,6 +53,7 @@ def collect() -> dict:
         "reason": reason,
         "xla": xla_reason is None,
         "xla_reason": xla_reason,
+        "plugin": None if plugin is None else os.fspath(plugin.path),
     }
 
 
@@ -76,6 +79,7 @@ def text(environment: dict) -> str:
         f"{environment['gpus']} GPUs",
         "CPU target": environment["cpu_target"] if built else unknown,
         "CUDA": cuda if built else unknown,
+        "TensorFlow plugin": environment["plugin"] or "not installed",
         "XLA (jit_compile=True)": _on_or_off(environment["xla_reason"])
         if environment["fused"]
         else "of stock ops only",

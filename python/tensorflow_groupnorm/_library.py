@@ -83,6 +83,25 @@ def load() -> types.ModuleType | None:
     return module
 
 
+def plugin_path() -> str:
+    """Finds the op library, for programs that load it themselves.
+
+    For `tf.load_op_library` (which brings the ops without their gradients: `import
+    tensorflow_groupnorm` has both), `TF_LoadLibrary` of TensorFlow's C API, `dlopen`, and
+    `LD_PRELOAD` into a program that is not Python.
+
+    Returns:
+        The path of the shared object. It goes with the installed TensorFlow, and needs no other
+        library of its own.
+
+    Raises:
+        ImportError: if the library is missing or is not for the running TensorFlow.
+    """
+    if load_error() is not None:
+        raise ImportError(load_error())
+    return os.fspath(_find(_OP_LIBRARY, "The op library"))
+
+
 def load_error() -> str | None:
     """Tells why `load()` returns None; None if it does not."""
     return _load_ops()[1]
@@ -170,7 +189,8 @@ def _load_ops_or_raise() -> types.ModuleType:
             f"Another library in this process{f' ({places[0]})' if places else ''} has registered "
             f"the op {' and the op '.join(registered)} already. With {library} loaded too, "
             "TensorFlow would fail at the first call with `Multiple OpKernel registrations match "
-            "NodeDef`. Do not load the other library: `import tensorflow_groupnorm` loads the ops."
+            "NodeDef`. Do not load the other library: `import tensorflow_groupnorm` loads the ops. "
+            "A plugin of TensorFlow is replaced with `tfgn install-plugin`."
         )
     return module
 

@@ -2,9 +2,10 @@
 
 import math
 
+import keras
 import tensorflow as tf
 
-from . import _library, stock
+from . import _library, _tracing, stock
 from .variants import resolve
 
 _OPS = _library.load()
@@ -82,7 +83,7 @@ def group_norm(
     Reference:
         [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494).
     """
-    if _OPS is None:
+    if _use_stock():
         return stock.group_norm(
             x,
             gamma,
@@ -143,7 +144,13 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
         [Qiao et al., 2019, Micro-Batch Training with Batch-Channel Normalization and Weight
         Standardization](https://arxiv.org/abs/1903.10520).
     """
-    if _OPS is None:
+    if _are_variables(w, gain):
+        return _tracing.folded(lambda: _standardize_weights(w, gain, variant, epsilon, axis, dtype))
+    return _standardize_weights(w, gain, variant, epsilon, axis, dtype)
+
+
+def _standardize_weights(w, gain, variant, epsilon, axis, dtype):
+    if _use_stock():
         return stock.standardize_weights(
             w, gain, variant=variant, epsilon=epsilon, axis=axis, dtype=dtype
         )
@@ -157,6 +164,14 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
         axis=axis,
         **attrs,
     ).w_hat
+
+
+def _use_stock():
+    return _OPS is None or _tracing.stock_ops()
+
+
+def _are_variables(*values):
+    return all(v is None or isinstance(v, (tf.Variable, keras.Variable)) for v in values)
 
 
 def _parameter_dtype(x):

@@ -1,11 +1,13 @@
 """Finds the kernels of a layer and standardizes them."""
 
+import functools
 import math
 
 import keras
 import tensorflow as tf
 from keras.src.backend import AutocastScope
 
+from .. import _tracing
 from .. import ops as fused
 from ..variants import check_variant
 from ._common import on_tensorflow
@@ -117,21 +119,25 @@ class KernelStandardization:
         refuse_quantization(layer, layer.quantization_mode)
         replacements = []
         for name, kept in axes.items():
-            with AutocastScope(None):
-                kernel = variable = getattr(layer, name)
-                if getattr(layer, "lora_enabled", False):
-                    variable = layer._kernel
-                    no_delta = tf.zeros_like(layer.lora_kernel_b.value)
-                    replacements.append((layer.lora_kernel_b, no_delta))
-                kernel = tf.convert_to_tensor(kernel)
-            tensor = fused.standardize_weights(
-                kernel,
-                getattr(self, _gain_name(name)),
-                variant=self.variant,
-                epsilon=self.epsilon,
-                axis=kept,
-                # A layer in `call` has its autocasting on, a wrapped one is yet to be called.
-                dtype=variable.dtype if layer is self else layer.compute_dtype,
-            )
-            replacements.append((variable, tensor))
+            lora = getattr(layer, "lora_enabled", False)
+            variable = layer._kernel if lora else getattr(layer, name)
+            if lora:
+                no_delta = tf.zeros(layer.lora_kernel_b.shape, layer.lora_kernel_b.dtype)
+                replacements.append((layer.lora_kernel_b, no_delta))
+            # A layer in `call` has its autocasting on, a wrapped one is yet to be called.
+            dtype = variable.dtype if layer is self else layer.compute_dtype
+            standardize = functools.partial(self._standardize, layer, name, kept, dtype)
+            replacements.append((variable, _tracing.folded(standardize)))
         return replacements
+
+    def _standardize(self, layer, name, kept, dtype):
+        with AutocastScope(None):
+            kernel = tf.convert_to_tensor(getattr(layer, name))
+        return fused.standardize_weights(
+            kernel,
+            getattr(self, _gain_name(name)),
+            variant=self.variant,
+            epsilon=self.epsilon,
+            axis=kept,
+            dtype=None if kernel.dtype == tf.float64 else dtype,
+        )

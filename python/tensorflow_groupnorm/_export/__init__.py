@@ -1,0 +1,6 @@
+"""Models for serving: standardized kernels as constants, and if wished no custom op at all."""
+
+from ._errors import ExportError
+from ._export import FORMATS, Exported, export
+
+__all__ = ["FORMATS", "ExportError", "Exported", "export"]

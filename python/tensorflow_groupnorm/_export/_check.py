@@ -1,0 +1,127 @@
+"""Compares what was written with the model it was made of, on a batch."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ._errors import ExportError, first_line
+
+# Largest differences, relative to the largest magnitude of an output. The order of float32 sums
+# differs between runtimes; the op holds epsilon as a float32 also for float64; a layer in half
+# precision rounds to 11 or 8 bits, and what follows it amplifies that.
+_TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+
+_BATCH = 2
+_UNKNOWN_SIZE = 64
+
+
+def default_tolerance(dtype: str) -> float:
+    """Returns the largest relative difference to allow for a model that computes in `dtype`."""
+    return _TOLERANCES[dtype]
+
+
+def as_batch(signature, example=None):
+    """Returns a batch to check on: an example, or two random samples.
+
+    Args:
+        signature: of `named_signature`.
+        example: a structure of arrays like the model's input, a tuple of them for several
+            positional arguments, or None. Random floats are of the standard normal distribution,
+            integers 0 or 1, valid as indices of almost anything; unknown sizes are 64.
+
+    Returns:
+        A list of structures of tensors, one per positional argument.
+
+    Raises:
+        ExportError: if the example does not fit the signature, or is needed and missing.
+    """
+    if example is None:
+        generator = np.random.default_rng(0)
+        return keras.tree.map_structure(lambda spec: _random(spec, generator), signature)
+    example = list(example) if isinstance(example, tuple) else [example]
+    try:
+        return keras.tree.map_structure(
+            lambda spec, value: tf.ensure_shape(
+                tf.convert_to_tensor(value, spec.dtype), spec.shape
+            ),
+            signature,
+            example,
+        )
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        raise ExportError(
+            f"The example does not fit the model's input {signature}: {first_line(error)}"
+        ) from error
+
+
+def _random(spec, generator):
+    if spec.shape.rank is None or spec.dtype == tf.string:
+        raise ExportError(
+            f"No random batch can be made for an input of shape {spec.shape} and dtype "
+            f"{spec.dtype.name}: give example, a batch to check the export on."
+        )
+    shape = [_UNKNOWN_SIZE if size is None else size for size in spec.shape]
+    if shape and spec.shape[0] is None:
+        shape[0] = _BATCH
+    if spec.dtype.is_floating:
+        return tf.constant(generator.standard_normal(shape), spec.dtype)
+    return tf.cast(generator.integers(0, 2, shape), spec.dtype)
+
+
+def by_name(signature, batch) -> dict[str, tf.Tensor]:
+    """Returns the tensors of a batch by the names in its signature."""
+    names = [spec.name for spec in keras.tree.flatten(signature)]
+    return dict(zip(names, keras.tree.flatten(batch), strict=True))
+
+
+def run_model(model, batch) -> dict:
+    """Returns the model's own outputs by the names that a signature gives them.
+
+    Raises:
+        ExportError: if it does not take the batch.
+    """
+    try:
+        # In a graph, as the export: eagerly TensorFlow has fewer kernels for channels_first.
+        function = tf.function(lambda: model(*batch, training=False)).get_concrete_function()
+        outputs = function()
+    except Exception as error:
+        raise ExportError(
+            f"The model {model.name} does not run on the batch to check the export on (another "
+            f"can be given as example): {first_line(error)}"
+        ) from error
+    if isinstance(outputs, dict):
+        return outputs
+    return {f"output_{i}": tensor for i, tensor in enumerate(keras.tree.flatten(outputs))}
+
+
+def largest_difference(expected: dict, actual: dict) -> float:
+    """Returns the largest difference, relative to the largest magnitude of its output.
+
+    Infinite where names, shapes or what is finite differ, or what has no magnitude does.
+    """
+    if expected.keys() != actual.keys():
+        return math.inf
+    return max((_difference(_array(expected[k]), _array(actual[k])) for k in expected), default=0.0)
+
+
+def _array(tensor):
+    return np.asarray(tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor)
+
+
+def _difference(expected, actual):
+    if expected.shape != actual.shape:
+        return math.inf
+    if expected.dtype.kind not in "fiu":
+        return 0.0 if np.array_equal(expected, actual) else math.inf
+    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+    finite = np.isfinite(expected)
+    if not (
+        np.isfinite(actual[finite]).all()
+        and np.array_equal(expected[~finite], actual[~finite], equal_nan=True)
+    ):
+        return math.inf
+    difference = np.abs(expected[finite] - actual[finite]).max(initial=0.0)
+    return float(difference / (np.abs(expected[finite]).max(initial=0.0) or 1.0))

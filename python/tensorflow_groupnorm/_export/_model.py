@@ -1,0 +1,89 @@
+"""What is exported of a Keras model: its call at inference, and the shapes of its inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+
+import keras
+import tensorflow as tf
+from keras.src.export.export_utils import get_input_signature, make_tf_tensor_spec
+
+from ._errors import ExportError, first_line
+
+# Bits of the significand.
+_PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+
+
+def named_signature(model, given=None):
+    """Returns the inputs that a model takes, of any batch size.
+
+    Args:
+        model: a built `keras.Model`.
+        given: a structure of `keras.InputSpec` or `tf.TensorSpec`, one per positional argument, in
+            place of what the model tells, or None.
+
+    Returns:
+        A list of structures of `tf.TensorSpec`, one per positional argument. Each spec has a name
+        of its own, under which servers find the input.
+
+    Raises:
+        TypeError: if `model` is no Keras model.
+        ExportError: if the model does not know its inputs yet.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
+    if given is None:
+        try:
+            given = get_input_signature(model)
+        except ValueError as error:
+            raise ExportError(
+                f"The model {model.name} does not know the shapes of its inputs: call it once on a "
+                f"batch, or give input_signature. Keras says: {first_line(error)}"
+            ) from error
+    position, names = itertools.count(), set()
+
+    def named(spec):
+        spec = make_tf_tensor_spec(spec)
+        name = re.sub(r"\W", "_", spec.name or f"args_{next(position)}", flags=re.ASCII)
+        while name in names:
+            name += "_"
+        names.add(name)
+        return tf.TensorSpec(spec.shape, spec.dtype, name)
+
+    return [keras.tree.map_structure(named, spec) for spec in given]
+
+
+class _Float32(keras.DTypePolicy):
+    """Computes in float32, from variables of any dtype."""
+
+    def __init__(self, variable_dtype):
+        super().__init__("float32")
+        self._variable_dtype = variable_dtype
+
+
+@contextlib.contextmanager
+def computing_in_float32(model):
+    """Lets all layers compute in float32, for the time of a `with` block.
+
+    TFLite and ONNX Runtime have no convolutions in bfloat16 or float64.
+    """
+    others = [
+        (layer, layer._dtype_policy)
+        for layer in model._flatten_layers()
+        if layer.compute_dtype in _PRECISION and layer.compute_dtype != "float32"
+    ]
+    try:
+        for layer, policy in others:
+            layer._dtype_policy = _Float32(policy.variable_dtype)
+        yield
+    finally:
+        for layer, policy in others:
+            layer._dtype_policy = policy
+
+
+def compute_dtype(model) -> str:
+    """Returns the least precise floating-point dtype that a layer of the model computes in."""
+    dtypes = {layer.compute_dtype for layer in model._flatten_layers()} & _PRECISION.keys()
+    return min(dtypes, key=_PRECISION.get, default="float32")

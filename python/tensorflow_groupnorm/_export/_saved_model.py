@@ -1,0 +1,108 @@
+"""Writes a model as a SavedModel, and reads and runs one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from .. import _library, _tracing
+from ._errors import ExportError
+
+#: Beside the model, in the folder that SavedModel sets aside for files of others.
+REQUIREMENTS = Path("assets.extra", "tensorflow_groupnorm.json")
+
+# A protocol buffer, as which TensorFlow stores a graph, ends at 2 GiB; half is for all the rest.
+_LARGEST_CONSTANTS = 1 << 30
+
+
+def write(model, signature, path: Path, *, stock: bool):
+    """Writes the model's call at inference, with standardized kernels as constants.
+
+    Args:
+        model: a `keras.Model`; it is not changed.
+        signature: of `named_signature`.
+        path: a folder that does not exist yet.
+        stock: whether to use stock ops in place of the fused ones.
+
+    Raises:
+        ExportError: if the constants do not fit into a graph.
+    """
+    archive = keras.export.ExportArchive()
+    # Makes lookup tables of the model part of it, but no variable that the call does not read.
+    tables = tf.Module()
+    tables.model = model
+    archive.track(tables)
+
+    def serve(*args):
+        return model(*args, training=False)
+
+    with _tracing.InferenceTrace(stock).active() as trace:
+        function = archive.add_endpoint("serve", serve, signature)
+        function.get_concrete_function()
+        if trace.folded_bytes > _LARGEST_CONSTANTS:
+            raise ExportError(
+                f"The standardized kernels of {model.name} are {trace.folded_bytes / 2**30:.1f} "
+                "GiB of constants, and TensorFlow stores no graph of 2 GiB: use model.export(), "
+                "which keeps the StandardizeWeights ops."
+            )
+        archive.write_out(os.fspath(path), verbose=False)
+    _write_requirements(path, stock)
+
+
+def run(path: Path, inputs: dict) -> dict:
+    """Runs the signature `serving_default` of a SavedModel.
+
+    Args:
+        path: its folder.
+        inputs: a dict from the names of its inputs to tensors.
+
+    Returns:
+        A dict from the names of its outputs to tensors.
+    """
+    loaded = tf.saved_model.load(os.fspath(path))
+    return loaded.signatures["serving_default"](**inputs)
+
+
+def ops(path: Path) -> set[str]:
+    """Returns the kinds of all ops of a SavedModel, those in its functions included."""
+    saved_model = saved_model_pb2.SavedModel()
+    saved_model.ParseFromString((path / "saved_model.pb").read_bytes())
+    graphs = [meta_graph.graph_def for meta_graph in saved_model.meta_graphs]
+    functions = [function for graph in graphs for function in graph.library.function]
+    called = {function.signature.name for function in functions}
+    kinds = {node.op for graph in graphs for node in graph.node}
+    kinds |= {node.op for function in functions for node in function.node_def}
+    return kinds - called
+
+
+def custom_ops(kinds: set[str]) -> list[str]:
+    """Returns those kinds of ops that TensorFlow itself does not have, in order."""
+    return sorted(kind for kind in kinds if not hasattr(tf.raw_ops, kind))
+
+
+def _write_requirements(path: Path, stock: bool):
+    kinds = custom_ops(ops(path))
+    version = importlib.metadata.version("tensorflow-groupnorm")
+    ours = [kind for kind in kinds if kind in _library.OPS]
+    requirements = {
+        "written_by": {
+            "tensorflow-groupnorm": version,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+        "portable": stock,
+        "custom_ops": kinds,
+        "requires": {
+            "tensorflow": f">={'.'.join(tf.__version__.split('.')[:2])}",
+            **({"tensorflow-groupnorm": f">={version}"} if ours else {}),
+        },
+    }
+    file = path / REQUIREMENTS
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(requirements, indent=1) + "\n")

@@ -1,0 +1,99 @@
+"""`tfgn export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ._common import fail
+
+#: As `tensorflow_groupnorm.export` has them.
+FORMATS = ("saved_model", "tflite", "onnx")
+
+
+def add(commands):
+    """Makes `tfgn export` known to the parser's `commands`."""
+    parser = commands.add_parser(
+        "export",
+        help="write a saved model for serving",
+        description="Writes a Keras model for serving, with its standardized kernels as constants, "
+        "and checks it against the model on a batch of random numbers.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .keras file")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder or file to write")
+    parser.add_argument(
+        "--portable",
+        action="store_true",
+        help="stock ops in place of the fused ones: runs without this package",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)}; the last two need --portable (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="DIFFERENCE",
+        help="largest difference from the model to accept, relative to the largest output "
+        "(default: 1e-4; float64: 1e-6, float16: 1e-2, bfloat16: 5e-2)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
+    parser.set_defaults(command=lambda args: _run(args, parser))
+
+
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if not args.model.is_file():
+        parser.error(f"argument MODEL: there is no file {args.model}")
+    if args.format != "saved_model" and not args.portable:
+        parser.error(
+            f"argument --format: {args.format} needs --portable, as what runs such a file has no "
+            "fused ops"
+        )
+    if args.out.exists() and not args.overwrite:
+        parser.error(f"argument OUT: {args.out} exists already; --overwrite replaces it")
+    if args.tolerance is not None and not args.tolerance >= 0:
+        parser.error(f"argument --tolerance: expected a number >= 0, received {args.tolerance}")
+
+    import keras
+
+    from .. import layers  # noqa: F401 Registers the layers for loading.
+    from .._export import ExportError, export
+
+    print(f"loading {args.model}", flush=True)
+    try:
+        model = keras.saving.load_model(args.model, compile=False)
+    except (TypeError, ValueError, OSError) as error:
+        from .._export._errors import first_line
+
+        return fail(
+            f"{args.model} does not load: {first_line(error)} (a model with layers of your own is "
+            "exported from Python, with tensorflow_groupnorm.export)"
+        )
+    print(f"exporting to {args.format}", flush=True)
+    try:
+        exported = export(
+            model,
+            args.out,
+            portable=args.portable,
+            format=args.format,
+            tolerance=args.tolerance,
+            overwrite=args.overwrite,
+        )
+    except (ExportError, FileExistsError) as error:
+        return fail(str(error))
+    print(_summary(exported))
+    return 0
+
+
+def _summary(exported) -> str:
+    needs = ", ".join(exported.custom_ops)
+    checked = "not checked"
+    if exported.difference is not None:
+        checked = f"largest difference from the model on a random batch: {exported.difference:.1e}"
+    return (
+        f"wrote {exported.path}\n"
+        f"custom ops: {f'{needs} (needs tensorflow-groupnorm)' if needs else 'none'}\n{checked}"
+    )

@@ -1,0 +1,120 @@
+"""Portable models in the runtimes of TFLite and ONNX, which know no custom op."""
+
+import itertools
+import sys
+import warnings
+
+import export_models
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import small_resnet
+import tensorflow as tf
+import tensorflow_groupnorm as tfgn
+
+# Both compute in float32 whatever the policy; the order of sums differs.
+TOLERANCE = 1e-5
+
+
+def float32_twin(model, build):
+    """The same model built in float32, with the weights of another policy."""
+    twin = export_models.built(build)
+    for ours, theirs in zip(twin.weights, model.weights, strict=True):
+        ours.assign(tf.cast(theirs.value, tf.float32))
+    return twin
+
+
+def check(model, actual, inputs):
+    """Compares outputs by name with those of a model that computes in float32."""
+    expected = tf.function(lambda: model(*inputs))()
+    if not isinstance(expected, dict):
+        expected = {f"output_{i}": y for i, y in enumerate(tf.nest.flatten(expected))}
+    assert actual.keys() == expected.keys()
+    for name, y in expected.items():
+        assert actual[name].shape == y.shape
+        difference = np.abs(actual[name] - y.numpy()).max()
+        assert difference < TOLERANCE * np.abs(y).max()
+
+
+def named(inputs, names):
+    """Tensors of one structure per argument by names that sort like them."""
+    return dict(zip(sorted(names), map(np.asarray, tf.nest.flatten(inputs)), strict=True))
+
+
+def run_tflite(path, inputs):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
+        interpreter = tf.lite.Interpreter(str(path))
+    runner = interpreter.get_signature_runner("serving_default")
+    kinds = {details["op_name"] for details in interpreter._get_ops_details()}
+    assert not any(kind.startswith("Flex") for kind in kinds), kinds
+    return runner(**named(inputs, runner.get_input_details()))
+
+
+def run_onnx(path, inputs):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
+    feed = named(inputs, [argument.name for argument in session.get_inputs()])
+    return dict(zip(outputs, session.run(outputs, feed), strict=True))
+
+
+RUN = {"tflite": run_tflite, "onnx": run_onnx}
+
+
+@pytest.mark.parametrize(
+    ("build", "format"),
+    [
+        *itertools.product(
+            [
+                export_models.sequential,
+                export_models.nested_and_shared,
+                export_models.subclassed,
+                export_models.without_standardization,
+            ],
+            ["tflite", "onnx"],
+        ),
+        (export_models.three_dimensional, "tflite"),
+        (export_models.channels_first, "onnx"),
+    ],
+)
+def test_file_computes_what_the_model_does(build, format, tmp_path):
+    model = export_models.built(build)
+    exported = tfgn.export(model, tmp_path / f"model.{format}", True, format)
+    assert exported.path.is_file() and list(tmp_path.iterdir()) == [exported.path]
+    # Another batch than at the export: its size and unknown axes are free.
+    inputs = export_models.batch(model, 5)
+    check(model, RUN[format](exported.path, inputs), inputs)
+
+
+@pytest.mark.parametrize(
+    ("policy", "format"),
+    [
+        ("mixed_bfloat16", "tflite"),
+        ("mixed_bfloat16", "onnx"),
+        ("bfloat16", "tflite"),
+        ("float64", "onnx"),
+    ],
+)
+def test_any_policy_becomes_float32(policy, format, tmp_path):
+    model = export_models.built(small_resnet.build, policy)
+    path = tfgn.export(model, tmp_path / "model", True, format).path
+    inputs = [tf.constant(small_resnet.IMAGES[:3])]
+    check(float32_twin(model, small_resnet.build), RUN[format](path, inputs), inputs)
+    assert {layer.compute_dtype for layer in model.layers} >= {policy.removeprefix("mixed_")}
+
+
+@pytest.mark.parametrize("format", ["tflite", "onnx"])
+def test_op_that_the_format_lacks_is_named(format, tmp_path):
+    inputs = keras.Input((4,))
+    x = tfgn.layers.GroupNormalization(2)(inputs)
+    model = keras.Model(inputs, keras.layers.Lambda(tf.math.erfinv, output_shape=(4,))(x))
+    with pytest.raises(tfgn.ExportError, match="Erfinv"):
+        tfgn.export(model, tmp_path / "model", True, format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_converter_is_named_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(ImportError, match=r"needs tf2onnx: pip install 'tensorflow-groupnorm\[ex"):
+        tfgn.export(small_resnet.build(), tmp_path / "model.onnx", True, "onnx")
