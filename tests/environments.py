@@ -31,11 +31,8 @@ def create(name, wheel, *requirements):
 
 def processes(pid):
     """Returns a process and all its descendants, as numbers."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # The name, in brackets, may hold anything; the state and the parent follow it.
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    everyone = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    parents = {child: int(status[1]) for child in everyone if (status := _status(child))}
     tree = [pid]
     for member in tree:
         tree += [child for child, parent in parents.items() if parent == member]
@@ -74,18 +71,27 @@ def running(command, log, **options):
     finally:
         tree = processes(process.pid) if process.poll() is None else []
         for how, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, 20)):
-            if not (tree := _alive(tree)):
+            if not (tree := alive(tree)):
                 break
             # The first is asked; what it leaves behind is not.
             for pid in tree[:1] if how == signal.SIGTERM else tree:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, how)
             deadline = time.monotonic() + seconds
-            while time.monotonic() < deadline and _alive(tree):
+            while time.monotonic() < deadline and alive(tree):
                 process.poll()
                 time.sleep(0.1)
         process.wait(20)
 
 
-def _alive(pids):
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+def alive(pids):
+    """Returns those of the processes that have not ended; one that nobody asks about has."""
+    return [pid for pid in pids if _status(pid)[:1] not in ([], ["Z"])]
+
+
+def _status(pid):
+    """Returns the state and the parent of a process, nothing where there is none."""
+    with contextlib.suppress(OSError):
+        # The name before them, in brackets, may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    return []
