@@ -29,6 +29,16 @@ def create(name, wheel, *requirements):
     return python
 
 
+def ray(wheel):
+    """Makes the environment of the tests of Ray Serve and Ray Train."""
+    return create("ray", wheel, "ray[serve,train]==2.60.*")
+
+
+def mlserver(wheel):
+    """Makes the environment of the tests of MLServer."""
+    return create("mlserver", wheel, "mlserver==1.7.1")
+
+
 def processes(pid):
     """Returns a process and all its descendants, as numbers."""
     everyone = [int(path.name) for path in Path("/proc").glob("[0-9]*")]

@@ -182,7 +182,7 @@ def test_dtensor_takes_the_stock_ops(run_to_the_end):
 
 @pytest.mark.servers
 def test_ray_train_on_two_workers(wheel, losses_of_one_process, tmp_path):
-    python = environments.create("ray", wheel, "ray[serve,train]==2.60.*")
+    python = environments.ray(wheel)
     log = tmp_path / "log"
     command = [python, EXAMPLES / "ray_train.py", "--workers", "2", "--epochs", "3"]
     variables = os.environ | {"PYTHONPATH": str(EXAMPLES)}

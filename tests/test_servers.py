@@ -30,7 +30,7 @@ REQUESTS = 2000
 
 
 class MLServer:
-    requirements = ("mlserver==1.7.1",)
+    environment = staticmethod(environments.mlserver)
     path = "/v2/models/groupnorm/infer"
     ready = "/v2/models/groupnorm/ready"
     malformed = (
@@ -64,7 +64,7 @@ class MLServer:
 
 
 class RayServe:
-    requirements = ("ray[serve]==2.60.*",)
+    environment = staticmethod(environments.ray)
     path = "/predict"
     ready = "/-/healthz"
     malformed = (
@@ -151,7 +151,7 @@ def server(request, wheel, saved_model, tmp_path_factory):
     kind = request.param
     folder = tmp_path_factory.mktemp(kind.__name__)
     log = folder / "log"
-    python = environments.create(kind.__name__.lower(), wheel, *kind.requirements)
+    python = kind.environment(wheel)
     port = free_port()
     command = kind.command(python, port, saved_model, folder / "files")
     client = Client(port, kind)
@@ -194,7 +194,7 @@ def test_malformed_requests_are_refused_and_the_server_lives(server):
 
 
 def test_memory_is_flat_over_2000_requests(server):
-    """A server that kept as little as the input of each request would grow by `leak`.
+    """Flat: a server that kept as little as the input of each request would grow twice as much.
 
     Thread pools and allocators of 8 clients fill up during the requests before the first look.
     """
@@ -203,5 +203,5 @@ def test_memory_is_flat_over_2000_requests(server):
     before = environments.resident_bytes(process.pid)
     predict_by_many(client, [IMAGES] * REQUESTS)
     growth = environments.resident_bytes(process.pid) - before
-    leak = REQUESTS * IMAGES.nbytes
-    assert growth < leak, f"{growth / 2**20:.1f} MiB, more than {leak / 2**20:.1f}"
+    limit = REQUESTS * IMAGES.nbytes / 2
+    assert growth < limit, f"{growth / 2**20:.1f} MiB, more than {limit / 2**20:.1f}"
