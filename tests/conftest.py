@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -49,3 +50,20 @@ def run_python():
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The release wheel: the one that TFGN_WHEEL names, else built now, which takes minutes."""
+    if given := os.environ.get("TFGN_WHEEL"):
+        return Path(given).resolve(strict=True)
+    root = Path(__file__).parents[1]
+    script = [root / "build_pip_pkg.sh", "--no-isolation", "--python", sys.executable]
+    built = subprocess.run(
+        [*script, "--out", tmp_path_factory.mktemp("wheel")],
+        env=os.environ | {"SKBUILD_BUILD_DIR": str(root / "build" / "{wheel_tag}")},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return Path(built.stdout.strip())

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 
+import environments
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 from tensorflow_groupnorm import cli, layers
-from tensorflow_groupnorm.study import config, data, report, resnet, runner, worker
+from tensorflow_groupnorm.study import config, data, pool, report, resnet, runner, worker
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,13 @@ def trained(monkeypatch):
     """Replaces the training; the list holds the configurations that would have been trained."""
     configs = []
 
-    def fake_train(run_config, path, folder):
-        configs.append(run_config)
-        yield {"steps": 1, "epoch": 1, "error": 0.25}
-        yield {"result": fake_result()}
+    def fake_train(run_configs, path, folder, workers):
+        for run_config in run_configs:
+            configs.append(run_config)
+            yield run_config, {"steps": 1, "epoch": 1, "error": 0.25}
+            yield run_config, {"result": fake_result()}
 
-    monkeypatch.setattr(runner, "_train", fake_train)
+    monkeypatch.setattr(pool, "train", fake_train)
     return configs
 
 
@@ -70,7 +72,7 @@ def arrays(folder, tmp_path_factory):
 
 
 def test_study_trains_reports_and_is_not_trained_again(folder, tmp_path, capfd, monkeypatch):
-    assert cli.main(small(folder, tmp_path)) == 0
+    assert cli.main(small(folder, tmp_path, "--workers", "2")) == 0
     answer = json.loads((tmp_path / "results.json").read_text())
     cells = {(cell["norm"], cell["batch_size"]): cell for cell in answer["cells"]}
     assert cells.keys() == {("bn", 2), ("bn", 4), ("gn+ws", 2), ("gn+ws", 4)}
@@ -78,6 +80,7 @@ def test_study_trains_reports_and_is_not_trained_again(folder, tmp_path, capfd, 
         assert 0 <= cell["error"] <= 1 and cell["step_ms"] > 0
         # TensorFlow alone holds more than 200 MiB; a network of 78,000 parameters adds some.
         assert cell["peak_mib"] > 200 and 0 < cell["increase_mib"] < cell["peak_mib"]
+    assert {run["workers"] for run in answer["runs"]} == {2}
     assert {len(run["history"]["val_error"]) for run in answer["runs"]} == {1}
     for name in ("error_vs_batch.png", "curves.png"):
         with Image.open(tmp_path / name) as image:
@@ -88,13 +91,14 @@ def test_study_trains_reports_and_is_not_trained_again(folder, tmp_path, capfd, 
     assert "Validationerrorin%" in output and "images[old]" in output
 
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert cli.main(small(folder, tmp_path)) == 0
+    assert cli.main(small(folder, tmp_path, "--workers", "2")) == 0
     assert json.loads((tmp_path / "results.json").read_text()) == answer
     assert "4 done before" in " ".join(capfd.readouterr().out.split())
 
 
-def test_ctrl_c_loses_only_the_current_run(folder, tmp_path, capfd):
+def test_ctrl_c_loses_only_the_current_runs(folder, tmp_path, capfd):
     argv = small(folder, tmp_path, "--norms", "none", "--batch-sizes", "4,1", "--epochs", "100")
+    argv += ["--workers", "2"]
     command = subprocess.Popen(
         [sys.executable, "-m", "tensorflow_groupnorm.cli", *argv],
         stderr=subprocess.PIPE,
@@ -105,11 +109,13 @@ def test_ctrl_c_loses_only_the_current_run(folder, tmp_path, capfd):
     while not list(tmp_path.glob("runs/none-batch4-*.json")):
         assert command.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
+    workers = environments.processes(command.pid)[1:]
     os.kill(command.pid, signal.SIGINT)
     message = command.communicate(timeout=60)[1].splitlines()[-1]
     assert command.returncode == 130
     assert message.startswith("tfgn: interrupted: 1 of 2 runs are kept in ")
     assert not list(tmp_path.glob("runs/none-batch1-*.json"))
+    assert workers and not environments.alive(workers)
 
 
 def test_failed_training_ends_the_study_and_keeps_its_output(folder, tmp_path, capsys, monkeypatch):
@@ -118,17 +124,6 @@ def test_failed_training_ends_the_study_and_keeps_its_output(folder, tmp_path, c
     message = capsys.readouterr().err
     assert "bn-batch4-seed0-" in message and "exit code 1" in message and ".log" in message
     assert len(list(tmp_path.glob("runs/*.log"))) == 1
-
-
-def test_worker_that_dies_while_writing_is_a_failure(tmp_path, monkeypatch):
-    script = tmp_path / "python"
-    script.write_text('#!/bin/sh\nprintf \'{"steps": 1}\\n{"result": \'\n')
-    script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
-    messages = runner._train(run_config(), tmp_path, tmp_path)
-    assert next(messages) == {"steps": 1}
-    with pytest.raises(config.RunError, match="failed with exit code 0"):
-        next(messages)
 
 
 # What is trained again, and what is not.
@@ -150,6 +145,13 @@ def test_options_of_gn_train_only_gn_again(folder, tmp_path, trained):
     assert [(run.norm, run.groups, run.group_size) for run in trained] == [("gn+ws", None, 4)] * 2
     trained.clear()
     assert cli.main(small(folder, tmp_path, "--groups", "4")) == 0
+    assert not trained
+
+
+def test_number_of_workers_trains_nothing_again(folder, tmp_path, trained):
+    assert cli.main(small(folder, tmp_path)) == 0
+    trained.clear()
+    assert cli.main(small(folder, tmp_path, "--workers", "3")) == 0
     assert not trained
 
 
@@ -248,6 +250,7 @@ def bad_folders(tmp_path):
         (["--batch-sizes", "0"], "batch_sizes must be at least 1; received 0"),
         (["--batch-sizes", "1,many"], "batch_sizes must be whole numbers; received 'many'"),
         (["--batch-sizes", "4,19"], "batch_sizes must be at most the 18 training images"),
+        (["--workers", "0"], "workers must be at least 1; received 0"),
         (["--seeds", "-1"], "seeds must be between 0 and"),
         (["--epochs", "0"], "epochs must be at least 1; received 0"),
         (["--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
@@ -393,6 +396,8 @@ def test_report_has_means_spreads_and_the_best():
     # sqrt(0.03 * 0.97 / 100), of the median cell
     assert "An error of 3.0% on 100\nimages has a standard error of 1.7 points" in text
     assert "`gn`: group normalization" in text and "`ws`" not in text
+    assert "at a time" not in text
+    assert "Up to 3 runs trained at a time" in report.markdown(summary_of(ERRORS, workers=3))
     assert "diverged |" in report.markdown(summary_of(ERRORS, diverged=True))
 
 

@@ -38,6 +38,14 @@ def add(commands):
         metavar="DIR",
         help="folder for report.md, results.json, the plots and kept runs (default: %(default)s)",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=Study.workers,
+        metavar="N",
+        help="train N runs at a time, each on its part of the cores; errors are comparable then, "
+        "step times are not (default: %(default)s)",
+    )
     parser.set_defaults(command=lambda args: _run_study(args, parser))
 
 
@@ -136,6 +144,7 @@ def _run_study(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int
             image_size=args.image_size,
             validation_split=args.validation_split,
             out=args.out,
+            workers=args.workers,
         )
         from ..study import runner
 

@@ -119,6 +119,7 @@ class Study:
         image_size: side of the square images in pixels; `None` for 8 (digits) or 64 (a folder).
         validation_split: the part of the images that validates; `None` for 0.5 (digits) or 0.2.
         out: the folder for the results.
+        workers: how many runs train at a time, each with its part of the cores.
 
     Raises:
         StudyError: if an option is out of its range.
@@ -136,6 +137,7 @@ class Study:
     image_size: int | None = None
     validation_split: float | None = None
     out: Path = Path("tfgn-study")
+    workers: int = 1
 
     def __post_init__(self):
         """Fills in the defaults that depend on the data, and checks."""
@@ -156,6 +158,7 @@ class Study:
             _check(batch_size >= 1, "batch_sizes", batch_size, "at least 1")
         for seed in self.seeds:
             _check(0 <= seed < 2**32, "seeds", seed, "between 0 and 2**32 - 1")
+        _check(self.workers >= 1, "workers", self.workers, "at least 1")
         _check(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         rate = self.learning_rate
         _check(math.isfinite(rate) and rate > 0, "learning_rate", rate, "a finite number above 0")

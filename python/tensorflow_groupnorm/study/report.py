@@ -164,7 +164,7 @@ images has a standard error of {100 * noise:.1f} points: smaller differences are
 ## Step time in ms
 
 {_pivot(summary, lambda cell: "-" if cell["step_ms"] is None else f"{cell['step_ms']:.1f}")}
-
+{_shared(summary["runs"])}
 ## Peak memory in MiB
 
 {_pivot(summary, lambda cell: f"{cell['peak_mib']:.0f} (+{cell['increase_mib']:.0f})")}
@@ -188,6 +188,17 @@ images has a standard error of {100 * noise:.1f} points: smaller differences are
 ```json
 {json.dumps({"options": options, "environment": summary["environment"]}, indent=1)}
 ```
+"""
+
+
+def _shared(results: list[dict]) -> str:
+    """Returns what is to be said of step times where runs were not alone on the machine."""
+    workers = max(result.get("workers", 1) for result in results)
+    if workers == 1:
+        return ""
+    return f"""
+Up to {workers} runs trained at a time and shared the cores: alone, a step takes less. To compare
+step times, train with `--workers 1` into another folder.
 """
 
 

@@ -1,12 +1,10 @@
-"""Plans a study, trains what is missing, each run in a process of its own, and reports."""
+"""Plans a study, trains what is missing and reports."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -22,11 +21,10 @@ from rich.progress import (
 )
 
 from .. import _info
-from . import data, report
+from . import data, pool, report
 from .config import (
     Interrupted,
     RunConfig,
-    RunError,
     Study,
     StudyError,
 )
@@ -74,8 +72,10 @@ def run(study: Study, console: Console | None = None) -> dict:
         f"validation images, {dataset.classes} classes; {len(runs) - len(missing)} done before."
     )
     try:
-        for config, result in _train_all(missing, dataset, runs_folder, console):
-            results[config] = result
+        # Closed on Ctrl-C, wherever that comes: then no run goes on.
+        with contextlib.closing(_train_all(missing, study, dataset, console)) as trained:
+            for config, result in trained:
+                results[config] = result
     except KeyboardInterrupt:
         done = sum(result is not None for result in results.values())
         raise Interrupted(
@@ -102,14 +102,48 @@ def _load(folder: Path, config: RunConfig) -> dict | None:
     return None
 
 
-def _train_all(runs: list[RunConfig], dataset: data.Dataset, folder: Path, console: Console):
-    """Trains and keeps runs, one after the other.
+def _train_all(runs: list[RunConfig], study: Study, dataset: data.Dataset, console: Console):
+    """Trains and keeps runs, `study.workers` at a time.
 
     Yields:
         Each config with its result.
     """
     steps = {config: config.epochs * (dataset.train // config.batch_size) for config in runs}
-    columns = (
+    folder = study.out / "runs"
+    trainings = pool.train(runs, dataset.path, folder, study.workers)
+    with contextlib.closing(trainings), _progress(console) as progress:
+        total = progress.add_task(f"{len(runs)} runs", total=sum(steps.values()))
+        rows: dict[RunConfig, TaskID] = {}
+        for config, message in trainings:
+            title = f"{config.norm}, batch {config.batch_size}, seed {config.seed}"
+            if config not in rows:
+                rows[config] = progress.add_task(title, total=steps[config])
+            if "epoch" in message:
+                epoch = f"epoch {message['epoch']}/{config.epochs}"
+                error = f"error {message['error']:.1%}"
+                progress.update(rows[config], description=f"{title}, {epoch}, {error}")
+            # A run that diverged has done fewer steps than planned.
+            done = message.get("steps", steps[config])
+            progress.advance(total, done - progress.tasks[rows[config]].completed)
+            progress.update(rows[config], completed=done)
+            if "result" not in message:
+                continue
+            progress.update(rows[config], visible=False)
+            result = {
+                "config": dataclasses.asdict(config),
+                "workers": study.workers,
+                **message["result"],
+            }
+            with atomic(folder / f"{config.name}.json") as file:
+                file.write(json.dumps(result, indent=1).encode())
+            progress.console.print(
+                f"{title}: validation error {result['error']:.2%} after {result['seconds']:.0f} s"
+            )
+            yield config, result
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -117,64 +151,6 @@ def _train_all(runs: list[RunConfig], dataset: data.Dataset, folder: Path, conso
         TimeElapsedColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
+        console=console,
+        transient=True,
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=sum(steps.values()))
-        before = 0
-        for number, config in enumerate(runs, start=1):
-            title = f"{number}/{len(runs)} {config.norm}, batch {config.batch_size}"
-            progress.update(task, completed=before, description=title)
-            for message in _train(config, dataset.path, folder):
-                if "steps" in message:
-                    progress.update(task, completed=before + message["steps"])
-                if "epoch" in message:
-                    epoch = f"epoch {message['epoch']}/{config.epochs}"
-                    error = f"error {message['error']:.1%}"
-                    progress.update(task, description=f"{title}, {epoch}, {error}")
-            before += steps[config]
-            result = {"config": dataclasses.asdict(config), **message["result"]}
-            with atomic(folder / f"{config.name}.json") as file:
-                file.write(json.dumps(result, indent=1).encode())
-            progress.console.print(
-                f"{config.norm}, batch {config.batch_size}, seed {config.seed}: "
-                f"validation error {result['error']:.2%} after {result['seconds']:.0f} s"
-            )
-            yield config, result
-
-
-def _train(config: RunConfig, path: Path, folder: Path):
-    """Runs a worker to its end, or ends it with the generator.
-
-    Yields:
-        The messages of the worker; the last one has its `result`.
-
-    Raises:
-        RunError: if the worker ended without a result.
-    """
-    command = [
-        *(sys.executable, "-m", "tensorflow_groupnorm.study.worker"),
-        *(json.dumps(dataclasses.asdict(config)), str(path)),
-    ]
-    log_path = folder / f"{config.name}.log"
-    with log_path.open("w") as log:
-        # A session of its own: Ctrl-C is for this process, which then ends the worker.
-        worker = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-        )
-    message = {}
-    with worker:
-        try:
-            for line in worker.stdout:
-                if not line.endswith("\n"):
-                    break  # The worker died while it wrote.
-                message = json.loads(line)
-                yield message
-        except BaseException:
-            worker.kill()
-            raise
-    if worker.returncode or "result" not in message:
-        raise RunError(
-            f"the run {config.name} failed with exit code {worker.returncode}; "
-            f"its output is in {log_path}, the runs before it are kept"
-        )
-    log_path.unlink()

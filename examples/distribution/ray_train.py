@@ -1,0 +1,41 @@
+"""Trains the network of multi_worker.py on two workers of a Ray cluster."""
+
+import argparse
+import json
+
+import ray
+from ray.train import ScalingConfig
+from ray.train.tensorflow import TensorflowTrainer
+
+
+def train_on_worker(config):
+    import tensorflow as tf
+    from multi_worker import Training
+    from ray import train
+
+    # Ray Train has set TF_CONFIG.
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    for loss in Training(strategy, config["batch_size"]).run(config["epochs"]):
+        train.report({"loss": loss, "replicas": strategy.num_replicas_in_sync})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="of all workers together (default: %(default)s)"
+    )
+    args = parser.parse_args()
+    # On this machine alone; on a cluster: ray.init().
+    ray.init(_node_ip_address="127.0.0.1", include_dashboard=False)
+    trainer = TensorflowTrainer(
+        train_on_worker,
+        train_loop_config={"batch_size": args.batch_size, "epochs": args.epochs},
+        scaling_config=ScalingConfig(num_workers=args.workers),
+    )
+    print(json.dumps(trainer.fit().metrics))
+
+
+if __name__ == "__main__":
+    main()
