@@ -1,0 +1,51 @@
+"""The `tfgn` command: a file per subcommand, which `add(commands)` makes known to the parser.
+
+TensorFlow takes seconds to import: the subcommands import it where they run, `--help` and bad input
+do not. Hence nothing that is imported here or by these files at their top may need the package's
+`__init__`, which `tfgn_cli` leaves out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+
+from . import bench, info, study
+from ._common import EXIT_INTERRUPTED, Parser, fail
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: the arguments, `sys.argv[1:]` by default.
+
+    Returns:
+        The exit code: 0; 1 if a training failed, or what the command needs cannot be imported,
+        after one sentence on the standard error; 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: with code 2 on bad input, after one sentence on the standard error.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        return args.command(args)
+    except ImportError as error:
+        return fail(str(error))
+    except KeyboardInterrupt as interrupt:
+        print(f"\ntfgn: {str(interrupt) or 'interrupted; nothing new is kept'}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="tfgn", description="Fused GroupNorm and weight standardization for TensorFlow."
+    )
+    version = importlib.metadata.version("tensorflow-groupnorm")
+    parser.add_argument("--version", action="version", version=f"tensorflow-groupnorm {version}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (study, info, bench):
+        command.add(commands)
+    return parser

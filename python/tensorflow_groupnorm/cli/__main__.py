@@ -1,0 +1,7 @@
+"""`python -m tensorflow_groupnorm.cli`."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

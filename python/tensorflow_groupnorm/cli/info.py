@@ -1,0 +1,26 @@
+"""`tfgn info`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add(commands):
+    """Makes `tfgn info` known to the parser's `commands`."""
+    parser = commands.add_parser(
+        "info",
+        help="what is installed, and whether the fused ops are on",
+        description="Prints versions, the CPU target in use, CUDA support, and whether the fused "
+        "ops and their XLA kernels are on; if they are off, why.",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser.set_defaults(command=_print_info)
+
+
+def _print_info(args: argparse.Namespace) -> int:
+    from .. import _info
+
+    environment = _info.collect()
+    print(json.dumps(environment, indent=1) if args.json else _info.text(environment))
+    return 0
