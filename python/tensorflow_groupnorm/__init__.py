@@ -11,6 +11,7 @@
 - `stock`: the same two functions in stock TensorFlow ops, for export and where the op library
   could not be loaded.
 - `raw_ops`: the ops as they are registered, as `tf.raw_ops`.
+- `convert`: a model with BatchNormalization turned into one with these layers.
 - `build_info`: what the compiled part was built from.
 """
 
@@ -18,13 +19,16 @@ from importlib.metadata import version
 
 from . import layers, stock
 from ._library import FusedOpsUnavailableWarning, build_info
+from .conversion import ConversionReport, convert
 from .ops import group_norm, raw_ops, standardize_weights
 
 __version__ = version("tensorflow-groupnorm")
 
 __all__ = [
+    "ConversionReport",
     "FusedOpsUnavailableWarning",
     "build_info",
+    "convert",
     "group_norm",
     "layers",
     "raw_ops",

@@ -11,7 +11,7 @@ import argparse
 import importlib.metadata
 import sys
 
-from . import bench, info, study
+from . import bench, convert, info, study
 from ._common import EXIT_INTERRUPTED, Parser, fail
 
 
@@ -46,6 +46,6 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("tensorflow-groupnorm")
     parser.add_argument("--version", action="version", version=f"tensorflow-groupnorm {version}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, info, bench):
+    for command in (study, convert, info, bench):
         command.add(commands)
     return parser
