@@ -64,7 +64,7 @@ def test_converts_and_trains(name):
     check(name)
 
 
-@pytest.mark.applications
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ALL)
 def test_every_model_converts_and_trains_and_is_saved(name, tmp_path):
     new, images = check(name)
@@ -73,7 +73,7 @@ def test_every_model_converts_and_trains_and_is_saved(name, tmp_path):
     np.testing.assert_array_equal(loaded(images), new(images))
 
 
-@pytest.mark.applications
+@pytest.mark.thorough
 def test_layers_of_convnext_and_efficientnet_are_decided_about_as_documented():
     _, _, report, _ = converted("ConvNeXtTiny")
     norms = [change for change in report.changes if change.type == "LayerNormalization"]

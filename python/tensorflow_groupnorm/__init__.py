@@ -11,13 +11,14 @@
 - `stock`: the same two functions in stock TensorFlow ops, for export and where the op library
   could not be loaded.
 - `raw_ops`: the ops as they are registered, as `tf.raw_ops`.
+- `models`: ResNets and Big Transfer's, with their published weights.
 - `convert`: a model with BatchNormalization turned into one with these layers.
 - `build_info`: what the compiled part was built from.
 """
 
 from importlib.metadata import version
 
-from . import layers, stock
+from . import layers, models, stock
 from ._library import FusedOpsUnavailableWarning, build_info
 from .conversion import ConversionReport, convert
 from .ops import group_norm, raw_ops, standardize_weights
@@ -31,6 +32,7 @@ __all__ = [
     "convert",
     "group_norm",
     "layers",
+    "models",
     "raw_ops",
     "standardize_weights",
     "stock",
