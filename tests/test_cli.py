@@ -23,8 +23,9 @@ SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--help"], ["study", "info", "bench", "export", "install-plugin"]),
+        (["--help"], ["study", "convert", "export", "info", "bench", "install-plugin"]),
         (["study", "--help"], ["--norms", "--group-size", "default: 1,2,4,16,64", "gn+ws  group"]),
+        (["convert", "--help"], ["--group-size", "bit, timm, qiao", "--import"]),
         (["info", "--help"], ["--json", "the CPU target in use"]),
         (["bench", "--help"], ["--shapes", "2x56x56x64", "--repeats"]),
         (["export", "--help"], ["--portable", "saved_model, tflite, onnx", "--overwrite"]),

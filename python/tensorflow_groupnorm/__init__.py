@@ -11,6 +11,8 @@
 - `stock`: the same two functions in stock TensorFlow ops, for export and where the op library
   could not be loaded.
 - `raw_ops`: the ops as they are registered, as `tf.raw_ops`.
+- `models`: ResNets and Big Transfer's, with their published weights.
+- `convert`: a model with BatchNormalization turned into one with these layers.
 - `export`: writes a model for serving, with or without the custom ops.
 - `plugin_path`: the op library, for programs that load it themselves.
 - `build_info`: what the compiled part was built from.
@@ -18,20 +20,24 @@
 
 from importlib.metadata import version
 
-from . import layers, stock
+from . import layers, models, stock
 from ._export import ExportError, export
 from ._library import FusedOpsUnavailableWarning, build_info, plugin_path
+from .conversion import ConversionReport, convert
 from .ops import group_norm, raw_ops, standardize_weights
 
 __version__ = version("tensorflow-groupnorm")
 
 __all__ = [
+    "ConversionReport",
     "ExportError",
     "FusedOpsUnavailableWarning",
     "build_info",
+    "convert",
     "export",
     "group_norm",
     "layers",
+    "models",
     "plugin_path",
     "raw_ops",
     "standardize_weights",

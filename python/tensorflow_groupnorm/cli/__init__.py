@@ -12,7 +12,7 @@ import importlib.metadata
 import sys
 
 from .. import _plugin
-from . import bench, export, info, install_plugin, study
+from . import bench, convert, export, info, install_plugin, study
 from ._common import EXIT_INTERRUPTED, Parser, fail
 
 
@@ -50,6 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("tensorflow-groupnorm")
     parser.add_argument("--version", action="version", version=f"tensorflow-groupnorm {version}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, info, bench, export, install_plugin):
+    for command in (study, info, bench, convert, export, install_plugin):
         command.add(commands)
     return parser

@@ -1,0 +1,131 @@
+"""`tfgn convert`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+
+from ..variants import VARIANTS
+from ._common import fail, words
+
+
+def add(commands):
+    """Makes `tfgn convert` known to the parser's `commands`."""
+    parser = commands.add_parser(
+        "convert",
+        help="a saved model with BatchNorm, turned into one with GroupNorm and WS",
+        description="Reads a Keras model, replaces BatchNormalization by GroupNormalization and "
+        "convolutions by weight-standardized ones, prints what was replaced, fused and kept, and "
+        "why, and saves the result with the weights that carry over. It is to be fine-tuned.",
+    )
+    parser.add_argument("input", type=Path, metavar="IN", help="model.keras, or an .h5 model")
+    parser.add_argument("output", type=Path, metavar="OUT.keras", help="where the new model goes")
+    groups = parser.add_mutually_exclusive_group()
+    groups.add_argument(
+        "--groups", type=int, metavar="N", help="groups; -1: one per channel (default: 32)"
+    )
+    groups.add_argument(
+        "--group-size", type=int, metavar="N", help="channels per group, instead of --groups"
+    )
+    parser.add_argument(
+        "--weight-standardization",
+        choices=(*VARIANTS, "none"),
+        default="bit",
+        metavar="VARIANT",
+        help=f"{', '.join(VARIANTS)} or none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--norm",
+        choices=("gn", "none"),
+        default="gn",
+        help="none leaves the normalizations (default: %(default)s)",
+    )
+    _add_details(parser)
+    parser.set_defaults(command=lambda args: _convert(args, parser))
+
+
+def _add_details(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        "--layer-normalization", action="store_true", help="replace LayerNormalization as well"
+    )
+    parser.add_argument(
+        "--no-fuse",
+        action="store_true",
+        help="keep activations and additions as layers of their own",
+    )
+    parser.add_argument(
+        "--keep", nargs="+", default=[], metavar="LAYER", help="names of layers to leave"
+    )
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="Python modules to import first: those that register the model's own layers",
+    )
+    parser.add_argument(
+        "--every-layer", action="store_true", help="print a line for each layer, not for each kind"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT.keras")
+
+
+def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    _check(args, parser)
+    for module in words(args.modules):
+        importlib.import_module(module)
+    import keras
+
+    from ..conversion import convert
+
+    def show(report):
+        print(report.table(every_layer=args.every_layer))
+        if args.report:
+            args.report.write_text(json.dumps(report.to_dict(), indent=1))
+
+    groups = {"group_size": args.group_size} if args.group_size is not None else {}
+    groups |= {"groups": args.groups} if args.groups is not None else {}
+    standardization = args.weight_standardization
+    try:
+        model = keras.saving.load_model(args.input)
+    except (ValueError, TypeError, OSError) as error:
+        return fail(
+            f"{args.input} is not a model that Keras can load (where it has layers of its own, "
+            f"name the modules that register them with --import): {_first_line(error)}"
+        )
+    try:
+        model = convert(
+            model,
+            norm=None if args.norm == "none" else args.norm,
+            weight_standardization=None if standardization == "none" else standardization,
+            layer_normalization=args.layer_normalization,
+            fuse=not args.no_fuse,
+            keep=words(args.keep),
+            report=show,
+            **groups,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    model.save(args.output)
+    print(f"saved {args.output}; it loads after `import tensorflow_groupnorm`")
+    return 0
+
+
+def _check(args: argparse.Namespace, parser: argparse.ArgumentParser):
+    if not args.input.is_file():
+        parser.error(f"argument IN: there is no file {args.input}")
+    if args.output.suffix != ".keras":
+        parser.error(f"argument OUT.keras: expected a name that ends in .keras, got {args.output}")
+    if not args.output.parent.is_dir():
+        parser.error(f"argument OUT.keras: there is no folder {args.output.parent}")
+    if args.output.exists() and not args.force:
+        parser.error(f"argument OUT.keras: {args.output} exists; --force overwrites it")
+    if args.report and not args.report.parent.is_dir():
+        parser.error(f"argument --report: there is no folder {args.report.parent}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,162 @@
+"""`tfgn.convert`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+
+import keras
+
+from ..variants import check_variant
+from . import _rules
+from ._graph import functional
+from ._rebuild import Rebuilder
+from ._report import ConversionReport
+
+_DEFAULT_GROUPS = 32
+
+
+def convert(
+    model: keras.Model,
+    norm: str | None = "gn",
+    weight_standardization: str | dict | None = "bit",
+    groups: int = _DEFAULT_GROUPS,
+    *,
+    group_size: int | None = None,
+    epsilon: float | None = None,
+    layer_normalization: bool = False,
+    fuse: bool = True,
+    keep: Iterable[str] | Callable[[keras.Layer], bool] = (),
+    report: Callable[[ConversionReport], object] | None = print,
+) -> keras.Model:
+    """Returns a copy of a model with GroupNorm and weight standardization in it.
+
+    >>> model = tfgn.convert(keras.applications.ResNet50(weights=None))
+
+    - `BatchNormalization` becomes `tfgn.layers.GroupNormalization` with its gamma, beta, epsilon,
+      trainability and dtype. The moving statistics have no counterpart: the new model has to be
+      fine-tuned.
+    - A stock `GroupNormalization` becomes the fused layer, with its own groups. The outputs stay
+      the same if `weight_standardization` is None.
+    - `LayerNormalization` normalizes each position by itself and is kept, unless asked otherwise.
+    - Convolutions that a normalization follows become standardized ones with the same weights.
+      Others stay as they are: without a normalization behind it a standardized kernel multiplies
+      the scale of its input by about the square root of its fan-in (`"nfnet"` and `"timm_scaled"`
+      divide by it; with them only the convolutions at the outputs are left).
+    - A ReLU or SiLU, and an addition of two tensors of one shape, that alone read the output of a
+      replaced normalization become part of it: `relu(norm(x) + shortcut)` is one layer, under the
+      name of the normalization. An operation that gives an output of the model stays.
+
+    Where the groups do not divide the channels, the largest divisor below is taken.
+
+    Args:
+        model: a built Keras model: functional, `Sequential`, subclassed, or nested. It is not
+            changed. In a subclassed model or layer the layers that `__init__` puts into
+            attributes, lists and dicts are replaced; nothing is fused.
+        norm: `"gn"`, or None to leave the normalizations.
+        weight_standardization: the name of a variant, see `tfgn.standardize_weights`; a dict with
+            `variant` and, optionally, `epsilon` and `gain`; or None to leave the convolutions.
+        groups: number of groups; -1 for as many as channels, 1 for all channels together. Where
+            there is one value per channel (a vector, an image of one pixel), one group is used.
+        group_size: channels per group, instead of `groups`.
+        epsilon: of the new GroupNormalization layers; None for that of each replaced layer.
+        layer_normalization: whether to replace `LayerNormalization` over the last axis of images
+            or sequences as well.
+        fuse: whether to take activations and additions into the normalizations.
+        keep: names of layers to leave as they are, or a function from a layer to whether to
+            leave it.
+        report: is called with the `ConversionReport`: what was replaced, fused and kept, and why.
+            `print` by default; None for no report.
+
+    Returns:
+        The new model, of the class and the name of the given one, compiled if that is, with a new
+        optimizer.
+
+    Raises:
+        TypeError: if `model` is no Keras model.
+        ValueError: if it is not built, cannot be made from its config, or an argument is invalid.
+
+    References:
+        - [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494)
+        - [Qiao et al., 2019, Weight Standardization](https://arxiv.org/abs/1903.10520)
+    """
+    _check_model(model)
+    _check_groups(groups, group_size)
+    if norm not in ("gn", None):
+        raise ValueError(f"`norm` must be 'gn' or None. Received: norm={norm!r}")
+    options = _rules.Options(
+        norm=norm,
+        standardization=_standardization(weight_standardization),
+        groups=groups,
+        group_size=group_size,
+        epsilon=epsilon,
+        layer_normalization=layer_normalization,
+        fuse=fuse,
+        keep=_keep(model, keep),
+    )
+    summary = ConversionReport(model.name)
+    converted = Rebuilder(options, summary).convert(model)
+    if report is not None:
+        report(summary)
+    return converted
+
+
+def _check_model(model):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model. Received: model={model!r} of {type(model)}"
+        )
+    if not model.built or (isinstance(model, keras.Sequential) and functional(model) is None):
+        raise ValueError(
+            "`model` must be built, so that the channels of its layers are known: call it on data, "
+            f"or build(input_shape). Received: the model {model.name!r}, which is not built"
+        )
+
+
+def _check_groups(groups, group_size):
+    if not isinstance(groups, int) or groups < -1 or groups == 0:
+        raise ValueError(f"`groups` must be a positive integer or -1. Received: groups={groups!r}")
+    if group_size is None:
+        return
+    if not isinstance(group_size, int) or group_size < 1:
+        raise ValueError(
+            "`group_size` must be None or a positive integer, the number of channels per group. "
+            f"Received: group_size={group_size!r}"
+        )
+    if groups != _DEFAULT_GROUPS:
+        raise ValueError(
+            "Give either `groups` or `group_size`, not both. "
+            f"Received: groups={groups}, group_size={group_size}"
+        )
+
+
+def _standardization(given) -> dict | None:
+    if given is None:
+        return None
+    arguments = {"variant": given} if not isinstance(given, dict) else dict(given)
+    unknown = arguments.keys() - {"variant", "epsilon", "gain"}
+    if unknown or "variant" not in arguments:
+        raise ValueError(
+            "`weight_standardization` as a dict has the key 'variant' and optionally 'epsilon' and "
+            f"'gain'. Received: weight_standardization={given!r}"
+        )
+    try:
+        check_variant(arguments["variant"], arguments.get("epsilon"))
+    except ValueError as error:
+        raise ValueError(f"`weight_standardization`: {error}") from None
+    return arguments
+
+
+def _keep(model, keep) -> Callable[[keras.Layer], bool]:
+    if callable(keep):
+        return keep
+    names = {keep} if isinstance(keep, str) else set(keep)
+    known = {layer.name for layer in model._flatten_layers()}
+    for name in sorted(names - known):
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"; close are {', '.join(map(repr, close))}" if close else ""
+        raise ValueError(
+            f"`keep` must name layers of the model. Received: keep={sorted(names)}, of which "
+            f"{name!r} is the name of none{hint}"
+        )
+    return lambda layer: layer.name in names

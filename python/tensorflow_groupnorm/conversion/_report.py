@@ -1,0 +1,104 @@
+"""What a conversion did, layer by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+REPLACED, FUSED, KEPT = "replaced", "fused", "kept"
+_SHOWN_NAMES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerChange:
+    """What became of one layer.
+
+    Attributes:
+        name: of the layer; those of the models and layers it is inside come before it, with
+            slashes.
+        type: its class, with what tells it from others of the class.
+        action: `"replaced"`, `"fused"` (it is part of a replaced normalization now) or `"kept"`.
+        result: what stands in its place; empty for a layer that was kept.
+        reason: why it was kept, or what differs from what was asked for; may be empty.
+    """
+
+    name: str
+    type: str
+    action: str
+    result: str = ""
+    reason: str = ""
+
+
+@dataclasses.dataclass
+class ConversionReport:
+    """What a conversion replaced, fused and kept, and why. `str()` gives a table.
+
+    Attributes:
+        model: name of the model.
+        changes: one `LayerChange` for each normalization, each layer with a kernel, each fused
+            addition and activation. Layers of other kinds are copied and not listed.
+        dropped: what the original had and the new model has no use for, such as the moving
+            statistics: a dict from the name of the weight to the number of layers that had it.
+    """
+
+    model: str
+    changes: list[LayerChange] = dataclasses.field(default_factory=list)
+    dropped: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def count(self, action: str) -> int:
+        """Returns how many layers were `"replaced"`, `"fused"` or `"kept"`."""
+        return sum(change.action == action for change in self.changes)
+
+    def to_dict(self) -> dict:
+        """Returns the report as JSON has it."""
+        return dataclasses.asdict(self)
+
+    def table(self, every_layer: bool = False) -> str:
+        """Returns the report as text.
+
+        Args:
+            every_layer: whether each layer has a line of its own; else the layers that fared
+                alike share one.
+        """
+        actions = (REPLACED, FUSED, KEPT)
+        counts = ", ".join(f"{self.count(action)} {action}" for action in actions)
+        lines = [f"Conversion of {self.model}: {counts}"]
+        for action in actions:
+            changes = [change for change in self.changes if change.action == action]
+            lines += _lines(action, changes, every_layer)
+        if self.dropped:
+            weights = ", ".join(f"{name} of {n} layers" for name, n in self.dropped.items())
+            lines.append(f"not carried over: {weights}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def _lines(action: str, changes: list[LayerChange], every_layer: bool) -> list[str]:
+    def alike(change):
+        return (change.type, change.result, change.reason)
+
+    rows = []
+    if every_layer:
+        rows = [(change.name, *alike(change)) for change in changes]
+    else:
+        groups = {}
+        for change in changes:
+            groups.setdefault(alike(change), []).append(change.name)
+        rows = [(_names(names), *key) for key, names in groups.items()]
+    texts = [
+        (f"{kind} -> {result}" if result else kind, names, reason)
+        for names, kind, result, reason in rows
+    ]
+    width = max((len(kind) for kind, *_ in texts), default=0)
+    lines = [action] if texts else []
+    for kind, names, reason in texts:
+        lines.append(f"  {kind:{width}}  {names}" + (f": {reason}" if reason else ""))
+    return lines
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(itertools.islice(names, _SHOWN_NAMES))
+    more = len(names) - _SHOWN_NAMES
+    return f"{len(names):4} x  {shown}" + (f" and {more} more" if more > 0 else "")

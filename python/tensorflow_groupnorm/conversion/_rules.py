@@ -1,0 +1,236 @@
+"""What becomes of a normalization, and of a layer with a kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import keras
+
+from .. import layers
+from ..layers._kernels import KernelStandardization, output_axes
+from ..variants import VARIANTS
+from ._graph import AT_OUTPUT, BEFORE_KERNEL, NORMALIZATIONS
+
+_CARRIED = (
+    *("name", "trainable", "dtype", "epsilon", "center", "scale"),
+    *("beta_initializer", "gamma_initializer", "beta_regularizer", "gamma_regularizer"),
+    *("beta_constraint", "gamma_constraint"),
+)
+_STANDARDIZED = {
+    keras.layers.Conv1D: layers.StandardizedConv1D,
+    keras.layers.Conv2D: layers.StandardizedConv2D,
+    keras.layers.Conv3D: layers.StandardizedConv3D,
+    keras.layers.Conv1DTranspose: layers.StandardizedConv1DTranspose,
+    keras.layers.Conv2DTranspose: layers.StandardizedConv2DTranspose,
+    keras.layers.Conv3DTranspose: layers.StandardizedConv3DTranspose,
+    keras.layers.DepthwiseConv2D: layers.StandardizedDepthwiseConv2D,
+    keras.layers.SeparableConv2D: layers.StandardizedSeparableConv2D,
+}
+_WRAPPED = (keras.layers.DepthwiseConv1D, keras.layers.SeparableConv1D)
+_CONVOLUTIONS = (*_STANDARDIZED, *_WRAPPED)
+
+#: Said of convolutions in a layer that has normalizations as well.
+ASSUMED = "what follows it in call() is not known; taken to be a normalization"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the user asked for, see `convert`."""
+
+    norm: str | None
+    standardization: dict | None
+    groups: int
+    group_size: int | None
+    epsilon: float | None
+    layer_normalization: bool
+    fuse: bool
+    keep: Callable[[keras.Layer], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What becomes of a layer.
+
+    Attributes:
+        make: makes the layer that replaces it; None to keep it. A normalization's takes the
+            activation to fuse.
+        result: the replacement in words.
+        reason: why the layer is kept, or what differs from what was asked for.
+        drops: names of weights that the replacement has no use for.
+    """
+
+    make: Callable | None = None
+    result: str = ""
+    reason: str = ""
+    drops: tuple[str, ...] = ()
+
+
+def concerns(layer, options: Options) -> bool:
+    """Whether a conversion has to say what became of this layer."""
+    if isinstance(layer, NORMALIZATIONS):
+        return options.norm is not None
+    has_kernel = has_own_kernel(layer) or isinstance(layer, KernelStandardization)
+    return options.standardization is not None and has_kernel
+
+
+def has_own_kernel(layer) -> bool:
+    """Whether a layer is a convolution or a Dense layer, standardized or not."""
+    return isinstance(layer, (*_CONVOLUTIONS, keras.layers.Dense))
+
+
+def describe(layer) -> str:
+    """Returns the name of a layer's class."""
+    if isinstance(layer, KernelStandardization):
+        return keras.saving.get_registered_name(type(layer)).split(">")[-1]
+    return type(layer).__name__
+
+
+# Normalizations
+
+
+def normalization(layer, options: Options) -> Decision:
+    """Decides about a normalization layer that is built."""
+    if options.keep(layer):
+        return Decision(reason="named in `keep`")
+    kind = type(layer)
+    if kind is keras.layers.GroupNormalization:
+        config = layer.get_config()
+        return Decision(
+            lambda activation=None: layers.GroupNormalization.from_config(
+                {**config, "activation": activation}
+            ),
+            f"fused GroupNormalization, {_groups_text(layer.groups)}",
+        )
+    if kind is layers.GroupNormalization:
+        return Decision(reason="fused already")
+    if kind is keras.layers.LayerNormalization:
+        refusal = _why_keep_layer_normalization(layer, options)
+        if refusal:
+            return Decision(reason=refusal)
+        reason = "statistics over all positions, instead of each position's own"
+        return _to_group_normalization(layer, options, reason)
+    if kind is keras.layers.BatchNormalization:
+        return _to_group_normalization(layer, options)
+    return Decision(reason="only Keras' own Batch-, Layer- and GroupNormalization are replaced")
+
+
+def _why_keep_layer_normalization(layer, options: Options) -> str | None:
+    shape = _input_shape(layer)
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    if len(axes) != 1:
+        return "it normalizes several axes, with weights for each position"
+    if len(shape) == 2:
+        return "it normalizes a vector, as GroupNormalization with one group does"
+    if not options.layer_normalization:
+        return "it normalizes each position by itself, which no GroupNormalization does"
+    return None
+
+
+def _to_group_normalization(layer, options: Options, reason: str = "") -> Decision:
+    axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+    shape = _input_shape(layer)
+    channels = shape[axis]
+    others = [n for i, n in enumerate(shape) if i not in (0, axis % len(shape))]
+    values = None if None in others else math.prod(others)
+    if values == 1 and channels == 1:
+        return Decision(reason="there is one value per sample: nothing to normalize it with")
+    arguments, note = _choose_groups(channels, values, options)
+    config = {key: value for key, value in layer.get_config().items() if key in _CARRIED}
+    config |= arguments | {"axis": axis}
+    if options.epsilon is not None:
+        config["epsilon"] = options.epsilon
+    groups = arguments.get("groups") or channels // arguments["group_size"]
+    batch = isinstance(layer, keras.layers.BatchNormalization)
+    return Decision(
+        lambda activation=None: layers.GroupNormalization.from_config(
+            {**config, "activation": activation}
+        ),
+        f"GroupNormalization, {_groups_text(groups if groups > 0 else channels)}",
+        "; ".join(filter(None, (reason, note))),
+        ("moving_mean", "moving_variance") if batch else (),
+    )
+
+
+def _choose_groups(channels: int, values: int | None, options: Options):
+    """Returns the layer's arguments, and what differs from what was asked for."""
+    if values == 1:
+        # More groups would leave a few channels each, or one, whose normalized value is 0.
+        differs = options.groups != 1 or options.group_size is not None
+        return {"groups": 1}, "one value per channel: a single group" if differs else ""
+    if options.group_size is not None:
+        size = _largest_divisor(channels, options.group_size)
+        if size == options.group_size:
+            return {"group_size": size}, ""
+        note = f"groups of {options.group_size} do not divide {channels} channels"
+        return {"groups": channels // size}, note + _instance_note(size)
+    if options.groups == -1:
+        return {"groups": -1}, ""
+    groups = _largest_divisor(channels, options.groups)
+    note = "" if groups == options.groups else f"{options.groups} do not divide {channels} channels"
+    return {"groups": groups}, note + _instance_note(channels // groups, bool(note))
+
+
+def _instance_note(size: int, after_other: bool = True) -> str:
+    note = "one channel per group, that is instance normalization"
+    return ("; " if after_other else "") + note if size == 1 else ""
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(n for n in range(min(number, limit), 0, -1) if number % n == 0)
+
+
+def _groups_text(groups: int) -> str:
+    return f"{groups} group" + ("s" if groups != 1 else "")
+
+
+def _input_shape(layer) -> tuple:
+    return tuple(layer.get_build_config()["input_shape"])
+
+
+# Layers with a kernel
+
+
+def kernel(layer, options: Options, not_normalized: str | None) -> Decision:
+    """Decides about a layer with a kernel that is built.
+
+    Args:
+        layer: the layer.
+        options: what the user asked for.
+        not_normalized: why no normalization follows it, or None if one does.
+    """
+    if options.keep(layer):
+        return Decision(reason="named in `keep`")
+    if isinstance(layer, KernelStandardization):
+        return Decision(reason="standardized already")
+    if isinstance(layer, keras.layers.Dense):
+        return Decision(reason="weight standardization is for convolutions")
+    if type(layer) not in _CONVOLUTIONS:
+        return Decision(reason="only Keras' own convolutions are replaced")
+    if layer.quantization_mode is not None:
+        return Decision(reason="its kernel is quantized")
+    for name, axes in output_axes(layer).items():
+        shape = tuple(getattr(layer, name).shape)
+        if math.prod(shape) == math.prod(shape[axis] for axis in axes):
+            return Decision(reason=f"one weight per output channel in its {name}: it would be 0")
+    scaled = VARIANTS[options.standardization["variant"]].scale_by_fan_in
+    if not_normalized == AT_OUTPUT or (not_normalized == BEFORE_KERNEL and not scaled):
+        return Decision(reason=not_normalized)
+    make, result = _standardized(layer, options.standardization)
+    return Decision(make, result, not_normalized if not_normalized == ASSUMED else "")
+
+
+def _standardized(layer, arguments: dict):
+    config = layer.get_config()
+    if type(layer) in _STANDARDIZED:
+        cls = _STANDARDIZED[type(layer)]
+        return lambda: cls.from_config(
+            {**config, **arguments}
+        ), f"Standardized{type(layer).__name__}"
+
+    def wrapped():
+        inner = type(layer).from_config(config)
+        return layers.WeightStandardization(inner, name=layer.name, **arguments)
+
+    return wrapped, f"WeightStandardization({type(layer).__name__})"

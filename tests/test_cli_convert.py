@@ -1,0 +1,111 @@
+"""`tfgn convert`."""
+
+import importlib
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+from tensorflow_groupnorm import cli
+from tensorflow_groupnorm.layers import GroupNormalization, StandardizedConv2D
+
+# Keras reads its variables through an interface that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+OWN_LAYER = """
+import keras
+
+@keras.saving.register_keras_serializable("own")
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+"""
+
+
+@pytest.fixture
+def saved(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, name="conv")(inputs)
+    x = keras.layers.ReLU(name="relu")(keras.layers.BatchNormalization(name="norm")(x))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(x), name="small")
+    model.save(tmp_path / "in.keras")
+    return tmp_path / "in.keras"
+
+
+def test_converts_a_file(saved, tmp_path, capsys):
+    out, report = tmp_path / "out.keras", tmp_path / "report.json"
+    options = ["--group-size", "4", "--weight-standardization", "nfnet", "--report", str(report)]
+    assert cli.main(["convert", str(saved), str(out), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "Conversion of small: 2 replaced, 1 fused, 1 kept" in printed and str(out) in printed
+    model = keras.saving.load_model(out)
+    assert isinstance(model.get_layer("norm"), GroupNormalization)
+    assert model.get_layer("norm").groups == 2
+    assert isinstance(model.get_layer("conv"), StandardizedConv2D)
+    assert model.get_layer("conv").variant == "nfnet"
+    original = keras.saving.load_model(saved)
+    np.testing.assert_array_equal(model.get_layer("conv").kernel, original.get_layer("conv").kernel)
+    changes = json.loads(report.read_text())["changes"]
+    assert {change["name"] for change in changes} == {"conv", "norm", "relu", "logits"}
+
+
+def test_options_that_leave_things(saved, tmp_path, capsys):
+    out = tmp_path / "out.keras"
+    options = ["--weight-standardization", "none", "--no-fuse", "--every-layer", "--groups", "2"]
+    assert cli.main(["convert", str(saved), str(out), *options]) == 0
+    assert "1 replaced, 0 fused, 0 kept" in capsys.readouterr().out
+    options = ["--force", "--keep", "conv", "--norm", "none"]
+    assert cli.main(["convert", str(saved), str(out), *options]) == 0
+    assert "0 replaced, 0 fused, 2 kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["missing.keras", "out.keras"], "argument IN: there is no file missing.keras"),
+        (["IN", "out.h5"], "expected a name that ends in .keras"),
+        (["IN", "IN"], "exists; --force overwrites it"),
+        (["IN", "missing/out.keras"], "argument OUT.keras: there is no folder missing"),
+        (["IN", "OUT", "--report", "missing/r.json"], "argument --report: there is no folder"),
+        (["IN", "OUT", "--groups", "0"], "`groups` must be a positive integer or -1"),
+        (["IN", "OUT", "--groups", "2", "--group-size", "2"], "not allowed with argument"),
+        (["IN", "OUT", "--keep", "cnov"], "'cnov' is the name of none; close are 'conv'"),
+        (["IN", "OUT", "--weight-standardization", "ws"], "invalid choice: 'ws'"),
+    ],
+)
+def test_bad_input(argv, sentence, saved, tmp_path, capsys):
+    places = {"IN": str(saved), "OUT": str(tmp_path / "out.keras")}
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["convert", *(places.get(word, word) for word in argv)])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert sentence in error and error.count("\n") == 1
+    assert not (tmp_path / "out.keras").exists()
+
+
+def test_file_that_is_no_model(tmp_path, capsys):
+    path = tmp_path / "in.keras"
+    path.write_text("nothing")
+    assert cli.main(["convert", str(path), str(tmp_path / "out.keras")]) == 1
+    error = capsys.readouterr().err
+    assert "is not a model that Keras can load" in error and error.count("\n") == 1
+
+
+def test_layers_of_one_s_own_need_their_module(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_layers.py").write_text(OWN_LAYER)
+    monkeypatch.syspath_prepend(tmp_path)
+    own_layers = importlib.import_module("own_layers")
+    layers = [own_layers.Twice(), keras.layers.BatchNormalization()]
+    model = keras.Sequential([keras.Input((4, 4, 8)), *layers])
+    model.save(tmp_path / "in.keras")
+    # As if this process had not imported it.
+    del sys.modules["own_layers"]
+    del keras.saving.get_custom_objects()["own>Twice"]
+    argv = ["convert", str(tmp_path / "in.keras"), str(tmp_path / "out.keras"), "--groups", "2"]
+    assert cli.main(argv) == 1
+    assert "--import" in capsys.readouterr().err
+    assert cli.main([*argv, "--import", "own_layers"]) == 0
+    assert type(keras.saving.load_model(argv[2]).layers[0]).__name__ == "Twice"
+    assert cli.main([*argv, "--force", "--import", "no_such_module"]) == 1
+    assert "no_such_module" in capsys.readouterr().err
