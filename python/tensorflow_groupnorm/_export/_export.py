@@ -13,7 +13,7 @@ import keras
 
 from ..layers._common import on_tensorflow
 from . import _check, _onnx, _saved_model, _tflite
-from ._errors import ExportError
+from ._errors import ExportError, first_line
 from ._model import compute_dtype, computing_in_float32, named_signature
 
 FORMATS = ("saved_model", "tflite", "onnx")
@@ -114,14 +114,11 @@ def export(
             written, custom_ops = _write(model, signature, Path(folder), portable, format)
             difference = None
             if expected is not None:
-                actual = _RUN[format](written, _check.by_name(signature, batch))
+                actual = _run(written, format, _check.by_name(signature, batch))
                 difference = _check.largest_difference(expected, actual)
                 _require(difference, tolerance, model)
             _put(written, path, Path(folder))
     return Exported(path, format, portable, custom_ops, difference)
-
-
-_RUN = {"saved_model": _saved_model.run, "tflite": _tflite.run, "onnx": _onnx.run}
 
 
 def _check_arguments(portable, format):
@@ -170,6 +167,14 @@ def _write(model, signature, folder, portable, format):
     file = folder / f"model.{format}"
     {"tflite": _tflite, "onnx": _onnx}[format].convert(saved_model, file)
     return file, tuple(custom_ops)
+
+
+def _run(written, format, inputs):
+    run = {"saved_model": _saved_model, "tflite": _tflite, "onnx": _onnx}[format].run
+    try:
+        return run(written, inputs)
+    except Exception as error:
+        raise ExportError(f"What was written does not run: {first_line(error)}") from error
 
 
 def _require(difference, tolerance, model):
