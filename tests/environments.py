@@ -18,15 +18,20 @@ def create(name, wheel, *requirements):
     """
     folder = ROOT / "build" / "environments" / name
     python = folder / "bin" / "python"
+    # pip takes what an interrupted installation left behind for whole.
+    complete = folder / "complete"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for command in (
-        [sys.executable, "-m", "venv", folder],
-        [*pip, *requirements, wheel],
-        # The version of a wheel that is another than last time is the same.
-        [*pip, "--no-deps", "--force-reinstall", wheel],
-    ):
-        subprocess.run(command, check=True, timeout=1800)
+    if not complete.exists():
+        _run(sys.executable, "-m", "venv", "--clear", folder)
+    _run(*pip, *requirements, wheel)
+    complete.touch()
+    # The version of a wheel that is another than last time is the same.
+    _run(*pip, "--no-deps", "--force-reinstall", wheel)
     return python
+
+
+def _run(*command):
+    subprocess.run(command, check=True, timeout=1800)
 
 
 def ray(wheel):

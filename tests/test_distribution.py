@@ -199,4 +199,5 @@ def test_ray_train_on_two_workers(wheel, losses_of_one_process, tmp_path):
         assert process.wait(300) == 0, log.read_text()[-4000:]
     (last,) = printed_json(log)
     assert last["replicas"] == 2
-    np.testing.assert_allclose(last["loss"], losses_of_one_process[-1], rtol=ROUNDING)
+    np.testing.assert_allclose(last["losses"], losses_of_one_process, rtol=ROUNDING)
+    assert list(tmp_path.rglob("model.weights.h5"))

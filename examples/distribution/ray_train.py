@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import tempfile
+from pathlib import Path
 
 import ray
-from ray.train import ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.tensorflow import TensorflowTrainer
 
 
@@ -15,8 +17,16 @@ def train_on_worker(config):
 
     # Ray Train has set TF_CONFIG.
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    for loss in Training(strategy, config["batch_size"]).run(config["epochs"]):
-        train.report({"loss": loss, "replicas": strategy.num_replicas_in_sync})
+    training = Training(strategy, config["batch_size"])
+    losses = training.run(config["epochs"])
+    # Every worker reports; Ray keeps the numbers of a report that has a checkpoint.
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if train.get_context().get_world_rank() == 0:
+            training.model.save_weights(f"{folder}/model.weights.h5")
+            checkpoint = train.Checkpoint.from_directory(folder)
+        metrics = {"losses": losses, "replicas": strategy.num_replicas_in_sync}
+        train.report(metrics, checkpoint=checkpoint)
 
 
 def main():
@@ -26,6 +36,12 @@ def main():
     parser.add_argument(
         "--batch-size", type=int, default=16, help="of all workers together (default: %(default)s)"
     )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("ray-train"),
+        help="folder for the weights (default: %(default)s)",
+    )
     args = parser.parse_args()
     # On this machine alone; on a cluster: ray.init().
     ray.init(_node_ip_address="127.0.0.1", include_dashboard=False)
@@ -33,6 +49,7 @@ def main():
         train_on_worker,
         train_loop_config={"batch_size": args.batch_size, "epochs": args.epochs},
         scaling_config=ScalingConfig(num_workers=args.workers),
+        run_config=RunConfig(storage_path=str(args.out.resolve())),
     )
     print(json.dumps(trainer.fit().metrics))
 
