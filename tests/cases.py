@@ -59,6 +59,10 @@ LARGE = {
     "large_image_first": GroupNormCase((1, 24, 150, 200), 1, 3),
     "large_image_one_channel_groups": GroupNormCase((1, 150, 200, 24), -1, 24),
     "many_samples": GroupNormCase((300, 3, 3, 8), -1, 2),
+    # Rows are folded (64 and 32 channels are few) and cut into chunks: the last has all the rows of
+    # a chunk and a part of one more.
+    "partial_row_behind_full_chunks": GroupNormCase((2, 25, 25, 64), -1, 32),
+    "narrow_partial_row_behind_full_chunks": GroupNormCase((1, 1045, 32), -1, 8),
 }
 
 EMPTY = {

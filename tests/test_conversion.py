@@ -230,6 +230,17 @@ def test_operation_that_gives_an_output_stays_and_keeps_its_name():
     assert report.count("fused") == 0
 
 
+def test_normalization_whose_output_is_an_output_takes_nothing_in():
+    inputs = keras.Input((4, 4, 8))
+    x = layers.GroupNormalization(2)(inputs)
+    model = randomize(keras.Model(inputs, [x, layers.Dense(2)(layers.ReLU()(x))]))
+    converted, report = convert(model, weight_standardization=None)
+    assert report.count("fused") == 0
+    x = images(2, 4, 4, 8)
+    for actual, expected in zip(converted(x), model(x), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_mixed_precision_is_fused_and_an_addition_in_another_dtype_is_not():
     for dtype, fused in (("mixed_bfloat16", 1), ("float32", 0)):
         inputs = keras.Input((4, 4, 8))
@@ -476,7 +487,7 @@ def test_nested_and_shared_layers():
     tower = keras.Model(tower_in, x, name="tower")
     left, right = keras.Input((8, 8, 4)), keras.Input((8, 8, 4))
     head = keras.Sequential([layers.Conv2D(4, 3), layers.GroupNormalization(2)], name="head")
-    x = layers.Concatenate()([tower(left), tower(right), norm(left)])
+    x = layers.Concatenate()([tower(left), tower(right), layers.ReLU()(norm(left))])
     model = randomize(keras.Model([left, right], layers.Dense(2)(head(x))))
     converted, report = convert(model, weight_standardization=None)
     x = [images(2, 8, 8, 4, seed=i) for i in range(2)]
@@ -560,6 +571,19 @@ def test_subclassed_model(tmp_path):
     _, report = convert(model)
     assert changes(report)["block/conv"].action == "replaced"
     assert "taken to be" in changes(report)["block/conv"].reason
+
+
+def test_functional_subclass_with_a_constructor_of_its_own():
+    class Named(keras.Model):
+        def __init__(self, filters):
+            inputs = keras.Input((8, 8, 3))
+            x = layers.GroupNormalization(2)(layers.Conv2D(filters, 3)(inputs))
+            super().__init__(inputs, layers.Dense(2)(layers.ReLU()(x)), name="mine")
+
+    model = randomize(Named(4))
+    converted, report = convert(model, weight_standardization=None)
+    np.testing.assert_allclose(converted(images()), model(images()), rtol=1e-4, atol=1e-5)
+    assert changes(report)["mine"].result == "Functional"
 
 
 def test_subclassed_layer_in_a_functional_model():

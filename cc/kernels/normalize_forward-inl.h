@@ -135,12 +135,14 @@ class ForwardPass {
   }
   double* SquaredDeviations(int64_t n, int64_t unit) const { return Means(n, unit) + p_.groups; }
 
-  // Numbers of a group in a unit.
+  // Numbers of a group in a unit. The last chunk has the partial row as well, on top of what may be
+  // as many rows as in any other.
   int64_t UnitCount(int64_t unit) const {
     if (layout_.moments_by_columns) {
       const int64_t group_cols = p_.channels_per_group() * p_.b;
       const int64_t rows_of_chunk = layout_.fold * layout_.chunk_rows;
-      return group_cols * std::min(rows_of_chunk, p_.a - unit * rows_of_chunk);
+      const bool is_last = unit == layout_.chunks - 1;
+      return group_cols * (is_last ? p_.a - unit * rows_of_chunk : rows_of_chunk);
     }
     const int64_t run = p_.channels_per_group() * p_.b;
     return layout_.PieceLength(run, unit % Layout::Pieces(run));

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+
 import keras
 from keras.src.models.functional import functional_like_constructor
 from keras.src.saving.serialization_lib import SafeModeScope
@@ -26,9 +28,11 @@ class Rebuilder:
         self._report = report
         self._made = {}  # By the id of an operation, what takes its place.
         self._copies = []  # (old, new, function that copies the state), inner layers first.
+        self._shared = set()
 
     def convert(self, model: keras.Model) -> keras.Model:
         """Returns the converted model."""
+        self._shared = _in_several_places(model)
         # The configs come from objects of this process: a Lambda in them is no risk.
         with SafeModeScope(False):
             converted = self._layer(model, "", None)
@@ -167,7 +171,7 @@ class Rebuilder:
         if not self._options.fuse or self._options.norm is None:
             return fusions
         for layer in graph.model.layers:
-            if not isinstance(layer, NORMALIZATIONS) or id(layer) in self._made:
+            if not isinstance(layer, NORMALIZATIONS) or id(layer) in self._shared:
                 continue
             if _rules.normalization(layer, self._options).make is None:
                 continue
@@ -219,6 +223,20 @@ def _from_config(layer):
             f"The {type(layer).__name__} {layer.name!r} cannot be copied: its `get_config` must "
             f"return the arguments of its `__init__`. Keras says: {str(error).strip()}"
         ) from error
+
+
+def _in_several_places(model) -> set[int]:
+    """Returns the ids of the layers that more than one model or layer holds."""
+    holders = {}
+    pending = [model]
+    while pending:
+        holder = pending.pop()
+        if id(holder) not in holders:
+            inner = functional(holder)
+            holders[id(holder)] = holder._layers if inner is None else inner.layers
+            pending += holders[id(holder)]
+    held = collections.Counter(id(layer) for layers in holders.values() for layer in layers)
+    return {key for key, count in held.items() if count > 1}
 
 
 def _reasons(graph, operation):
