@@ -75,7 +75,7 @@ def test_diffusion_learns_to_predict_the_noise(finished):
     folder, results = finished("diffusion_unet.py")
     # 1 is what predicting no noise has; the more noise there is, the easier it is to predict.
     assert max(results["errors"]) < 0.5
-    assert results["errors"] == sorted(results["errors"], reverse=True)
+    assert results["errors"][0] > 1.5 * results["errors"][-1]
     samples = tf.io.decode_png((folder / "samples.png").read_bytes())
     assert samples.shape == (16, 8 * 16, 1) and len(np.unique(samples)) > 2
 
