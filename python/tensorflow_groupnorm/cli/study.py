@@ -22,7 +22,7 @@ from ._common import fail, words
 def add(commands):
     """Makes `tfgn study` known to the parser's `commands`."""
     norms = "\n".join(f"  {norm:6} {NORMS[norm]}" for norm in NORMS)
-    experiments = "\n".join(f"  {name:10} {p.help}" for name, p in presets.PRESETS.items())
+    experiments = "\n".join(f"  {name:10} {p.title}{p.note}" for name, p in presets.PRESETS.items())
     parser = commands.add_parser(
         "study",
         help="does GroupNorm + WS help at my batch size?",

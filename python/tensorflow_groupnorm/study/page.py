@@ -18,6 +18,7 @@ h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; padding-bottom: .25rem; 
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th { text-align: left; }
 thead th { border-bottom: 2px solid #888; }
 figure { margin: 1.5rem 0; text-align: center; }
 figure svg { max-width: 100%; height: auto; }

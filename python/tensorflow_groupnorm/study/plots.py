@@ -166,7 +166,11 @@ def plot_curves(summary: dict) -> Figure:
     parts = [(m, size) for m in models for size in sorted(options["batch_sizes"], reverse=True)]
     columns = 2 if len(parts) in (2, 4) else min(3, len(parts))
     rows = math.ceil(len(parts) / columns)
-    figure = Figure(figsize=(4 * columns, 3.2 * rows + 0.6), layout="constrained")
+    # Three entries of the legend, at least, beside each other.
+    width = max(5.5, 4 * columns)
+    legend_rows = math.ceil(len(options["norms"]) / int(width / 1.7))
+    size = (width, 3.2 * rows + 0.4 + 0.22 * legend_rows)
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     errors = [error for run in summary["runs"] for error in run["history"]["val_error"]]
     handles = {}
@@ -185,7 +189,7 @@ def plot_curves(summary: dict) -> Figure:
         handles.values(),
         handles.keys(),
         loc="outside upper center",
-        ncols=min(7, len(handles)),
+        ncols=min(int(width / 1.7), len(handles)),
         title="validation error; dashed: training error",
     )
     return figure

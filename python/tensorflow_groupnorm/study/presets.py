@@ -26,14 +26,16 @@ class Preset:
     """An experiment.
 
     Attributes:
-        help: one line for `tfgn study --help`.
+        title: what is compared.
+        note: on what it needs, for `tfgn study --help`.
         options: of `Study`, where they are not given explicitly.
         fine_tuning: options that take the place of these for a checkpoint of Big Transfer.
         published: what others measured.
     """
 
-    help: str
+    title: str
     options: dict
+    note: str = ""
     fine_tuning: dict = dataclasses.field(default_factory=dict)
     published: tuple[Published, ...] = ()
 
@@ -61,7 +63,7 @@ _BIT = Published(
 
 PRESETS = {
     "gn-fig1": Preset(
-        help="BN against GN over batch sizes, as in figure 1 of the GroupNorm paper",
+        title="BN against GN over batch sizes, as in figure 1 of the GroupNorm paper",
         options={"norms": ("bn", "gn"), "batch_sizes": (2, 4, 8, 16, 32)},
         published=(
             Published(
@@ -72,7 +74,7 @@ PRESETS = {
         ),
     ),
     "gn-groups": Preset(
-        help="the number of groups, and of channels per group: from LN over GN to IN",
+        title="the number of groups, and of channels per group: from LN over GN to IN",
         options={
             "norms": (
                 *(f"gn:groups={groups}" for groups in _GROUPS),
@@ -91,8 +93,8 @@ PRESETS = {
         ),
     ),
     "pets": Preset(
-        help="ResNet-34 and ResNet-50 on Oxford-IIIT Pets; with --bit-checkpoint, fine-tuning "
-        "(for a GPU)",
+        title="ResNet-34 and ResNet-50 on Oxford-IIIT Pets",
+        note="; with --bit-checkpoint, fine-tuning (for a GPU)",
         options={
             "dataset": "pets",
             "models": ("resnet34", "resnet50"),
@@ -112,7 +114,8 @@ PRESETS = {
         published=(_PETS, _BIT),
     ),
     "cifar10": Preset(
-        help="BN, GN and GN + WS with a ResNet-20 on CIFAR-10 (some hours on a CPU)",
+        title="BN, GN and GN + WS with a ResNet-20 on CIFAR-10",
+        note=" (long on a CPU)",
         options={
             "dataset": "cifar10",
             "models": ("resnet20",),

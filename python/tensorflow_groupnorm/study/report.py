@@ -15,6 +15,7 @@ from .config import FINAL_EPOCHS, REFERENCE_BATCH_SIZE, RunConfig, Study
 from .data import Dataset
 from .files import atomic
 from .norms import NORMS, norm_of
+from .presets import PRESETS
 
 
 def title(config: RunConfig, study: Study) -> str:
@@ -140,7 +141,11 @@ def markdown(summary: dict) -> str:
     images = "\n\n".join(
         f"![{caption}]({name}.png)" for name, (caption, _) in plots.all_plots(summary).items()
     )
-    return f"""# Does GroupNorm + WS help at my batch size?
+    preset = options["preset"]
+    heading = "Does GroupNorm + WS help at my batch size?"
+    if preset is not None:
+        heading = f"Preset {preset}: {PRESETS[preset].title}"
+    return f"""# {heading}
 
 {", ".join(options["models"])} on the {dataset["name"]}: {dataset["train"]} training and
 {dataset["val"]} validation images of {side}x{side} pixels, {dataset["classes"]} classes,
