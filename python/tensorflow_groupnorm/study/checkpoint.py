@@ -32,15 +32,24 @@ class Checkpoint(keras.callbacks.BackupAndRestore):
     def _file(self) -> Path:
         return self._folder / "history.json"
 
-    def on_train_begin(self, logs=None):
-        """Restores the weights, the optimizer, the history and the order of the images."""
-        super().on_train_begin(logs)
-        epochs = self.model._initial_epoch or 0
-        if epochs:
+    def restore(self):
+        """Restores the history and the order of the images; to be called before `fit`.
+
+        Each iteration over the images draws seeds, and how often `fit` iterates is Keras' affair:
+        so a model of next to nothing is fitted for the epochs that were done.
+        """
+        try:
+            epochs = json.loads(Path(self._training_metadata_path).read_text())["epoch"]
             self.history = json.loads(self._file.read_text())[:epochs]
-        for _ in range(epochs):
-            # Each iteration draws the seeds of its epoch.
-            next(iter(self._train_set))
+        except (OSError, ValueError):  # Nothing was done, or the files are not whole.
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return
+        shape = self._train_set.element_spec[0].shape[1:]
+        model = keras.Sequential(
+            [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(1)]
+        )
+        model.compile("sgd", "mse")
+        model.fit(self._train_set, epochs=epochs, shuffle=False, verbose=0)
 
     def on_epoch_end(self, epoch, logs=None):
         """Keeps the history before the weights, so that it never lacks an epoch."""

@@ -122,6 +122,7 @@ def train(
     checkpoint = None
     if checkpoints is not None:
         checkpoint = Checkpoint(checkpoints / config.name, train_set)
+        checkpoint.restore()
         callbacks.append(checkpoint)
     start = time.perf_counter()
     history = model.fit(
