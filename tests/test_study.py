@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorflow_groupnorm import cli, layers
-from tensorflow_groupnorm.study import config, data, pool, report, resnet, runner, worker
+from tensorflow_groupnorm.study import config, data, plots, pool, report, resnet, runner, worker
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def trained(monkeypatch):
     """Replaces the training; the list holds the configurations that would have been trained."""
     configs = []
 
-    def fake_train(run_configs, path, folder, workers):
+    def fake_train(run_configs, path, folder, workers, arguments):
         for run_config in run_configs:
             configs.append(run_config)
             yield run_config, {"steps": 1, "epoch": 1, "error": 0.25}
@@ -239,7 +238,7 @@ def bad_folders(tmp_path):
         (["--out", "file/out"], "out must be a folder that can be written to"),
         (
             ["--norms", "bn,xx"],
-            "norms must be among bn, ln, in, gn, ws, gn+ws, none; received",
+            "norms must be among bn, ln, in, gn, ws, gn+ws, none, or as in gn:groups=4",
         ),
         (["--norms", ","], "norms must not be empty"),
         (["--model", "vgg"], "model must be among resnet8, resnet14"),
@@ -375,11 +374,11 @@ def summary_of(errors, **changes):
     dataset = data.Dataset("squares", study.out / "data.npz", "digest", 2, 100, 100)
     results = [
         {
-            "config": dataclasses.asdict(run_config(norm=norm, batch_size=size, seed=seed)),
-            **fake_result(error, **changes),
+            "config": run.as_dict(),
+            **fake_result(errors[run.norm, run.batch_size][run.seed], **changes),
         }
-        for (norm, size), values in errors.items()
-        for seed, error in enumerate(values)
+        for run in study.runs("", "")
+        if run.seed < len(errors.get((run.norm, run.batch_size), ()))
     ]
     return report.summarize(study, dataset, {"fused": True}, results)
 
@@ -402,7 +401,7 @@ def test_report_has_means_spreads_and_the_best():
 
 
 def test_plot_is_in_the_manner_of_the_paper():
-    (axes,) = report.plot_error(summary_of(ERRORS)).axes
+    (axes,) = plots.plot_error(summary_of(ERRORS)).axes
     left, right = axes.get_xlim()
     assert left > right and axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "64"]
@@ -417,13 +416,13 @@ def test_plot_is_in_the_manner_of_the_paper():
 
 def test_plot_of_similar_or_no_errors_is_linear():
     for error in (0.02, 0.0):
-        (axes,) = report.plot_error(summary_of({("bn", 1): [0.03], ("bn", 2): [error]})).axes
+        (axes,) = plots.plot_error(summary_of({("bn", 1): [0.03], ("bn", 2): [error]})).axes
         assert axes.get_yscale() == "linear"
 
 
 def test_curves_have_a_panel_per_batch_size():
     errors = {("gn", size): [0.1] for size in (1, 2, 4, 8)}
-    panels = report.plot_curves(summary_of(errors)).axes
+    panels = plots.plot_curves(summary_of(errors)).axes
     assert [axes.get_title() for axes in panels if axes.get_visible()] == [
         f"batch {size}" for size in (8, 4, 2, 1)
     ]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import json
 import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .config import RunConfig, RunError
 
 
 def train(
-    configs: list[RunConfig], data: Path, folder: Path, workers: int
+    configs: list[RunConfig],
+    data: Path,
+    folder: Path,
+    workers: int,
+    arguments: Sequence[str] = (),
 ) -> Iterator[tuple[RunConfig, dict]]:
     """Trains runs; ends those that go on when it is closed itself.
 
@@ -26,6 +29,7 @@ def train(
         data: the path of a `Dataset`.
         folder: where a run keeps its output while it goes on, or if it fails.
         workers: how many train at a time.
+        arguments: options of the worker's command line.
 
     Yields:
         A config and a message of its worker; the last one of a config has its `result`.
@@ -41,7 +45,7 @@ def train(
         while waiting or active:
             while waiting and len(active) < workers:
                 config = waiting.popleft()
-                active[config] = _start(config, data, folder, workers)
+                active[config] = _start(config, data, folder, workers, arguments)
                 threading.Thread(
                     target=_forward, args=(config, active[config].stdout, lines), daemon=True
                 ).start()
@@ -58,10 +62,13 @@ def train(
             worker.wait()
 
 
-def _start(config: RunConfig, data: Path, folder: Path, workers: int) -> subprocess.Popen:
+def _start(
+    config: RunConfig, data: Path, folder: Path, workers: int, arguments: Sequence[str]
+) -> subprocess.Popen:
     command = [
         *(sys.executable, "-m", "tensorflow_groupnorm.study.worker"),
-        *(json.dumps(dataclasses.asdict(config)), str(data)),
+        *(json.dumps(config.as_dict()), str(data)),
+        *arguments,
     ]
     with _log(config, folder).open("w") as log:
         # A session of its own: Ctrl-C is for this process, which then ends the worker.

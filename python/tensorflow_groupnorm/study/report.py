@@ -6,41 +6,29 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Callable
+from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from rich.console import Console
-from rich.table import Table
 
-from .config import (
-    FINAL_EPOCHS,
-    NORMS,
-    REFERENCE_BATCH_SIZE,
-    Study,
-)
+from . import page, plots, tables
+from .config import FINAL_EPOCHS, REFERENCE_BATCH_SIZE, RunConfig, Study
 from .data import Dataset
 from .files import atomic
+from .norms import NORMS, norm_of
+from .presets import PRESETS
 
-#: Colors of Okabe and Ito, which color-blind readers can tell apart, and markers for everybody.
-STYLES = {
-    "bn": ("#0072B2", "s"),
-    "ln": ("#E69F00", "v"),
-    "in": ("#CC79A7", "D"),
-    "gn": ("#D55E00", "o"),
-    "ws": ("#56B4E9", "P"),
-    "gn+ws": ("#009E73", "^"),
-    "none": ("#000000", "X"),
-}
 
-#: From this ratio of the largest to the smallest error on, a linear axis hides the small ones.
-LOG_SCALE_RATIO = 8
+def title(config: RunConfig, study: Study) -> str:
+    """Returns what a run is called while it trains."""
+    norm = next(text for text, variant in study.variants().items() if variant == config.variant)
+    model = f"{config.model}, " if len(study.models) > 1 else ""
+    return f"{model}{norm}, batch {config.batch_size}, seed {config.seed}"
 
 
 def write(
     study: Study, dataset: Dataset, environment: dict, results: list[dict], console: Console
 ) -> dict:
-    """Writes `report.md`, `results.json`, `error_vs_batch.png` and `curves.png` to `study.out`.
+    """Writes `report.html`, `report.md`, `results.json` and the plots to `study.out`.
 
     Args:
         study: the options.
@@ -53,23 +41,26 @@ def write(
         The content of `results.json`.
     """
     summary = summarize(study, dataset, environment, results)
-    with atomic(study.out / "results.json") as file:
-        file.write(json.dumps(summary, indent=1, allow_nan=False).encode())
-    with atomic(study.out / "report.md") as file:
-        file.write(markdown(summary).encode())
-    for name, figure in (
-        ("error_vs_batch", plot_error(summary)),
-        ("curves", plot_curves(summary)),
+    figures = plots.all_plots(summary)
+    text = markdown(summary)
+    for name, content in (
+        ("results.json", json.dumps(summary, indent=1, allow_nan=False)),
+        ("report.md", text),
+        ("report.html", page.render(text, figures)),
     ):
+        with atomic(study.out / name) as file:
+            file.write(content.encode())
+    for name, (_, figure) in figures.items():
         with atomic(study.out / f"{name}.png") as file:
             figure.savefig(file, format="png", dpi=150)
-    console.print(_console_table(summary))
-    console.print(f"Report: {study.out / 'report.md'}")
+    for table in tables.errors_on_console(summary):
+        console.print(table)
+    console.print(f"Report: {study.out / 'report.html'}")
     return summary
 
 
 def summarize(study: Study, dataset: Dataset, environment: dict, results: list[dict]) -> dict:
-    """Gathers the runs of each norm and batch size.
+    """Gathers the runs of each model, norm and batch size.
 
     Args:
         study: the options.
@@ -78,46 +69,55 @@ def summarize(study: Study, dataset: Dataset, environment: dict, results: list[d
         results: of every run.
 
     Returns:
-        `options`, `dataset`, `environment`, `runs` (the results) and `cells`: for each norm and
-        batch size the mean `error` over the seeds, `error_min`, `error_max`, `diverged` (runs), and
-        the means of `step_ms`, `peak_mib` and `increase_mib` (peak above the baseline).
+        `options`, `dataset`, `environment`, `runs` (the results, each with its `norm` as the
+        options spell it) and `cells`: for each model, norm and batch size the mean `error` over
+        the seeds, `error_min`, `error_max`, `diverged` (runs), and the means of `step_ms`,
+        `peak_mib` and `increase_mib` (peak above the baseline).
     """
-    cells = []
-    for norm in study.norms:
-        for batch_size in sorted(study.batch_sizes):
-            runs = [
-                run
-                for run in results
-                if (run["config"]["norm"], run["config"]["batch_size"]) == (norm, batch_size)
-            ]
-            errors = [run["error"] for run in runs]
-            steps = [run["step_ms"] for run in runs if run["step_ms"] is not None]
-            cells.append(
-                {
-                    "norm": norm,
-                    "batch_size": batch_size,
-                    "error": statistics.fmean(errors),
-                    "error_min": min(errors),
-                    "error_max": max(errors),
-                    "diverged": sum(run["diverged"] for run in runs),
-                    "step_ms": statistics.fmean(steps) if steps else None,
-                    "peak_mib": statistics.fmean(run["peak_mib"] for run in runs),
-                    "increase_mib": statistics.fmean(
-                        run["peak_mib"] - run["baseline_mib"] for run in runs
-                    ),
-                }
-            )
-    options = dataclasses.asdict(study) | {
-        "data": None if study.data is None else str(study.data),
-        "out": str(study.out),
+    cells, runs = [], []
+    for model in study.models:
+        for norm, variant in study.variants().items():
+            for batch_size in sorted(study.batch_sizes):
+                key = {"model": model, "batch_size": batch_size, **dataclasses.asdict(variant)}
+                of_cell = [
+                    {"norm": norm, **result}
+                    for result in results
+                    if key.items() <= result["config"].items()
+                ]
+                runs += of_cell
+                head = {"model": model, "norm": norm, "batch_size": batch_size}
+                cells.append(head | _cell(of_cell))
+    options = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(study).items()
     }
     images = dataclasses.asdict(dataset) | {"path": dataset.path.name}
+    # Tuples become lists, as they are in the file.
+    return json.loads(
+        json.dumps(
+            {
+                "options": options,
+                "dataset": images,
+                "environment": environment,
+                "cells": cells,
+                "runs": runs,
+            },
+            allow_nan=False,
+        )
+    )
+
+
+def _cell(runs: list[dict]) -> dict:
+    errors = [run["error"] for run in runs]
+    steps = [run["step_ms"] for run in runs if run["step_ms"] is not None]
     return {
-        "options": options,
-        "dataset": images,
-        "environment": environment,
-        "cells": cells,
-        "runs": results,
+        "error": statistics.fmean(errors),
+        "error_min": min(errors),
+        "error_max": max(errors),
+        "diverged": sum(run["diverged"] for run in runs),
+        "step_ms": statistics.fmean(steps) if steps else None,
+        "peak_mib": statistics.fmean(run["peak_mib"] for run in runs),
+        "increase_mib": statistics.fmean(run["peak_mib"] - run["baseline_mib"] for run in runs),
     }
 
 
@@ -128,49 +128,88 @@ def markdown(summary: dict) -> str:
         summary: of `summarize`.
 
     Returns:
-        The text, which shows the two plots that lie beside it.
+        The text, which shows the plots that lie beside it.
     """
     options, dataset = summary["options"], summary["dataset"]
     side = options["image_size"]
+    typical = tables.typical_error(summary)
+    noise = math.sqrt(typical * (1 - typical) / dataset["val"])
+    seeds = options["seeds"]
+    spread = (
+        f"Means over {len(seeds)} seeds, (smallest-largest) in brackets. " if len(seeds) > 1 else ""
+    )
+    images = "\n\n".join(
+        f"![{caption}]({name}.png)" for name, (caption, _) in plots.all_plots(summary).items()
+    )
+    preset = options["preset"]
+    heading = "Does GroupNorm + WS help at my batch size?"
+    if preset is not None:
+        heading = f"Preset {preset}: {PRESETS[preset].title}"
+    return f"""# {heading}
+
+{", ".join(options["models"])} on the {dataset["name"]}: {dataset["train"]} training and
+{dataset["val"]} validation images of {side}x{side} pixels, {dataset["classes"]} classes,
+{options["epochs"]} epochs, seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, seeds))}.
+
+## Validation error in %
+
+{tables.by_batch_size(summary, tables.error_text, best=True)}
+
+{spread}The lowest error of each batch size is bold. An error of {typical:.1%} on {dataset["val"]}
+images has a standard error of {100 * noise:.1f} points: smaller differences are chance.
+
+{images}
+{tables.published(summary)}
+## Step time in ms
+
+{tables.by_batch_size(summary, _step_text)}
+{_shared(summary["runs"])}
+## Peak memory in MiB
+
+{tables.by_batch_size(summary, lambda c: f"{c['peak_mib']:.0f} (+{c['increase_mib']:.0f})")}
+
+## How it was measured
+
+{_method(options)}
+
+{_definitions(options["norms"])}
+
+## Runs
+
+{tables.runs(summary)}
+
+## Configuration
+
+```json
+{json.dumps({"options": options, "environment": summary["environment"]}, indent=1)}
+```
+"""
+
+
+def _step_text(cell: dict) -> str:
+    return "-" if cell["step_ms"] is None else f"{cell['step_ms']:.1f}"
+
+
+def _method(options: dict) -> str:
     rate = f"{options['learning_rate']:g} x batch / {REFERENCE_BATCH_SIZE}"
     groups = (
         f"{options['groups']} groups"
         if options["group_size"] is None
         else f"{options['group_size']} channels per group"
     )
-    typical = statistics.median(cell["error"] for cell in summary["cells"])
-    noise = math.sqrt(typical * (1 - typical) / dataset["val"])
-    spread = (
-        f"Means over {len(options['seeds'])} seeds, (smallest-largest) in brackets. "
-        if len(options["seeds"]) > 1
-        else ""
-    )
-    return f"""# Does GroupNorm + WS help at my batch size?
-
-{options["model"]} on the {dataset["name"]}: {dataset["train"]} training and {dataset["val"]}
-validation images of {side}x{side} pixels, {dataset["classes"]} classes, {options["epochs"]} epochs.
-
-## Validation error in %
-
-{_pivot(summary, _error_text, best=True)}
-
-{spread}The lowest error of each batch size is bold. An error of {typical:.1%} on {dataset["val"]}
-images has a standard error of {100 * noise:.1f} points: smaller differences are chance.
-
-![validation error against batch size](error_vs_batch.png)
-
-![training curves](curves.png)
-
-## Step time in ms
-
-{_pivot(summary, lambda cell: "-" if cell["step_ms"] is None else f"{cell['step_ms']:.1f}")}
-{_shared(summary["runs"])}
-## Peak memory in MiB
-
-{_pivot(summary, lambda cell: f"{cell['peak_mib']:.0f} (+{cell['increase_mib']:.0f})")}
-
-## How it was measured
-
+    extras = {
+        "augment": "Training images are flipped and shifted by up to 1/8 of their side at random.",
+        "ema": "What validates is an exponential moving average of the weights, of momentum "
+        "{}; BatchNorm's statistics are not averaged further.",
+        "clip_norm": "Gradients are scaled down to a norm of {}, all of them together.",
+        "mixed_precision": "Layers compute in {}, with float32 weights and logits.",
+        "jit": "XLA compiles the training step.",
+        "bit_checkpoint": "The networks start from the checkpoint `{}` with logits of 0.",
+    }
+    used = [f"- {text.format(options[name])}" for name, text in extras.items() if options[name]]
+    return "\n".join(
+        [
+            f"""\
 - Validation error: the median over the final {FINAL_EPOCHS} epochs, as in the GroupNorm paper
   (arXiv 1803.08494). A run whose loss became NaN ends there ("diverged").
 - Every run is the same network from the same seed in a process of its own; SGD with momentum 0.9,
@@ -179,16 +218,10 @@ images has a standard error of {100 * noise:.1f} points: smaller differences are
   or fill the input pipeline. Validation is not counted.
 - Peak memory: the most resident memory that the run's process ever held, TensorFlow itself and the
   images included; in brackets, how far that is above what it held before the network was built.
-- `gn` and `gn+ws` use {groups}.
-
-{_definitions(options["norms"])}
-
-## Configuration
-
-```json
-{json.dumps({"options": options, "environment": summary["environment"]}, indent=1)}
-```
-"""
+- `gn` and `gn+ws` use {groups} where nothing else is said.""",
+            *used,
+        ]
+    )
 
 
 def _shared(results: list[dict]) -> str:
@@ -203,153 +236,6 @@ step times, train with `--workers 1` into another folder.
 
 
 def _definitions(norms: list[str]) -> str:
-    return "\n".join(f"- `{norm}`: {NORMS[norm]}" for norm in norms)
-
-
-def _error_text(cell: dict) -> str:
-    text = f"{100 * cell['error']:.1f}"
-    if cell["error_min"] < cell["error_max"]:
-        text += f" ({100 * cell['error_min']:.1f}-{100 * cell['error_max']:.1f})"
-    return text + (" diverged" if cell["diverged"] else "")
-
-
-def _rows(summary: dict, text: Callable[[dict], str], best: bool = False) -> list[list[str]]:
-    """Returns a header and a row per norm, with a column per batch size."""
-    batch_sizes = sorted({cell["batch_size"] for cell in summary["cells"]})
-    lowest = {
-        size: min(cell["error"] for cell in summary["cells"] if cell["batch_size"] == size)
-        for size in batch_sizes
-    }
-    rows = [["", *(f"batch {size}" for size in batch_sizes)]]
-    for norm in summary["options"]["norms"]:
-        cells = [cell for cell in summary["cells"] if cell["norm"] == norm]
-        rows.append(
-            [
-                norm,
-                *(
-                    f"**{text(cell)}**"
-                    if best and cell["error"] == lowest[cell["batch_size"]]
-                    else text(cell)
-                    for cell in cells
-                ),
-            ]
-        )
-    return rows
-
-
-def _pivot(summary: dict, text: Callable[[dict], str], best: bool = False) -> str:
-    header, *rows = _rows(summary, text, best)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _console_table(summary: dict) -> Table:
-    header, *rows = _rows(summary, _error_text)
-    table = Table(title="Validation error in %")
-    for column in header:
-        table.add_column(column, justify="right" if column else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def plot_error(summary: dict) -> Figure:
-    """Plots validation error against batch size, as figure 1 of the GroupNorm paper does.
-
-    Args:
-        summary: of `summarize`.
-
-    Returns:
-        The figure; bars show the smallest and the largest error over the seeds.
-    """
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    for norm in summary["options"]["norms"]:
-        cells = [cell for cell in summary["cells"] if cell["norm"] == norm]
-        errors = [100 * cell["error"] for cell in cells]
-        color, marker = STYLES[norm]
-        spread = [
-            [y - 100 * cell["error_min"] for y, cell in zip(errors, cells, strict=True)],
-            [100 * cell["error_max"] - y for y, cell in zip(errors, cells, strict=True)],
-        ]
-        axes.errorbar(
-            [cell["batch_size"] for cell in cells],
-            errors,
-            yerr=spread if len(summary["options"]["seeds"]) > 1 else None,
-            color=color,
-            marker=marker,
-            capsize=3,
-            label=norm,
-        )
-    batch_sizes = sorted({cell["batch_size"] for cell in summary["cells"]})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(batch_sizes, [str(size) for size in batch_sizes])
-    axes.minorticks_off()
-    axes.invert_xaxis()
-    axes.set_xlabel("batch size (images per training step)")
-    _error_axis(axes, [cell["error"] for cell in summary["cells"]])
-    axes.set_ylabel("validation error in %")
-    axes.set_title(f"{summary['options']['model']}, {summary['dataset']['name']}")
-    axes.legend()
-    return figure
-
-
-def plot_curves(summary: dict) -> Figure:
-    """Plots the validation error (solid) and the training error (dashed) of every run by epoch.
-
-    Args:
-        summary: of `summarize`.
-
-    Returns:
-        The figure, with a panel per batch size.
-    """
-    batch_sizes = sorted(summary["options"]["batch_sizes"], reverse=True)
-    columns = min(3, len(batch_sizes))
-    rows = math.ceil(len(batch_sizes) / columns)
-    figure = Figure(figsize=(4 * columns, 3.2 * rows + 0.6), layout="constrained")
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
-    errors = [error for run in summary["runs"] for error in run["history"]["val_error"]]
-    handles = {}
-    for batch_size, axes in zip(batch_sizes, panels, strict=False):
-        for run in summary["runs"]:
-            if run["config"]["batch_size"] != batch_size:
-                continue
-            norm, history = run["config"]["norm"], run["history"]
-            epochs = range(1, len(history["val_error"]) + 1)
-            color, marker = STYLES[norm]
-            for part, style in (
-                ("train_error", {"linestyle": "--", "linewidth": 0.8}),
-                ("val_error", {"marker": marker, "markersize": 4}),
-            ):
-                (handles[norm],) = axes.plot(
-                    epochs, [100 * error for error in history[part]], color=color, **style
-                )
-        axes.set_title(f"batch {batch_size}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch")
-        _error_axis(axes, errors)
-    for axes in panels:
-        axes.set_visible(False)
-    figure.supylabel("error in %", fontsize="medium")
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper center",
-        ncols=len(handles),
-        title="validation error; dashed: training error",
+    return "\n".join(
+        f"- `{norm}`: {NORMS[norm]}" for norm in dict.fromkeys(norm_of(norm) for norm in norms)
     )
-    return figure
-
-
-def _error_axis(axes, errors: list[float]):
-    """Shows errors in [0, 1] as percentages, on a logarithmic axis if they differ a lot."""
-    smallest, largest = 100 * min(errors), 100 * max(errors)
-    if smallest > 0 and largest / smallest > LOG_SCALE_RATIO:
-        axes.set_yscale("log")
-        axes.set_ylim(smallest / 1.5, min(100, largest * 1.5))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.minorticks_off()
-    else:
-        axes.set_ylim(0, min(100, largest * 1.2) or 1)
-    axes.grid(alpha=0.3)

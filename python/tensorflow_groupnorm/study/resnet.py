@@ -1,19 +1,28 @@
-"""The network of the study: one ResNet for small images, with any of the normalizations."""
+"""The networks of a study, with any of the normalizations."""
 
 from __future__ import annotations
 
 import keras
 
+from .. import models
 from ..layers import GroupNormalization, StandardizedConv2D
-from .config import MODELS, RunConfig
+from .config import RunConfig
+from .networks import MODELS
+
+#: As in the paper. The 0.99 of Keras forgets its initial values only after 500 steps, more than a
+#: short training at a large batch has.
+BN_MOMENTUM = 0.9
+
+#: Up to this side in pixels the stem of a network of `tfgn.models` keeps the resolution.
+SMALL_IMAGE = 64
 
 
 def build(config: RunConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """Builds the classifier that a run trains.
 
-    The layout is the ResNet for CIFAR-10 of He et al. (arXiv 1512.03385, section 4.2) with
-    projection shortcuts: a 3x3 stem that keeps the resolution, stages of basic blocks, global
-    average pooling.
+    The layout is that of `tfgn.models` or the ResNet for CIFAR-10 of He et al. (arXiv 1512.03385,
+    section 4.2) with projection shortcuts: a 3x3 stem that keeps the resolution, stages of basic
+    blocks, global average pooling. Logits are float32 whatever the dtype policy.
 
     Args:
         config: its `norm`, `groups`, `group_size` and `model`.
@@ -21,18 +30,49 @@ def build(config: RunConfig, input_shape: tuple[int, int, int], classes: int) ->
         classes: number of logits.
 
     Returns:
-        A model from images to logits.
+        A model from images to logits. One that is to be fine-tuned starts from logits of 0.
     """
     architecture = MODELS[config.model]
     inputs = keras.Input(input_shape)
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    body = _stages if architecture.function is None else _published
+    x = body(x, architecture, config)
+    initializer = "glorot_uniform" if config.bit_checkpoint is None else "zeros"
+    logits = keras.layers.Dense(
+        classes, kernel_initializer=initializer, dtype="float32", name="head"
+    )(x)
+    return keras.Model(inputs, logits, name=config.model)
+
+
+def _published(x, architecture, config: RunConfig):
+    """Returns the features of a network of `tfgn.models`."""
+    has_groups = config.groups is not None or config.group_size is not None
+    standardized = {"gn+ws": "bit", "ws": "nfnet"}
+    build_body = getattr(models, architecture.function)
+    body = build_body(
+        include_top=False,
+        pooling="avg",
+        input_tensor=x,
+        norm="gn" if has_groups else "bn" if config.norm == "bn" else None,
+        weight_standardization=standardized.get(config.norm),
+        groups=config.groups or 32,
+        group_size=config.group_size,
+        stem="small" if x.shape[1] <= SMALL_IMAGE else "large",
+    )
+    for layer in body.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = BN_MOMENTUM
+    return body.output
+
+
+def _stages(x, architecture, config: RunConfig):
+    """Returns the features of a ResNet for small images."""
     x = _norm(_conv(x, architecture.widths[0], 3, config), config, activation="relu")
     for stage, width in enumerate(architecture.widths):
         for block in range(architecture.blocks):
             strides = 2 if stage > 0 and block == 0 else 1
             x = _block(x, width, strides, config)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(classes)(x), name=config.model)
+    return keras.layers.GlobalAveragePooling2D()(x)
 
 
 def _block(x, width: int, strides: int, config: RunConfig):
@@ -66,9 +106,7 @@ def _norm(x, config: RunConfig, activation: str | None = None, residual=None):
         groups = {"groups": config.groups} if config.groups else {"group_size": config.group_size}
         return GroupNormalization(activation=activation, **groups)(x, residual=residual)
     if config.norm == "bn":
-        # As in the paper; the 0.99 of Keras forgets its initial values only after 500 steps, more
-        # than a short training at a large batch has.
-        x = keras.layers.BatchNormalization(momentum=0.9)(x)
+        x = keras.layers.BatchNormalization(momentum=BN_MOMENTUM)(x)
     if residual is not None:
         x = keras.layers.Add()([x, residual])
     return keras.layers.Activation(activation)(x)

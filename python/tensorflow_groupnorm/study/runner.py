@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -22,12 +22,7 @@ from rich.progress import (
 
 from .. import _info
 from . import data, pool, report
-from .config import (
-    Interrupted,
-    RunConfig,
-    Study,
-    StudyError,
-)
+from .config import Interrupted, RunConfig, Study, StudyError
 from .files import atomic
 
 
@@ -64,7 +59,7 @@ def run(study: Study, console: Console | None = None) -> dict:
         f"TensorFlow {environment['tensorflow']}, Keras {environment['keras']}, "
         f"{'fused' if environment['fused'] else 'stock'} ops"
     )
-    runs = study.runs(dataset.digest, software)
+    runs = study.runs(dataset.digest, software, _digest(study.bit_checkpoint))
     results = {config: _load(runs_folder, config) for config in runs}
     missing = [config for config in runs if results[config] is None]
     console.print(
@@ -81,6 +76,7 @@ def run(study: Study, console: Console | None = None) -> dict:
         raise Interrupted(
             f"interrupted: {done} of {len(runs)} runs are kept in {study.out}, "
             "the same command goes on with the others"
+            + (", from their last epoch" if study.checkpoints else "")
         ) from None
     return report.write(study, dataset, environment, list(results.values()), console)
 
@@ -93,11 +89,22 @@ def _make_writable(folder: Path):
         raise StudyError(f"out must be a folder that can be written to: {error}") from error
 
 
+def _digest(file: Path | None) -> str | None:
+    """Returns what changes when the content of a file does."""
+    if file is None:
+        return None
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()[:12]
+
+
 def _load(folder: Path, config: RunConfig) -> dict | None:
     """Returns the kept result of a run, or `None`."""
     with contextlib.suppress(OSError, ValueError):
         result = json.loads((folder / f"{config.name}.json").read_text())
-        if isinstance(result, dict) and result.get("config") == dataclasses.asdict(config):
+        if isinstance(result, dict) and result.get("config") == config.as_dict():
             return result
     return None
 
@@ -110,12 +117,17 @@ def _train_all(runs: list[RunConfig], study: Study, dataset: data.Dataset, conso
     """
     steps = {config: config.epochs * (dataset.train // config.batch_size) for config in runs}
     folder = study.out / "runs"
-    trainings = pool.train(runs, dataset.path, folder, study.workers)
+    arguments = []
+    if study.bit_checkpoint is not None:
+        arguments += ["--bit-checkpoint", str(study.bit_checkpoint)]
+    if study.checkpoints:
+        arguments += ["--checkpoints", str(study.out / "checkpoints")]
+    trainings = pool.train(runs, dataset.path, folder, study.workers, arguments)
     with contextlib.closing(trainings), _progress(console) as progress:
         total = progress.add_task(f"{len(runs)} runs", total=sum(steps.values()))
         rows: dict[RunConfig, TaskID] = {}
         for config, message in trainings:
-            title = f"{config.norm}, batch {config.batch_size}, seed {config.seed}"
+            title = report.title(config, study)
             if config not in rows:
                 rows[config] = progress.add_task(title, total=steps[config])
             if "epoch" in message:
@@ -130,7 +142,7 @@ def _train_all(runs: list[RunConfig], study: Study, dataset: data.Dataset, conso
                 continue
             progress.update(rows[config], visible=False)
             result = {
-                "config": dataclasses.asdict(config),
+                "config": config.as_dict(),
                 "workers": study.workers,
                 **message["result"],
             }

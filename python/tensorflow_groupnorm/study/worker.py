@@ -1,11 +1,14 @@
 """Trains one run in a process of its own, so that its peak memory is its own.
 
 `python -m tensorflow_groupnorm.study.worker CONFIG DATA` takes a `RunConfig` as JSON and the path
-of the images, and writes one JSON object per line: progress, and at last the result.
+of the images, and writes one JSON object per line: progress, and at last the result. Of the options
+`--bit-checkpoint FILE` is what is fine-tuned, `--checkpoints FOLDER` where a run can go on.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import math
 import os
@@ -19,13 +22,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import resnet
+from .. import models
+from . import images, resnet
+from .checkpoint import Checkpoint
 from .config import FINAL_EPOCHS, RunConfig
 
 #: Seconds between two progress messages.
 REPORT_INTERVAL = 0.2
 
 VALIDATION_BATCH = 256
+
+#: What Keras logs of an epoch.
+HISTORY = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 class Progress(keras.callbacks.Callback):
@@ -47,6 +55,8 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         """Forgets the last step: the first interval of an epoch holds more than a step."""
         self._last_step = None
+        # More than 0 at the start of a run that goes on.
+        self._steps = epoch * self.params["steps"]
 
     def on_train_batch_end(self, batch, logs=None):
         """Times the interval since the last step."""
@@ -64,57 +74,103 @@ class Progress(keras.callbacks.Callback):
         self._emit({"steps": self._steps, "epoch": epoch + 1, "error": 1 - logs["val_accuracy"]})
 
 
-def train(config: RunConfig, data: Path, emit: Callable[[dict], None]) -> dict:
-    """Trains a run from its beginning to its end.
+def train(
+    config: RunConfig,
+    data: Path,
+    emit: Callable[[dict], None],
+    bit_checkpoint: Path | None = None,
+    checkpoints: Path | None = None,
+) -> dict:
+    """Trains a run from its beginning, or from its last checkpoint, to its end.
 
     Args:
         config: the run.
         data: the path of a `Dataset`.
         emit: takes progress messages: `steps` done, and after an epoch its number and `error`.
+        bit_checkpoint: the `.npz` file of `config.bit_checkpoint`.
+        checkpoints: a folder where the run keeps its state after each epoch, until its end.
 
     Returns:
         `history` (lists with one value per epoch; errors in [0, 1]), `error` (the median of the
         final epochs), `diverged`, `parameters`, `step_ms` (median, without validation and the
         first steps of epochs; `None` for a single step per epoch), `seconds` of training and
-        validation, `peak_mib` and `baseline_mib` (resident memory: the most of this process, and
-        what it used before the model was built).
+        validation since the last start, `peak_mib` and `baseline_mib` (resident memory: the most
+        of this process, and what it used before the model was built).
     """
     keras.utils.set_random_seed(config.seed)
     with np.load(data) as arrays:
         x_train, y_train, x_val, y_val = (
             arrays[key] for key in ("x_train", "y_train", "x_val", "y_val")
         )
-    # The last, smaller batch is dropped: it would be normalized over another batch size.
-    train_set = (
-        tf.data.Dataset.from_tensor_slices((x_train, y_train))
-        .shuffle(len(x_train), seed=config.seed)
-        .batch(config.batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    train_set = images.training_set(x_train, y_train, config)
     val_set = tf.data.Dataset.from_tensor_slices((x_val, y_val)).batch(VALIDATION_BATCH)
     baseline = _memory_mib("VmRSS")
-    model = resnet.build(config, x_train.shape[1:], int(y_train.max()) + 1)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        config.peak_learning_rate, config.epochs * len(train_set)
-    )
-    model.compile(
-        optimizer=keras.optimizers.SGD(schedule, momentum=0.9),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    with _precision(config.mixed_precision):
+        model = resnet.build(config, x_train.shape[1:], int(max(y_train.max(), y_val.max())) + 1)
+        if bit_checkpoint is not None:
+            models.load_bit_npz(model, bit_checkpoint, head="zeros")
+        model.compile(
+            optimizer=_optimizer(config, len(train_set)),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=config.jit or "auto",
+        )
     progress = Progress(emit)
+    callbacks = [keras.callbacks.TerminateOnNaN()]
+    if config.ema is not None:
+        callbacks.append(keras.callbacks.SwapEMAWeights())
+    checkpoint = None
+    if checkpoints is not None:
+        checkpoint = Checkpoint(checkpoints / config.name, train_set)
+        checkpoint.restore()
+        callbacks.append(checkpoint)
     start = time.perf_counter()
     history = model.fit(
         train_set,
         validation_data=val_set,
         epochs=config.epochs,
-        callbacks=[keras.callbacks.TerminateOnNaN(), progress],
+        callbacks=[*callbacks, progress],
         shuffle=False,
         verbose=0,
     ).history
     seconds = time.perf_counter() - start
-    errors = [1 - accuracy for accuracy in history["val_accuracy"]]
+    if checkpoint is not None:
+        history = {key: [logs[key] for logs in checkpoint.history] for key in HISTORY}
+        checkpoint.finish()
     steps = progress.step_seconds
+    return _scores(history) | {
+        "parameters": model.count_params(),
+        "step_ms": statistics.median(steps) * 1e3 if steps else None,
+        "seconds": seconds,
+        "baseline_mib": baseline,
+        "peak_mib": _memory_mib("VmHWM"),
+    }
+
+
+def _optimizer(config: RunConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    schedule = keras.optimizers.schedules.CosineDecay(
+        config.peak_learning_rate, config.epochs * steps_per_epoch
+    )
+    averaging = {"use_ema": True, "ema_momentum": config.ema} if config.ema is not None else {}
+    return keras.optimizers.SGD(
+        schedule, momentum=0.9, global_clipnorm=config.clip_norm, **averaging
+    )
+
+
+@contextlib.contextmanager
+def _precision(name: str | None):
+    """Sets the dtype policy of the layers that are made within."""
+    before = keras.config.dtype_policy()
+    if name is not None:
+        keras.config.set_dtype_policy(f"mixed_{name}")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _scores(history: dict[str, list[float]]) -> dict:
+    errors = [1 - accuracy for accuracy in history["val_accuracy"]]
     return {
         "history": {
             "loss": _finite(history["loss"]),
@@ -124,11 +180,6 @@ def train(config: RunConfig, data: Path, emit: Callable[[dict], None]) -> dict:
         },
         "error": statistics.median(errors[-FINAL_EPOCHS:]),
         "diverged": not math.isfinite(history["loss"][-1]),
-        "parameters": model.count_params(),
-        "step_ms": statistics.median(steps) * 1e3 if steps else None,
-        "seconds": seconds,
-        "baseline_mib": baseline,
-        "peak_mib": _memory_mib("VmHWM"),
     }
 
 
@@ -158,7 +209,13 @@ def main():
     def emit(message: dict):
         print(json.dumps(message, allow_nan=False), file=messages, flush=True)
 
-    emit({"result": train(RunConfig(**json.loads(sys.argv[1])), Path(sys.argv[2]), emit)})
+    parser = argparse.ArgumentParser()
+    parser.add_argument("config", type=json.loads)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--bit-checkpoint", type=Path)
+    parser.add_argument("--checkpoints", type=Path)
+    args = vars(parser.parse_args())
+    emit({"result": train(RunConfig(**args.pop("config")), args.pop("data"), emit, **args)})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""The experiments of the papers, as options of a study with the published numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """Numbers to stand beside the measured ones.
+
+    Attributes:
+        what: of which experiment the numbers are.
+        source: where they were published.
+        errors: top-1 error in percent, or a range of it, by norm and batch size. They meet the
+            measured ones of the same norm and batch size, if there are any.
+    """
+
+    what: str
+    source: str
+    errors: dict[tuple[str, int | None], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """An experiment.
+
+    Attributes:
+        title: what is compared.
+        note: on what it needs, for `tfgn study --help`.
+        options: of `Study`, where they are not given explicitly.
+        fine_tuning: options that take the place of these for a checkpoint of Big Transfer.
+        published: what others measured.
+    """
+
+    title: str
+    options: dict
+    note: str = ""
+    fine_tuning: dict = dataclasses.field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+
+
+_GN_PAPER = "Wu and He, Group Normalization, arXiv 1803.08494"
+_IMAGENET = "ImageNet, ResNet-50, 8 GPUs, images per GPU"
+
+_FIG1 = {
+    "bn": {32: "23.6", 16: "23.7", 8: "24.8", 4: "27.3", 2: "34.7"},
+    "gn": {32: "24.1", 16: "24.2", 8: "24.0", 4: "24.2", 2: "24.1"},
+}
+_GROUPS = {64: "24.6", 32: "24.1", 16: "24.6", 8: "24.4", 4: "24.6", 2: "24.7", 1: "25.3"}
+_SIZES = {64: "24.4", 32: "24.5", 16: "24.2", 8: "24.3", 4: "24.8", 2: "25.6", 1: "28.4"}
+
+_PETS = Published(
+    "Oxford-IIIT Pets, ResNet from random weights, 25 epochs; the batch size is not known",
+    "a replication in a blog post on Group Normalization",
+    {("bn", None): "67", ("gn", None): "86", ("gn+ws", None): "62-67"},
+)
+_BIT = Published(
+    "ImageNet, ResNet-50 (v2), batch 4096",
+    "Kolesnikov et al., Big Transfer, arXiv 1912.11370",
+    {("bn", 4096): "24.4", ("gn", 4096): "29.8", ("gn+ws", 4096): "24.0"},
+)
+
+PRESETS = {
+    "gn-fig1": Preset(
+        title="BN against GN over batch sizes, as in figure 1 of the GroupNorm paper",
+        options={"norms": ("bn", "gn"), "batch_sizes": (2, 4, 8, 16, 32)},
+        published=(
+            Published(
+                _IMAGENET,
+                f"{_GN_PAPER}, table 2",
+                {(norm, size): e for norm, row in _FIG1.items() for size, e in row.items()},
+            ),
+        ),
+    ),
+    "gn-groups": Preset(
+        title="the number of groups, and of channels per group: from LN over GN to IN",
+        options={
+            "norms": (
+                *(f"gn:groups={groups}" for groups in _GROUPS),
+                *(f"gn:size={size}" for size in _SIZES),
+            ),
+            "batch_sizes": (32,),
+            "models": ("resnet8x4",),
+        },
+        published=(
+            Published(
+                _IMAGENET,
+                f"{_GN_PAPER}, table 3",
+                {(f"gn:groups={groups}", 32): error for groups, error in _GROUPS.items()}
+                | {(f"gn:size={size}", 32): error for size, error in _SIZES.items()},
+            ),
+        ),
+    ),
+    "pets": Preset(
+        title="ResNet-34 and ResNet-50 on Oxford-IIIT Pets",
+        note="; with --bit-checkpoint, fine-tuning (for a GPU)",
+        options={
+            "dataset": "pets",
+            "models": ("resnet34", "resnet50"),
+            "batch_sizes": (1, 4, 64),
+            "epochs": 25,
+            "groups": 32,
+            "augment": True,
+            "checkpoints": True,
+        },
+        fine_tuning={
+            "models": ("bit-r50x1",),
+            "norms": ("gn+ws",),
+            "epochs": 10,
+            # The 0.003 for 512 images of Big Transfer's rule.
+            "learning_rate": 0.003 * 32 / 512,
+        },
+        published=(_PETS, _BIT),
+    ),
+    "cifar10": Preset(
+        title="BN, GN and GN + WS with a ResNet-20 on CIFAR-10",
+        note=" (long on a CPU)",
+        options={
+            "dataset": "cifar10",
+            "models": ("resnet20",),
+            "batch_sizes": (2, 8, 32, 128),
+            "epochs": 30,
+            "augment": True,
+            "checkpoints": True,
+        },
+    ),
+}
+
+
+def options(name: str | None, given: dict) -> dict:
+    """Returns the options of a preset, and over them those that are given.
+
+    Args:
+        name: a key of `PRESETS`, or `None` for `given` alone.
+        given: fields of `Study`.
+    """
+    if name is None:
+        return given
+    preset = PRESETS[name]
+    chosen = dict(preset.options)
+    if given.get("bit_checkpoint") is not None:
+        chosen |= preset.fine_tuning
+    if preset.options.get("dataset") is None and "data" in given:
+        chosen["dataset"] = "folder"
+    if "group_size" in given:
+        chosen["groups"] = None
+    return chosen | given | {"preset": name}

@@ -1,0 +1,136 @@
+"""Where the images of a study come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from .config import Study, StudyError
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+#: Seeds the split into training and validation images, the same for every run of every study.
+SPLIT_SEED = 0
+
+Track = Callable[[Iterable, str], Iterable]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Images that can be read.
+
+    Attributes:
+        name: what the images are, for people.
+        identity: JSON that changes when the images or the split do.
+        read: returns `x_train`, `y_train`, `x_val`, `y_val`, given a progress bar for the files.
+    """
+
+    name: str
+    identity: list
+    read: Callable[[Track], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+
+
+def identity_of(files: list[Path], folder: Path) -> list:
+    """Returns the names, sizes and times of files, which change when their contents do."""
+    stats = [path.stat() for path in files]
+    return [
+        [path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns]
+        for path, stat in zip(files, stats, strict=True)
+    ]
+
+
+def digits(study: Study) -> Source:
+    """Returns the handwritten digits inside scikit-learn, in gray."""
+    labels = load_digits().target
+    train, val = split(labels, study.validation_split)
+
+    def read(track: Track):
+        images = _resized_digits(study.image_size)
+        return images[train], labels[train], images[val], labels[val]
+
+    return Source("handwritten digits of scikit-learn", ["digits"], read)
+
+
+def folder(study: Study) -> Source:
+    """Returns a folder with one folder of images per class."""
+    files, labels = _list_files(study.data)
+    train, val = split(labels, study.validation_split)
+
+    def read(track: Track):
+        images = read_images(files, study.image_size, track)
+        return images[train], labels[train], images[val], labels[val]
+
+    return Source(str(study.data), identity_of(files, study.data), read)
+
+
+def read_images(files: list[Path], side: int, track: Track) -> np.ndarray:
+    """Returns the central squares of images, RGB, uint8 `[N, side, side, 3]`."""
+    return np.stack([_read(file, side) for file in track(files, "reading images")])
+
+
+def square(image: Image.Image, side: int) -> np.ndarray:
+    """Returns the central square of an image, RGB, uint8 `[side, side, 3]`."""
+    return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
+
+
+def split(labels: np.ndarray, validation_split: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the training and of the validation images.
+
+    Raises:
+        StudyError: if a class is too small.
+    """
+    try:
+        return train_test_split(
+            np.arange(len(labels)),
+            test_size=validation_split,
+            stratify=labels,
+            random_state=SPLIT_SEED,
+        )
+    except ValueError as error:
+        raise StudyError(
+            f"validation_split={validation_split} of {len(labels)} images in "
+            f"{labels.max() + 1} classes leaves classes without an image: {error}"
+        ) from error
+
+
+def _resized_digits(side: int) -> np.ndarray:
+    images = (load_digits().images * (255 / 16)).round().astype(np.uint8)
+    resized = [
+        Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR) for image in images
+    ]
+    return np.stack([np.asarray(image) for image in resized])[..., None]
+
+
+def _list_files(folder: Path) -> tuple[list[Path], np.ndarray]:
+    if not folder.is_dir():
+        raise StudyError(f"data must be a folder of class folders; there is no folder {folder}")
+    classes = sorted(
+        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+    files, labels = [], []
+    for label, class_folder in enumerate(classes):
+        images = sorted(p for p in class_folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        if len(images) < 2:
+            raise StudyError(
+                f"each class folder must hold at least 2 images ({', '.join(SUFFIXES)}); "
+                f"{class_folder} holds {len(images)}"
+            )
+        files += images
+        labels += [label] * len(images)
+    if len(classes) < 2:
+        raise StudyError(f"data must have at least 2 class folders; {folder} has {len(classes)}")
+    return files, np.array(labels)
+
+
+def _read(path: Path, side: int) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return square(image, side)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise StudyError(f"{path} cannot be read as an image: {error}") from error

@@ -1,0 +1,407 @@
+"""The papers' experiments, on generated images in the layout of the data sets."""
+
+import dataclasses
+import json
+import math
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from tensorflow_groupnorm import cli, layers, models
+from tensorflow_groupnorm.study import (
+    checkpoint,
+    config,
+    data,
+    images,
+    networks,
+    pool,
+    presets,
+    public,
+    report,
+    resnet,
+    tables,
+    worker,
+)
+
+# Keras hands variables to NumPy in the manner of NumPy 1 when it saves weights.
+KERAS_SAVES = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def no_track(files, text):
+    return files
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """Three classes in the layout of Oxford-IIIT Pets; the red channel tells images apart."""
+    root = tmp_path_factory.mktemp("pets")
+    (root / "images").mkdir()
+    (root / "annotations").mkdir()
+    red = 0
+    for split, count in (("trainval", 4), ("test", 2)):
+        lines = ["#Image CLASS-ID SPECIES BREED-ID"]
+        for label, breed in enumerate(("Abyssinian", "beagle", "Bengal"), 1):
+            for i in range(count):
+                name = f"{breed}_{split}_{i}"
+                red += 10
+                Image.new("RGB", (40, 50), (red, 0, 0)).save(root / "images" / f"{name}.jpg")
+                lines.append(f"{name} {label} 1 1")
+        (root / "annotations" / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def cifar10(tmp_path_factory):
+    """Four images per file in the binary layout of CIFAR-10."""
+    root = tmp_path_factory.mktemp("cifar-10-batches-bin")
+    for number, name in enumerate(public.CIFAR10_TRAIN + public.CIFAR10_VAL):
+        records = np.zeros((4, 3073), np.uint8)
+        records[:, 0] = [0, 1, 2, 9]
+        records[:, 1:1025] = number  # red
+        records[:, 2049:] = np.arange(1024) % 32  # blue: the column
+        records.tofile(root / name)
+    return root
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Replaces the training: every run ends with an error of a quarter."""
+    runs = []
+
+    def fake_train(configs, path, folder, workers, arguments):
+        for run in configs:
+            runs.append((run, list(arguments)))
+            history = {key: [0.25] for key in ("loss", "train_error", "val_loss", "val_error")}
+            result = {"history": history, "error": 0.25, "diverged": False, "parameters": 1}
+            memory = {"baseline_mib": 100.0, "peak_mib": 130.0}
+            yield run, {"result": result | {"step_ms": 1.5, "seconds": 2.0} | memory}
+
+    monkeypatch.setattr(pool, "train", fake_train)
+    return runs
+
+
+def run_config(**changes):
+    values = {"norm": "gn+ws", "batch_size": 4, "seed": 0, "epochs": 2, "learning_rate": 0.1}
+    values |= {"groups": 8, "group_size": None, "model": "resnet8", "data": "", "software": ""}
+    return config.RunConfig(**(values | changes))
+
+
+# Presets.
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_preset_is_a_valid_study(name):
+    study = config.Study(**presets.options(name, {}))
+    assert study.preset == name and study.runs("", "")
+
+
+def test_options_over_the_preset(tmp_path, planned):
+    argv = ["study", "--preset", "gn-fig1", "--out", str(tmp_path)]
+    assert cli.main([*argv, "--batch-sizes", "8,64", "--seeds", "3", "--group-size", "4"]) == 0
+    assert {(run.norm, run.batch_size, run.seed) for run, _ in planned} == {
+        (norm, size, 3) for norm in ("bn", "gn") for size in (8, 64)
+    }
+    assert {(run.groups, run.group_size) for run, _ in planned if run.norm == "gn"} == {(None, 4)}
+    text = (tmp_path / "report.md").read_text()
+    assert "table 2" in text
+    assert "| bn | 8 | 24.8 | 25.0 |" in text and "| gn | 2 | 24.1 | - |" in text
+
+
+def test_groups_end_in_layer_and_instance_normalization(tmp_path, planned):
+    argv = ["study", "--preset", "gn-groups", "--seeds", "0", "--out", str(tmp_path)]
+    assert cli.main(argv) == 0
+    assert [(run.groups, run.group_size) for run, _ in planned] == [
+        *((groups, None) for groups in (64, 32, 16, 8, 4, 2, 1)),
+        *((None, size) for size in (64, 32, 16, 8, 4, 2, 1)),
+    ]
+    text = (tmp_path / "report.md").read_text()
+    assert "| gn:size=1 | 32 | 28.4 | 25.0 |" in text
+    assert (tmp_path / "error_vs_groups.png").exists()
+    for run, groups in ((planned[6][0], {1}), (planned[13][0], {64, 128, 256})):
+        found = resnet.build(run, (8, 8, 1), 10).layers
+        assert {
+            layer.groups for layer in found if isinstance(layer, layers.GroupNormalization)
+        } == groups
+
+
+def test_pets_compares_two_networks(tmp_path, planned, pets):
+    argv = ["study", "--preset", "pets", "--data", str(pets), "--batch-sizes", "1,4"]
+    assert cli.main([*argv, "--out", str(tmp_path)]) == 0
+    assert {(run.model, run.norm, run.batch_size, run.augment) for run, _ in planned} == {
+        (model, norm, size, True)
+        for model in ("resnet34", "resnet50")
+        for norm in ("bn", "gn", "gn+ws")
+        for size in (1, 4)
+    }
+    assert planned[0][1] == ["--checkpoints", str(tmp_path / "checkpoints")]
+    text = (tmp_path / "report.md").read_text()
+    assert "### resnet34" in text and "### resnet50" in text
+    assert "| gn | 4096 | 29.8 | - | - |" in text and "| gn | - | 86 | - | - |" in text
+    assert "25 epochs" in text
+
+
+def test_explicit_defaults_are_the_same_runs():
+    """Results from before an option came stay valid: they have neither its name nor its default."""
+    old = {"norm": "gn+ws", "batch_size": 4, "seed": 0, "epochs": 2, "learning_rate": 0.1}
+    old |= {"groups": 8, "group_size": None, "model": "resnet8", "data": "", "software": ""}
+    assert run_config().as_dict() == old
+    assert run_config(jit=True).as_dict() == old | {"jit": True}
+    assert run_config(jit=True).name != run_config().name
+    assert config.RunConfig(**run_config(ema=0.9).as_dict()) == run_config(ema=0.9)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--norms", "gn:groups=5"], "groups must be a divisor of the 16, 32, 64 channels"),
+        (["--norms", "gn:groups"], "as in gn:groups=4 or gn:size=4; received 'gn:groups'"),
+        (["--norms", "bn:groups=4"], "received 'bn:groups=4'"),
+        (["--model", "resnet50"], "image_size must be at least 32 pixels for resnet50; received 8"),
+        (["--ema", "1"], "ema must be between 0 and 1; received 1.0"),
+        (["--clip-norm", "0"], "clip_norm must be a finite number above 0; received 0.0"),
+        (["--mixed-precision", "int8"], "mixed_precision must be among float16, bfloat16"),
+        (["--bit-checkpoint", "no.npz"], "there is no file no.npz"),
+        (["--preset", "pets", "--data", "."], "images.tar.gz and annotations.tar.gz"),
+        (["--preset", "cifar10", "--data", "."], "cifar-10-binary.tar.gz"),
+        (["--preset", "cifar10", "--validation-split", "0.2"], "a split of its own"),
+        (["--preset", "fig2"], "argument --preset: invalid choice: 'fig2'"),
+    ],
+)
+def test_bad_options_are_one_sentence(tmp_path, planned, capsys, monkeypatch, options, sentence):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["study", *options])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2 and error.count("\n") == 1
+    assert sentence in error and not planned
+
+
+# Data sets.
+
+
+def test_pets_are_read_in_their_split(pets, tmp_path):
+    study = config.Study(dataset="pets", data=pets, image_size=8, out=tmp_path)
+    dataset = data.prepare(study, no_track)
+    assert (dataset.classes, dataset.train, dataset.val) == (3, 12, 6)
+    with np.load(dataset.path) as saved:
+        assert saved["y_train"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+        assert saved["y_val"].tolist() == [0, 0, 1, 1, 2, 2]
+        assert saved["x_train"].shape == (12, 8, 8, 3)
+        reds = [*saved["x_train"][:, 0, 0, 0], *saved["x_val"][:, 0, 0, 0]]
+    np.testing.assert_allclose(np.array(reds, float), np.arange(10, 190, 10), atol=3)
+
+
+def test_cifar10_is_read_from_its_binary_files(cifar10, tmp_path):
+    study = config.Study(dataset="cifar10", data=cifar10, out=tmp_path)
+    dataset = data.prepare(study, no_track)
+    assert (dataset.classes, dataset.train, dataset.val) == (10, 20, 4)
+    with np.load(dataset.path) as saved:
+        assert saved["y_val"].tolist() == [0, 1, 2, 9]
+        np.testing.assert_array_equal(saved["x_train"][:, 5, 5, 0], np.repeat(np.arange(5), 4))
+        np.testing.assert_array_equal(saved["x_val"][0, 7, :, 2], np.arange(32))
+        assert not saved["x_val"][..., 1].any()
+
+
+def test_broken_data_sets_are_named(pets, cifar10, tmp_path):
+    (tmp_path / "images").symlink_to(pets / "images")
+    (tmp_path / "annotations").mkdir()
+    for name, text, sentence in (
+        ("trainval.txt", "Abyssinian_1\n", "lines of a name and a class number"),
+        ("trainval.txt", "nobody_1 1 1 1\n", "there is no file .*nobody_1.jpg"),
+    ):
+        (tmp_path / "annotations" / "test.txt").write_text("beagle_test_0 1 1 1\n")
+        (tmp_path / "annotations" / name).write_text(text)
+        with pytest.raises(config.StudyError, match=sentence):
+            public.pets(config.Study(dataset="pets", data=tmp_path))
+    for name in public.CIFAR10_TRAIN + public.CIFAR10_VAL:
+        (tmp_path / name).write_bytes(b"short")
+    source = public.cifar10(config.Study(dataset="cifar10", data=tmp_path))
+    with pytest.raises(config.StudyError, match="records of 3073 bytes; it has 5 bytes"):
+        source.read(no_track)
+
+
+def test_download_that_cannot_be_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(config.StudyError, match="is not installed .*images.tar.gz"):
+        public.pets(config.Study(dataset="pets"))
+
+    class Offline:
+        version = "4.0.0"
+
+        def download_and_prepare(self):
+            raise ConnectionError("no route\nto the host")
+
+    module = type(sys)("tensorflow_datasets")
+    module.builder = lambda name: Offline()
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+    with pytest.raises(config.StudyError, match=r"\(no route\); without a download, data must be"):
+        public.pets(config.Study(dataset="pets")).read(no_track)
+
+
+# Training.
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """Two classes of gray images that a mean tells apart."""
+    rng = np.random.default_rng(0)
+    y = np.arange(24) % 2
+    x = (rng.integers(0, 128, (24, 8, 8, 1)) + 100 * y[:, None, None, None]).astype(np.uint8)
+    path = tmp_path_factory.mktemp("arrays") / "data.npz"
+    np.savez(path, x_train=x[:16], y_train=y[:16], x_val=x[16:], y_val=y[16:])
+    return path
+
+
+def train(run, arrays, **options):
+    return worker.train(run, arrays, lambda message: None, **options)
+
+
+@KERAS_SAVES
+@pytest.mark.parametrize("augment", [False, True])
+def test_interrupted_training_ends_as_one_that_was_not(arrays, tmp_path, monkeypatch, augment):
+    run = run_config(norm="gn" if augment else "bn", epochs=3, augment=augment, ema=0.9)
+    whole = train(run, arrays)
+    saved = checkpoint.Checkpoint.on_epoch_end
+
+    def interrupt(self, epoch, logs=None):
+        saved(self, epoch, logs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "on_epoch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, arrays, checkpoints=tmp_path)
+    monkeypatch.setattr(checkpoint.Checkpoint, "on_epoch_end", saved)
+    steps = []
+    emit = lambda message: steps.append(message["steps"])  # noqa: E731
+    resumed = worker.train(run, arrays, emit, checkpoints=tmp_path)
+    assert steps[-1] == 3 * 4 and min(steps) > 2 * 4
+    assert resumed["history"] == whole["history"] and resumed["error"] == whole["error"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def plain(arrays):
+    """The history of a training without any option."""
+    return train(run_config(epochs=1, norm="none"), arrays)["history"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"ema": 0.9}, {"clip_norm": 0.01}, {"mixed_precision": "bfloat16"}, {"augment": True}],
+    ids=str,
+)
+def test_options_change_the_training_and_nothing_after_it(arrays, plain, change):
+    changed = train(run_config(epochs=1, norm="none", **change), arrays)["history"]
+    assert changed["val_loss"] != plain["val_loss"]
+    assert all(math.isfinite(loss) for loss in changed["val_loss"])
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_options_reach_keras(monkeypatch):
+    run = run_config(clip_norm=2.0, ema=0.9, batch_size=64)
+    optimizer = worker._optimizer(run, 5)
+    assert (optimizer.global_clipnorm, optimizer.use_ema, optimizer.ema_momentum) == (2, True, 0.9)
+    assert float(optimizer.learning_rate) == pytest.approx(0.2)
+    with worker._precision("float16"):
+        model = resnet.build(run, (8, 8, 1), 3)
+    assert model.output.dtype == "float32"
+    dtypes = {layer.compute_dtype for layer in model.layers if "conv" in layer.name}
+    assert dtypes == {"float16"}
+
+
+def test_augmented_images_are_shifted_flipped_and_repeatable():
+    x = np.arange(16 * 64, dtype=np.uint16).reshape(16, 8, 8, 1).astype(np.uint8)
+    y = np.arange(16)
+    run = run_config(augment=True, batch_size=16)
+
+    def epochs(run):
+        dataset = images.training_set(x, y, run)
+        return [next(iter(dataset.as_numpy_iterator())) for _ in range(2)]
+
+    first, second = epochs(run)
+    order = np.argsort(first[1])
+    assert sorted(first[1]) == list(range(16)) and first[0].shape == x.shape
+    changed = (first[0][order] != x).any((1, 2, 3))
+    assert changed.sum() > 8
+    assert not np.array_equal(first[0][order], second[0][np.argsort(second[1])])
+    for again, before in zip(epochs(run), (first, second), strict=True):
+        np.testing.assert_array_equal(again[0], before[0])
+    plain = epochs(dataclasses.replace(run, augment=False))[0]
+    np.testing.assert_array_equal(plain[0][np.argsort(plain[1])], x)
+
+
+@pytest.mark.parametrize("norm", config.NORMS)
+def test_published_networks_have_their_norm(norm):
+    study = config.Study(norms=(norm,), models=("resnet18",), groups=32, image_size=32)
+    model = resnet.build(study.runs("", "")[0], (32, 32, 3), 5)
+    assert model.output_shape == (None, 5)
+    kinds = [type(layer) for layer in model.layers]
+    assert (layers.GroupNormalization in kinds) == (norm in ("ln", "in", "gn", "gn+ws"))
+    assert (layers.StandardizedConv2D in kinds) == ("ws" in norm)
+    momenta = {x.momentum for x in model.layers if isinstance(x, keras.layers.BatchNormalization)}
+    assert momenta == ({resnet.BN_MOMENTUM} if norm == "bn" else set())
+
+
+def test_widths_are_those_of_the_networks():
+    for name in ("resnet34", "resnet50"):
+        architecture = networks.MODELS[name]
+        body = getattr(models, architecture.function)(include_top=False, input_shape=(32, 32, 3))
+        found = {
+            layer.gamma.shape[0]
+            for layer in body.layers
+            if isinstance(layer, layers.GroupNormalization)
+        }
+        assert found <= set(architecture.widths)
+
+
+# Fine-tuning.
+
+
+def test_fine_tuning_starts_from_the_checkpoint(arrays, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(model, path, head):
+        assert not model.get_layer("head").kernel.numpy().any()
+        loaded.append((path, head))
+
+    monkeypatch.setattr(models, "load_bit_npz", load)
+    path = tmp_path / "BiT.npz"
+    train(run_config(epochs=1, norm="none", bit_checkpoint="digest"), arrays, bit_checkpoint=path)
+    assert loaded == [(path, "zeros")]
+
+
+def test_fine_tuning_is_planned_from_the_content_of_the_file(tmp_path, planned, pets):
+    path = tmp_path / "BiT.npz"
+    path.write_bytes(b"one")
+    argv = ["study", "--preset", "pets", "--data", str(pets), "--batch-sizes", "4"]
+    argv += ["--bit-checkpoint", str(path), "--out", str(tmp_path)]
+    assert cli.main(argv) == 0 and cli.main(argv) == 0
+    ((run, arguments),) = planned
+    assert (run.model, run.norm, run.groups) == ("bit-r50x1", "gn+ws", 32)
+    assert arguments[:2] == ["--bit-checkpoint", str(path)]
+    path.write_bytes(b"two")
+    assert cli.main(argv) == 0
+    assert len(planned) == 2 and planned[1][0].bit_checkpoint != run.bit_checkpoint
+    with pytest.raises(SystemExit):
+        cli.main([*argv, "--norms", "bn"])
+    with pytest.raises(SystemExit):
+        cli.main([*argv, "--model", "resnet50"])
+    assert len(planned) == 2
+
+
+# The page.
+
+
+def test_page_needs_no_other_file(tmp_path, planned):
+    assert cli.main(["study", "--batch-sizes", "1,4", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 2 and "<img" not in page and "report.css" not in page
+    assert "<td>bn</td>" in page and "@media print" in page
+    identifiers = [part.partition('"')[0] for part in page.split('clipPath id="')[1:]]
+    assert len(identifiers) == len(set(identifiers)) > 2
+    answer = json.loads((tmp_path / "results.json").read_text())
+    assert tables.runs(answer).count("\n") == 1 + len(answer["runs"]) == 1 + 3 * 2 * 3
+    assert report.markdown(answer) == (tmp_path / "report.md").read_text()
