@@ -278,7 +278,7 @@ class ForwardPass {
   HWY_NOINLINE void ShiftOfTile(const T* x, int64_t rows, Tile tile, CT* shift) const {
     const hn::ScalableTag<CT> d;
     const int64_t sampled =
-        std::min(rows, std::max<int64_t>(1, layout_.chunk_rows / Layout::kShiftShare));
+        std::min(rows, std::max(Layout::kShiftRows, layout_.chunk_rows / Layout::kShiftShare));
     const auto one_nth = hn::Set(d, CT(1) / static_cast<CT>(sampled));
     ForEachVector(d, tile.width, [&](int64_t j, auto lanes) HWY_ATTR {
       auto mean = hn::Zero(d);

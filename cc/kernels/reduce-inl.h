@@ -86,11 +86,11 @@ class ColumnSums {
       const int64_t stop = std::min(end, block + kRowsAtOnce);
       ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
         auto sum1 = hn::Zero(d), sum2 = hn::Zero(d);
-        if (block > begin) {
-          sum1 = hn::Load(d, first_part_ + j);
-          sum2 = hn::Load(d, second_part_ + j);
-        }
         for (int64_t r = block; r < stop; ++r) f(r, j, lanes, sum1, sum2);
+        if (block > begin) {  // afterwards: fewer roundings in a row than from the start
+          sum1 = hn::Add(hn::Load(d, first_part_ + j), sum1);
+          sum2 = hn::Add(hn::Load(d, second_part_ + j), sum2);
+        }
         hn::Store(sum1, d, first_part_ + j);
         hn::Store(sum2, d, second_part_ + j);
       });
