@@ -152,6 +152,16 @@ def test_large_tensors(case, dtype):
     check(case, dtype, "silu", residual=True, mean=0.5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_random_shapes(seed, dtype):
+    for case in cases.random_group_norm(seed, 100):
+        try:
+            check(case, dtype, "silu", residual=True, mean=0.5)
+        except AssertionError as error:
+            raise AssertionError(f"{case}: {error}") from error
+
+
 # A relu whose argument lies within its own rounding error of 0 is open or shut by chance, and
 # with a large mean many do: no gradient bound holds for it there.
 @pytest.mark.parametrize("activation", ["linear", "silu"])

@@ -124,6 +124,15 @@ def test_every_pair_of_types(name, dtype, dtype_out):
     check(cases.KERNELS[name], dtype, dtype_out, epsilon=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_random_kernels(seed):
+    for case in cases.random_kernels(seed, 100):
+        try:
+            check(case, "float32", "float32", epsilon=1e-6)
+        except AssertionError as error:
+            raise AssertionError(f"{case}: {error}") from error
+
+
 @pytest.mark.parametrize("mean", [1e1, 1e3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["conv2d", "conv2d_oihw", "conv2d_transpose", "interleaved"])
