@@ -24,7 +24,7 @@ SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
     ("argv", "words"),
     [
         (["--help"], ["study", "convert", "export", "info", "bench", "install-plugin"]),
-        (["study", "--help"], ["--norms", "--group-size", "default: 1,2,4,16,64", "gn+ws  group"]),
+        (["study", "--help"], ["--norms", "--group-size", "default: 1,4,16,64", "gn+ws  group"]),
         (["convert", "--help"], ["--group-size", "bit, timm, qiao", "--import"]),
         (["info", "--help"], ["--json", "the CPU target in use"]),
         (["bench", "--help"], ["--shapes", "2x56x56x64", "--repeats"]),
