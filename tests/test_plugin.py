@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import export_models
@@ -34,7 +35,9 @@ def environment(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (site_packages,) = (folder / "lib").glob("python*/site-packages")
     paths = [path for path in sys.path if Path(path).is_dir() and Path(path).name != "bin"]
-    (site_packages / "borrowed.pth").write_text("\n".join(paths))
+    # With what an editable install has there to find its modules.
+    hooks = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"
+    (site_packages / "borrowed.pth").write_text("\n".join([hooks, *paths]))
 
     def run(code, *arguments, **variables):
         command = [folder / "bin" / "python", "-c", code, *map(str, arguments)]
