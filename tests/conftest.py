@@ -1,6 +1,7 @@
 """What every test shares: a quiet TensorFlow, fixed seeds, the device, a fresh interpreter."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ def pytest_configure(config):
     elif not tf.config.list_physical_devices("GPU"):
         raise pytest.UsageError("--device=GPU: TensorFlow sees no GPU")
     tf.config.experimental.enable_op_determinism()
+    # A shell starts its background commands with SIGINT ignored, and their children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
