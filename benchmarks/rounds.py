@@ -27,8 +27,16 @@ ROOT = Path(__file__).resolve().parent.parent
 BUDGET_SECONDS = 3.0
 FEWEST_ROUNDS = 5
 
+#: What runs our own kernels and ops: without them there is nothing to measure.
+REQUIRED = ("kernels", "tensorflow")
+
 ENVIRONMENT = {
-    "tensorflow": {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
+    # The ops are the compiled ones, never their stand-ins of stock ops.
+    "tensorflow": {
+        "TFGN_REQUIRE_FUSED": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+    },
     # Else the threads of PyTorch share a core.
     "pytorch": {"OMP_PROC_BIND": "true"},
     "flax": {"JAX_PLATFORMS": "cpu"},
@@ -127,11 +135,17 @@ class Workers:
             process.close()
 
     def get(self, framework: str) -> WorkerProcess | None:
-        """Returns the worker, or None where the framework is not installed."""
+        """Returns the worker, or None where the framework is not installed.
+
+        Raises:
+            WorkerError: if it is one without which there is nothing to measure.
+        """
         if framework not in self._processes and framework not in self.missing:
             try:
                 process = WorkerProcess(framework)
             except FrameworkMissing as error:
+                if framework in REQUIRED:
+                    raise WorkerError(f"{framework} cannot be measured: {error}") from None
                 self.missing[framework] = str(error)
                 return None
             self._processes[framework] = process

@@ -169,3 +169,14 @@ def test_gpu_benchmarks_refuse_in_one_sentence_where_there_is_no_gpu():
     assert result.stderr.count("\n") == 1
     help_text = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
     assert "--build-folder" in help_text.stdout
+
+
+def test_stock_ops_are_not_measured_as_ours(tmp_path):
+    # Every process finds the package, and not its compiled module.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys; sys.modules['tensorflow_groupnorm._native'] = None"
+    )
+    for framework, cause in (("kernels", "_native"), ("tensorflow", "Reinstall the package")):
+        code = f"from benchmarks import rounds; rounds.Workers().get({framework!r})"
+        error = python("-c", code, PYTHONPATH=str(tmp_path)).stderr.splitlines()[-1]
+        assert f"WorkerError: {framework} cannot be measured: " in error and cause in error
