@@ -6,8 +6,8 @@ pure noise. Every block of a diffusion U-Net has the chain
     silu(GroupNorm(x) * (1 + scale) + shift)        scale, shift: [images, channels]
 
 called adaptive GroupNorm (Dhariwal & Nichol, 2021, Diffusion models beat GANs on image synthesis).
-`tfgn.group_norm` takes gamma and beta per image, and SiLU with them: one kernel that reads and
-writes the feature map once. The choices:
+`GroupNormalization` takes `scale` and `shift` per image, and SiLU with them: one kernel that reads
+and writes the feature map once. The choices:
 
 - 8 groups, of 4 or 8 channels in layers this narrow. The 32 groups of published models go with 128
   channels and more.
@@ -36,21 +36,15 @@ EPSILON = 1e-5
 STEPS_PER_EPOCH = 20
 
 
-class AdaptiveGroupNorm(keras.layers.Layer):
-    """GroupNorm, a scale and a shift that depend on an embedding of each image, and SiLU."""
-
-    def build(self, x_shape, embedding_shape):
-        # Zeros: a plain GroupNorm at first.
-        self.scale_and_shift = keras.layers.Dense(2 * x_shape[-1], kernel_initializer="zeros")
-        self.scale_and_shift.build(embedding_shape)
-
-    def call(self, x, embedding):
-        scale, shift = tf.split(self.scale_and_shift(embedding), 2, axis=-1)
-        return tfgn.group_norm(x, 1 + scale, shift, GROUPS, epsilon=EPSILON, activation="silu")
+def norm_silu(x, **scale_and_shift):
+    norm = tfgn.layers.GroupNormalization(GROUPS, epsilon=EPSILON, activation="silu")
+    return norm(x, **scale_and_shift)
 
 
-def norm_silu(x):
-    return tfgn.layers.GroupNormalization(GROUPS, epsilon=EPSILON, activation="silu")(x)
+def scale_and_shift(embedding, channels):
+    # Zeros: a plain GroupNorm at first.
+    both = keras.layers.Dense(2 * channels, kernel_initializer="zeros")(embedding)
+    return {"scale": both[:, :channels], "shift": both[:, channels:]}
 
 
 def conv(x, filters, **options):
@@ -60,7 +54,7 @@ def conv(x, filters, **options):
 def residual_block(x, embedding, filters):
     shortcut = x if x.shape[-1] == filters else keras.layers.Conv2D(filters, 1)(x)
     x = conv(norm_silu(x), filters)
-    x = AdaptiveGroupNorm()(x, embedding)
+    x = norm_silu(x, **scale_and_shift(embedding, filters))
     x = conv(x, filters, kernel_initializer="zeros")
     return keras.layers.Add()([x, shortcut])
 

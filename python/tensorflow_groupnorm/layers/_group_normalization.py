@@ -17,6 +17,12 @@ def _as_float(x):
     return x if keras.backend.is_float_dtype(x.dtype) else keras.ops.cast(x, "float32")
 
 
+def _compatible(shape, other):
+    return len(shape) == len(other) and all(
+        a is None or b is None or a == b for a, b in zip(shape, other, strict=True)
+    )
+
+
 @register()
 class GroupNormalization(keras.layers.GroupNormalization):
     """`keras.layers.GroupNormalization` on the fused op, with residual and activation.
@@ -41,13 +47,20 @@ class GroupNormalization(keras.layers.GroupNormalization):
         residual: tensor of the shape and dtype of `inputs`, added before the activation.
         mask: passed on, and not used: masked positions take part in the statistics, as in
             the stock layer.
+        scale, shift: tensors `[batch, channels]`, per sample: adaptive group normalization,
+            `activation(normalized * (1 + scale) + shift + residual)` with `normalized` the
+            result of the plain layer. They become part of the kernel's gamma and beta. The
+            kernel needs no other pass over `inputs` for them.
 
     Raises:
-        ValueError: if `group_size` is not a positive int or comes together with `groups`, or
-            if the groups do not divide the channels.
+        ValueError: if `group_size` is not a positive int or comes together with `groups`, if
+            the groups do not divide the channels, or if `residual`, `scale` or `shift` has
+            another shape than stated.
 
     Reference:
-        [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494).
+        [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494); `scale` and
+        `shift`: [Dhariwal & Nichol, 2021](https://arxiv.org/abs/2105.05233), section 3, with
+        `1 + scale` for their `y_s`.
     """
 
     def __init__(self, groups=_DEFAULT_GROUPS, *args, group_size=None, activation=None, **kwargs):
@@ -91,16 +104,18 @@ class GroupNormalization(keras.layers.GroupNormalization):
                 "the number of channels.)"
             )
 
-    def call(self, inputs, residual=None, mask=None):
-        self._check_residual(inputs, residual)
+    def call(self, inputs, residual=None, mask=None, scale=None, shift=None):
+        self._check(inputs, residual, scale, shift)
         if not on_tensorflow():
-            outputs = super().call(inputs)
+            outputs = self._modulate(super().call(inputs), scale, shift)
             outputs = outputs if residual is None else outputs + residual
             return self.activation(outputs)
+        x = _as_float(inputs)
+        gamma, beta = self._gamma_and_beta(x, scale, shift)
         outputs = fused.group_norm(
-            _as_float(inputs),
-            self.gamma,
-            self.beta,
+            x,
+            gamma,
+            beta,
             self.groups,
             axis=self.axis,
             epsilon=self.epsilon,
@@ -111,26 +126,60 @@ class GroupNormalization(keras.layers.GroupNormalization):
             outputs = self.activation(outputs)
         return keras.ops.cast(outputs, self.compute_dtype)
 
+    def _gamma_and_beta(self, x, scale, shift):
+        """(xhat gamma + beta) (1 + scale) + shift as one gamma and one beta."""
+        gamma, beta = self.gamma, self.beta
+        dtype = "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"
+        if scale is not None:
+            factor = 1 + keras.ops.cast(scale, dtype)
+            gamma = factor if gamma is None else keras.ops.cast(gamma, dtype) * factor
+            beta = None if beta is None else keras.ops.cast(beta, dtype) * factor
+        if shift is not None:
+            shift = keras.ops.cast(shift, dtype)
+            # Broadcasts to [batch, channels].
+            beta = shift if beta is None else keras.ops.cast(beta, dtype) + shift
+        return gamma, beta
+
+    def _modulate(self, x, scale, shift):
+        shape = [1] * len(x.shape)
+        shape[0], shape[self.axis] = -1, x.shape[self.axis]
+        if scale is not None:
+            x = x * (1 + keras.ops.reshape(scale, shape))
+        return x if shift is None else x + keras.ops.reshape(shift, shape)
+
     def rematerialized_call(self, layer_call, *args, **kwargs):
-        call = super().rematerialized_call(layer_call, *args, **kwargs)
+        rematerialized = super().rematerialized_call
 
         # In a graph TensorFlow recomputes functions without keyword arguments only.
-        def positional_call(inputs, residual=None, mask=None):
-            return call(inputs) if residual is None else call(inputs, residual)
+        def positional_call(inputs, residual=None, mask=None, scale=None, shift=None):
+            given = {"residual": residual, "scale": scale, "shift": shift}
+            given = {name: tensor for name, tensor in given.items() if tensor is not None}
+
+            def call(inputs, *tensors):
+                return layer_call(inputs, **dict(zip(given, tensors, strict=True)))
+
+            return rematerialized(call, *args, **kwargs)(inputs, *given.values())
 
         return positional_call
 
-    def compute_output_spec(self, inputs, residual=None, mask=None):
-        self._check_residual(inputs, residual)
+    def compute_output_spec(self, inputs, residual=None, mask=None, scale=None, shift=None):
+        self._check(inputs, residual, scale, shift)
         return super().compute_output_spec(inputs)
+
+    def _check(self, inputs, residual, scale, shift):
+        self._check_residual(inputs, residual)
+        expected = (inputs.shape[0], inputs.shape[self.axis])
+        for name, tensor in (("scale", scale), ("shift", shift)):
+            if tensor is not None and not _compatible(tensor.shape, expected):
+                raise ValueError(
+                    f"`{name}` must have the shape [batch, channels] of `inputs`, {expected}. "
+                    f"Received: {name}.shape={tuple(tensor.shape)}"
+                )
 
     def _check_residual(self, inputs, residual):
         if residual is None:
             return
-        same_shape = len(residual.shape) == len(inputs.shape) and all(
-            a is None or b is None or a == b
-            for a, b in zip(residual.shape, inputs.shape, strict=True)
-        )
+        same_shape = _compatible(residual.shape, inputs.shape)
         dtypes = [keras.backend.standardize_dtype(x.dtype) for x in (inputs, residual)]
         if not same_shape or dtypes[0] != dtypes[1]:
             raise ValueError(
