@@ -1,3 +1,5 @@
+"""`tfgn study`: whole studies, what is trained again, bad input, the images."""
+
 import json
 import os
 import signal
@@ -6,12 +8,12 @@ import sys
 import time
 
 import environments
-import keras
 import numpy as np
 import pytest
 from PIL import Image
-from tensorflow_groupnorm import cli, layers
-from tensorflow_groupnorm.study import config, data, plots, pool, report, resnet, runner, worker
+from study_runs import fake_result, no_track
+from tensorflow_groupnorm import cli
+from tensorflow_groupnorm.study import config, data, pool, runner
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +35,6 @@ def small(folder, out, *options):
     return ["study", "--data", str(folder), "--out", str(out), *defaults, *size, *options]
 
 
-def fake_result(error=0.25, **changes):
-    history = {key: [error] for key in ("loss", "train_error", "val_loss", "val_error")}
-    result = {"history": history, "error": error, "diverged": False, "parameters": 1}
-    result |= {"step_ms": 1.5, "seconds": 2.0, "baseline_mib": 100.0, "peak_mib": 130.0}
-    return result | changes
-
-
 @pytest.fixture
 def trained(monkeypatch):
     """Replaces the training; the list holds the configurations that would have been trained."""
@@ -53,18 +48,6 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(pool, "train", fake_train)
     return configs
-
-
-def run_config(**changes):
-    values = {"norm": "gn", "batch_size": 4, "seed": 0, "epochs": 1, "learning_rate": 0.1}
-    values |= {"groups": 8, "group_size": None, "model": "resnet8", "data": "", "software": ""}
-    return config.RunConfig(**(values | changes))
-
-
-@pytest.fixture(scope="module")
-def arrays(folder, tmp_path_factory):
-    study = config.Study(data=folder, image_size=8, out=tmp_path_factory.mktemp("arrays"))
-    return data.prepare(study, lambda files, text: files).path
 
 
 # The whole study, trained in processes of its own.
@@ -278,7 +261,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 
 def test_digits_are_the_default(tmp_path):
-    dataset = data.prepare(config.Study(out=tmp_path), lambda files, text: files)
+    dataset = data.prepare(config.Study(out=tmp_path), no_track)
     assert (dataset.classes, dataset.train, dataset.val) == (10, 898, 899)
     with np.load(dataset.path) as saved:
         assert saved["x_train"].shape == (898, 8, 8, 1) and saved["x_val"].shape == (899, 8, 8, 1)
@@ -287,146 +270,10 @@ def test_digits_are_the_default(tmp_path):
         assert np.abs(np.bincount(saved["y_train"]) - np.bincount(saved["y_val"])).max() <= 1
 
 
-def test_folder_is_read_cropped_and_split(folder, arrays):
-    with np.load(arrays) as saved:
+def test_folder_is_read_cropped_and_split(folder, tmp_path):
+    study = config.Study(data=folder, image_size=8, out=tmp_path)
+    with np.load(data.prepare(study, no_track).path) as saved:
         x, y = saved["x_train"], saved["y_train"]
         assert x.shape == (19, 8, 8, 3) and saved["x_val"].shape == (5, 8, 8, 3)
     # Class folders are numbered by name: "bright" is 0.
     assert x[y == 0].mean() > 150 and x[y == 1].mean() < 100
-
-
-# One training.
-
-
-def test_training_is_repeatable_and_depends_on_the_seed(arrays):
-    def history(seed):
-        return worker.train(run_config(seed=seed), arrays, messages.append)["history"]
-
-    messages = []
-    first = history(0)
-    assert [message["epoch"] for message in messages if "epoch" in message] == [1]
-    assert messages[-1]["steps"] == 19 // 4
-    assert history(0) == first
-    assert history(1) != first
-
-
-def test_error_is_the_median_of_the_final_epochs(arrays):
-    result = worker.train(run_config(norm="bn", epochs=7), arrays, lambda message: None)
-    assert len(result["history"]["val_error"]) == 7
-    assert result["error"] == np.median(result["history"]["val_error"][-5:])
-
-
-def test_divergence_is_reported_and_is_valid_json(arrays, capfd):
-    result = worker.train(
-        run_config(norm="none", learning_rate=1e30, epochs=3), arrays, lambda message: None
-    )
-    assert result["diverged"] and len(result["history"]["loss"]) == 1
-    assert result["history"]["loss"] == [None]
-    json.dumps(result, allow_nan=False)
-
-
-def test_learning_rate_is_scaled_with_the_batch():
-    assert run_config(batch_size=32).peak_learning_rate == 0.1
-    assert run_config(batch_size=1).peak_learning_rate == 0.1 / 32
-
-
-# The network.
-
-
-@pytest.mark.parametrize("norm", config.NORMS)
-def test_network_has_the_layers_of_its_norm(norm):
-    study = config.Study(norms=(norm,), batch_sizes=(4,))
-    model = resnet.build(study.runs("", "")[0], (8, 8, 1), 10)
-    assert model.output_shape == (None, 10)
-    groups = {
-        layer.gamma.shape[0]: layer.groups
-        for layer in model.layers
-        if isinstance(layer, layers.GroupNormalization)
-    }
-    expected = {"ln": {16: 1, 32: 1, 64: 1}, "in": {16: 16, 32: 32, 64: 64}}
-    expected |= dict.fromkeys(("gn", "gn+ws"), {16: 8, 32: 8, 64: 8})
-    assert groups == expected.get(norm, {})
-    kinds = [type(layer) for layer in model.layers]
-    assert (keras.layers.BatchNormalization in kinds) == (norm == "bn")
-    assert kinds.count(layers.StandardizedConv2D) == (9 if "ws" in norm else 0)
-    # A GroupNorm takes the addition and the ReLU with it.
-    assert (keras.layers.Add in kinds) == (norm in ("bn", "ws", "none"))
-    assert np.isfinite(model(np.zeros((2, 8, 8, 1)))).all()
-
-
-def test_group_size_gives_channels_per_group():
-    study = config.Study(norms=("gn",), groups=None, group_size=4)
-    model = resnet.build(study.runs("", "")[0], (8, 8, 1), 10)
-    norms = [x for x in model.layers if isinstance(x, layers.GroupNormalization)]
-    assert {layer.gamma.shape[0] // layer.groups for layer in norms} == {4}
-
-
-# The report.
-
-
-def summary_of(errors, **changes):
-    """Returns a summary with the errors given by (norm, batch size), a list over seeds."""
-    study = config.Study(
-        norms=tuple(dict.fromkeys(norm for norm, _ in errors)),
-        batch_sizes=tuple(size for _, size in errors),
-        seeds=tuple(range(max(map(len, errors.values())))),
-    )
-    dataset = data.Dataset("squares", study.out / "data.npz", "digest", 2, 100, 100)
-    results = [
-        {
-            "config": run.as_dict(),
-            **fake_result(errors[run.norm, run.batch_size][run.seed], **changes),
-        }
-        for run in study.runs("", "")
-        if run.seed < len(errors.get((run.norm, run.batch_size), ()))
-    ]
-    return report.summarize(study, dataset, {"fused": True}, results)
-
-
-ERRORS = {("bn", 1): [0.8, 0.9], ("bn", 64): [0.02], ("gn", 1): [0.03], ("gn", 64): [0.03]}
-
-
-def test_report_has_means_spreads_and_the_best():
-    text = report.markdown(summary_of(ERRORS))
-    assert "| bn | 85.0 (80.0-90.0) | **2.0** |" in text
-    assert "| gn | **3.0** | 3.0 |" in text
-    assert "| bn | 1.5 | 1.5 |" in text
-    assert "| bn | 130 (+30) | 130 (+30) |" in text
-    # sqrt(0.03 * 0.97 / 100), of the median cell
-    assert "An error of 3.0% on 100\nimages has a standard error of 1.7 points" in text
-    assert "`gn`: group normalization" in text and "`ws`" not in text
-    assert "at a time" not in text
-    assert "Up to 3 runs trained at a time" in report.markdown(summary_of(ERRORS, workers=3))
-    assert "diverged |" in report.markdown(summary_of(ERRORS, diverged=True))
-
-
-def test_plot_is_in_the_manner_of_the_paper():
-    (axes,) = plots.plot_error(summary_of(ERRORS)).axes
-    left, right = axes.get_xlim()
-    assert left > right and axes.get_xscale() == "log"
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "64"]
-    lines = {bars.get_label(): bars.lines[0] for bars in axes.containers}
-    assert list(lines["bn"].get_xdata()) == [1, 64]
-    np.testing.assert_allclose(lines["bn"].get_ydata(orig=False), [85, 2])
-    np.testing.assert_allclose(lines["gn"].get_ydata(orig=False), [3, 3])
-    assert axes.get_yscale() == "log"
-    bottom, top = axes.get_ylim()
-    assert bottom < 2 and top >= 85
-
-
-def test_plot_of_similar_or_no_errors_is_linear():
-    for error in (0.02, 0.0):
-        (axes,) = plots.plot_error(summary_of({("bn", 1): [0.03], ("bn", 2): [error]})).axes
-        assert axes.get_yscale() == "linear"
-
-
-def test_curves_have_a_panel_per_batch_size():
-    errors = {("gn", size): [0.1] for size in (1, 2, 4, 8)}
-    panels = plots.plot_curves(summary_of(errors)).axes
-    assert [axes.get_title() for axes in panels if axes.get_visible()] == [
-        f"batch {size}" for size in (8, 4, 2, 1)
-    ]
-
-
-def test_step_time_of_one_step_per_epoch_is_unknown():
-    assert "| gn | - |" in report.markdown(summary_of({("gn", 64): [0.1]}, step_ms=None))

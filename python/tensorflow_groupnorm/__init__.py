@@ -12,6 +12,7 @@
   could not be loaded.
 - `raw_ops`: the ops as they are registered, as `tf.raw_ops`.
 - `models`: ResNets and Big Transfer's, with their published weights.
+- `adaptive_grad_clip`: clips gradients relative to their weights.
 - `convert`: a model with BatchNormalization turned into one with these layers.
 - `export`: writes a model for serving, with or without the custom ops.
 - `plugin_path`: the op library, for programs that load it themselves.
@@ -23,6 +24,7 @@ from importlib.metadata import version
 from . import layers, models, stock
 from ._export import ExportError, export
 from ._library import FusedOpsUnavailableWarning, build_info, plugin_path
+from .clipping import adaptive_grad_clip
 from .conversion import ConversionReport, convert
 from .ops import group_norm, raw_ops, standardize_weights
 
@@ -32,6 +34,7 @@ __all__ = [
     "ConversionReport",
     "ExportError",
     "FusedOpsUnavailableWarning",
+    "adaptive_grad_clip",
     "build_info",
     "convert",
     "export",

@@ -147,6 +147,13 @@ def _training(parser):
         help="scale gradients down whose norm, all of them together, is larger",
     )
     parser.add_argument(
+        "--agc",
+        type=float,
+        metavar="FACTOR",
+        help="adaptive gradient clipping: scale gradients down whose norm is larger than this part "
+        "of that of their weights (0.01, say)",
+    )
+    parser.add_argument(
         "--mixed-precision",
         metavar="DTYPE",
         help=f"compute in {' or '.join(PRECISIONS)} with float32 weights",

@@ -40,6 +40,7 @@ class RunConfig:
         augment: whether training images are flipped and shifted at random.
         ema: momentum of the average of the weights that validates, or `None`.
         clip_norm: the largest norm of all gradients together, or `None`.
+        agc: the largest norm of a unit's gradient relative to its weights', or `None`.
         mixed_precision: `"float16"`, `"bfloat16"` or `None`.
         jit: whether XLA compiles the training step.
         bit_checkpoint: digest of the checkpoint that is fine-tuned, or `None`.
@@ -58,6 +59,7 @@ class RunConfig:
     augment: bool = False
     ema: float | None = None
     clip_norm: float | None = None
+    agc: float | None = None
     mixed_precision: str | None = None
     jit: bool = False
     bit_checkpoint: str | None = None
@@ -124,6 +126,7 @@ class Study:
         augment: whether training images are flipped and shifted at random.
         ema: momentum of an average of the weights that validates in their place, or `None`.
         clip_norm: the largest norm of all gradients together, or `None`.
+        agc: the largest norm of a unit's gradient relative to its weights', or `None`.
         mixed_precision: one of `PRECISIONS`, or `None` for float32.
         jit: whether XLA compiles the training step.
         bit_checkpoint: `.npz` file of Big Transfer to fine-tune, or `None`.
@@ -152,6 +155,7 @@ class Study:
     augment: bool = False
     ema: float | None = None
     clip_norm: float | None = None
+    agc: float | None = None
     mixed_precision: str | None = None
     jit: bool = False
     bit_checkpoint: Path | None = None
@@ -207,10 +211,12 @@ class Study:
         _check(split is None or 0 < split < 1, "validation_split", split, "between 0 and 1")
 
     def _check_training(self):
-        ema, clip_norm, precision = self.ema, self.clip_norm, self.mixed_precision
+        ema, precision = self.ema, self.mixed_precision
         _check(ema is None or 0 < ema < 1, "ema", ema, "between 0 and 1")
-        finite = clip_norm is None or (math.isfinite(clip_norm) and clip_norm > 0)
-        _check(finite, "clip_norm", clip_norm, "a finite number above 0")
+        for field in ("clip_norm", "agc"):
+            value = getattr(self, field)
+            finite = value is None or (math.isfinite(value) and value > 0)
+            _check(finite, field, value, "a finite number above 0")
         known = precision is None or precision in PRECISIONS
         _check(known, "mixed_precision", precision, f"among {', '.join(PRECISIONS)}")
 
@@ -280,6 +286,7 @@ class Study:
                 augment=self.augment,
                 ema=self.ema,
                 clip_norm=self.clip_norm,
+                agc=self.agc,
                 mixed_precision=self.mixed_precision,
                 jit=self.jit,
                 bit_checkpoint=bit_checkpoint,

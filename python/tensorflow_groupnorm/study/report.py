@@ -202,6 +202,8 @@ def _method(options: dict) -> str:
         "ema": "What validates is an exponential moving average of the weights, of momentum "
         "{}; BatchNorm's statistics are not averaged further.",
         "clip_norm": "Gradients are scaled down to a norm of {}, all of them together.",
+        "agc": "Adaptive gradient clipping (arXiv 2102.06171): the gradient of a unit is scaled "
+        "down to {} of the norm of its weights, but for the last layer's.",
         "mixed_precision": "Layers compute in {}, with float32 weights and logits.",
         "jit": "XLA compiles the training step.",
         "bit_checkpoint": "The networks start from the checkpoint `{}` with logits of 0.",

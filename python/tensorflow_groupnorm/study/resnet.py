@@ -57,7 +57,8 @@ def _published(x, architecture, config: RunConfig):
         weight_standardization=standardized.get(config.norm),
         groups=config.groups or 32,
         group_size=config.group_size,
-        stem="small" if x.shape[1] <= SMALL_IMAGE else "large",
+        # Checkpoints have the stem that is for large images.
+        stem="small" if x.shape[1] <= SMALL_IMAGE and config.bit_checkpoint is None else "large",
     )
     for layer in body.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

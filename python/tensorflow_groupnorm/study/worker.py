@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from .. import models
-from . import images, resnet
+from . import images, optimizers, resnet
 from .checkpoint import Checkpoint
 from .config import FINAL_EPOCHS, RunConfig
 
@@ -110,7 +110,7 @@ def train(
         if bit_checkpoint is not None:
             models.load_bit_npz(model, bit_checkpoint, head="zeros")
         model.compile(
-            optimizer=_optimizer(config, len(train_set)),
+            optimizer=optimizers.build(config, len(train_set), model.get_layer("head")),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=config.jit or "auto",
@@ -145,16 +145,6 @@ def train(
         "baseline_mib": baseline,
         "peak_mib": _memory_mib("VmHWM"),
     }
-
-
-def _optimizer(config: RunConfig, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    schedule = keras.optimizers.schedules.CosineDecay(
-        config.peak_learning_rate, config.epochs * steps_per_epoch
-    )
-    averaging = {"use_ema": True, "ema_momentum": config.ema} if config.ema is not None else {}
-    return keras.optimizers.SGD(
-        schedule, momentum=0.9, global_clipnorm=config.clip_norm, **averaging
-    )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,93 @@
+"""The report of a study: means, plots, the page."""
+
+import json
+
+import numpy as np
+from study_runs import fake_result
+from tensorflow_groupnorm import cli
+from tensorflow_groupnorm.study import config, data, plots, pool, report, tables
+
+
+def summary_of(errors, **changes):
+    """Returns a summary with the errors given by (norm, batch size), a list over seeds."""
+    study = config.Study(
+        norms=tuple(dict.fromkeys(norm for norm, _ in errors)),
+        batch_sizes=tuple(size for _, size in errors),
+        seeds=tuple(range(max(map(len, errors.values())))),
+    )
+    dataset = data.Dataset("squares", study.out / "data.npz", "digest", 2, 100, 100)
+    results = [
+        {
+            "config": run.as_dict(),
+            **fake_result(errors[run.norm, run.batch_size][run.seed], **changes),
+        }
+        for run in study.runs("", "")
+        if run.seed < len(errors.get((run.norm, run.batch_size), ()))
+    ]
+    return report.summarize(study, dataset, {"fused": True}, results)
+
+
+ERRORS = {("bn", 1): [0.8, 0.9], ("bn", 64): [0.02], ("gn", 1): [0.03], ("gn", 64): [0.03]}
+
+
+def test_report_has_means_spreads_and_the_best():
+    text = report.markdown(summary_of(ERRORS))
+    assert "| bn | 85.0 (80.0-90.0) | **2.0** |" in text
+    assert "| gn | **3.0** | 3.0 |" in text
+    assert "| bn | 1.5 | 1.5 |" in text
+    assert "| bn | 130 (+30) | 130 (+30) |" in text
+    # sqrt(0.03 * 0.97 / 100), of the median cell
+    assert "An error of 3.0% on 100\nimages has a standard error of 1.7 points" in text
+    assert "`gn`: group normalization" in text and "`ws`" not in text
+    assert "at a time" not in text
+    assert "Up to 3 runs trained at a time" in report.markdown(summary_of(ERRORS, workers=3))
+    assert "diverged |" in report.markdown(summary_of(ERRORS, diverged=True))
+
+
+def test_plot_is_in_the_manner_of_the_paper():
+    (axes,) = plots.plot_error(summary_of(ERRORS)).axes
+    left, right = axes.get_xlim()
+    assert left > right and axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "64"]
+    lines = {bars.get_label(): bars.lines[0] for bars in axes.containers}
+    assert list(lines["bn"].get_xdata()) == [1, 64]
+    np.testing.assert_allclose(lines["bn"].get_ydata(orig=False), [85, 2])
+    np.testing.assert_allclose(lines["gn"].get_ydata(orig=False), [3, 3])
+    assert axes.get_yscale() == "log"
+    bottom, top = axes.get_ylim()
+    assert bottom < 2 and top >= 85
+
+
+def test_plot_of_similar_or_no_errors_is_linear():
+    for error in (0.02, 0.0):
+        (axes,) = plots.plot_error(summary_of({("bn", 1): [0.03], ("bn", 2): [error]})).axes
+        assert axes.get_yscale() == "linear"
+
+
+def test_curves_have_a_panel_per_batch_size():
+    errors = {("gn", size): [0.1] for size in (1, 2, 4, 8)}
+    panels = plots.plot_curves(summary_of(errors)).axes
+    assert [axes.get_title() for axes in panels if axes.get_visible()] == [
+        f"batch {size}" for size in (8, 4, 2, 1)
+    ]
+
+
+def test_step_time_of_one_step_per_epoch_is_unknown():
+    assert "| gn | - |" in report.markdown(summary_of({("gn", 64): [0.1]}, step_ms=None))
+
+
+def test_page_needs_no_other_file(tmp_path, monkeypatch):
+    def fake_train(configs, path, folder, workers, arguments):
+        for run in configs:
+            yield run, {"result": fake_result()}
+
+    monkeypatch.setattr(pool, "train", fake_train)
+    assert cli.main(["study", "--batch-sizes", "1,4", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 2 and "<img" not in page and "report.css" not in page
+    assert "<td>bn</td>" in page and "@media print" in page
+    identifiers = [part.partition('"')[0] for part in page.split('clipPath id="')[1:]]
+    assert len(identifiers) == len(set(identifiers)) > 2
+    answer = json.loads((tmp_path / "results.json").read_text())
+    assert tables.runs(answer).count("\n") == 1 + len(answer["runs"]) == 1 + 3 * 2 * 3
+    assert report.markdown(answer) == (tmp_path / "report.md").read_text()

@@ -1,0 +1,195 @@
+"""One training of a study: repeatable, interruptible, with each of its options."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from study_runs import run_config
+from tensorflow_groupnorm import models
+from tensorflow_groupnorm.study import checkpoint, images, optimizers, resnet, worker
+
+# Keras hands variables to NumPy in the manner of NumPy 1 when it saves weights.
+KERAS_SAVES = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    """Two classes of gray images that a mean tells apart."""
+    rng = np.random.default_rng(0)
+    y = np.arange(24) % 2
+    x = (rng.integers(0, 128, (24, 8, 8, 1)) + 100 * y[:, None, None, None]).astype(np.uint8)
+    path = tmp_path_factory.mktemp("arrays") / "data.npz"
+    np.savez(path, x_train=x[:16], y_train=y[:16], x_val=x[16:], y_val=y[16:])
+    return path
+
+
+def train(run, arrays, **options):
+    return worker.train(run, arrays, lambda message: None, **options)
+
+
+def test_training_is_repeatable_and_depends_on_the_seed(arrays):
+    def history(seed):
+        return worker.train(run_config(seed=seed), arrays, messages.append)["history"]
+
+    messages = []
+    first = history(0)
+    assert [message["epoch"] for message in messages if "epoch" in message] == [1]
+    assert messages[-1]["steps"] == 16 // 4
+    assert history(0) == first
+    assert history(1) != first
+
+
+def test_error_is_the_median_of_the_final_epochs(arrays):
+    result = worker.train(run_config(norm="bn", epochs=7), arrays, lambda message: None)
+    assert len(result["history"]["val_error"]) == 7
+    assert result["error"] == np.median(result["history"]["val_error"][-5:])
+
+
+def test_divergence_is_reported_and_is_valid_json(arrays, capfd):
+    result = worker.train(
+        run_config(norm="none", learning_rate=1e30, epochs=3), arrays, lambda message: None
+    )
+    assert result["diverged"] and len(result["history"]["loss"]) == 1
+    assert result["history"]["loss"] == [None]
+    json.dumps(result, allow_nan=False)
+
+
+def test_learning_rate_is_scaled_with_the_batch():
+    assert run_config(batch_size=32).peak_learning_rate == 0.1
+    assert run_config(batch_size=1).peak_learning_rate == 0.1 / 32
+
+
+@KERAS_SAVES
+@pytest.mark.parametrize("augment", [False, True])
+def test_interrupted_training_ends_as_one_that_was_not(arrays, tmp_path, monkeypatch, augment):
+    run = run_config(norm="gn" if augment else "bn", epochs=3, augment=augment, ema=0.9)
+    whole = train(run, arrays)
+    saved = checkpoint.Checkpoint.on_epoch_end
+
+    def interrupt(self, epoch, logs=None):
+        saved(self, epoch, logs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "on_epoch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(run, arrays, checkpoints=tmp_path)
+    monkeypatch.setattr(checkpoint.Checkpoint, "on_epoch_end", saved)
+    steps = []
+    emit = lambda message: steps.append(message["steps"])  # noqa: E731
+    resumed = worker.train(run, arrays, emit, checkpoints=tmp_path)
+    assert steps[-1] == 3 * 4 and min(steps) > 2 * 4
+    assert resumed["history"] == whole["history"] and resumed["error"] == whole["error"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def plain(arrays):
+    """The history of a training without any option."""
+    return train(run_config(epochs=1, norm="none"), arrays)["history"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"ema": 0.9}, {"clip_norm": 0.01}, {"agc": 0.01}, {"augment": True}],
+    ids=str,
+)
+def test_options_change_the_training_and_nothing_after_it(arrays, plain, change):
+    changed = train(run_config(epochs=1, norm="none", **change), arrays)["history"]
+    assert changed["val_loss"] != plain["val_loss"]
+    assert all(math.isfinite(loss) for loss in changed["val_loss"])
+    assert keras.config.dtype_policy().name == "float32"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mixed_precision": "bfloat16"},
+        {"mixed_precision": "float16"},
+        {"jit": True},
+        {"jit": True, "mixed_precision": "float16", "agc": 0.1, "clip_norm": 1.0},
+    ],
+    ids=str,
+)
+def test_precision_and_jit_learn_as_float32_does(arrays, change):
+    """In a process of its own: Keras does without XLA where determinism is enabled, as here."""
+    run = run_config(epochs=6, norm="gn+ws", learning_rate=0.2, **change)
+    command = [sys.executable, "-m", "tensorflow_groupnorm.study.worker"]
+    command += [json.dumps(run.as_dict()), str(arrays)]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"}
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert answer.returncode == 0, answer.stderr
+    assert "jit_compile" not in answer.stderr
+    # TensorFlow says so when XLA compiles its first cluster.
+    assert ("Compiled cluster using XLA" in answer.stderr) == ("jit" in change), answer.stderr
+    history = json.loads(answer.stdout.splitlines()[-1])["result"]["history"]
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+
+
+def test_adaptive_clipping_spares_the_head():
+    head = keras.layers.Dense(1)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False), head])
+    optimizer = optimizers.build(run_config(agc=0.25, batch_size=32, epochs=1000), 1000, head)
+    kernel, *of_head = model.trainable_variables
+    kernel.assign([[3.0], [4.0]])
+    head.kernel.assign([[1.0]])
+    before = [variable.numpy() for variable in of_head]
+    gradients = [tf.constant([[60.0], [80.0]]), tf.constant([[100.0]]), tf.constant([100.0])]
+    optimizer.apply(gradients, model.trainable_variables)
+    # A norm of 100 becomes 0.25 x 5; the rate is 0.1.
+    np.testing.assert_allclose(kernel.numpy(), [[3 - 0.1 * 0.75], [4 - 0.1]], rtol=1e-6)
+    for variable, value in zip(of_head, before, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value - 10, rtol=1e-5)
+
+
+def test_options_reach_keras():
+    run = run_config(clip_norm=2.0, ema=0.9, batch_size=64)
+    optimizer = optimizers.build(run, 5, keras.layers.Dense(1))
+    assert (optimizer.global_clipnorm, optimizer.use_ema, optimizer.ema_momentum) == (2, True, 0.9)
+    assert float(optimizer.learning_rate) == pytest.approx(0.2)
+    with worker._precision("float16"):
+        model = resnet.build(run, (8, 8, 1), 3)
+    assert model.output.dtype == "float32"
+    dtypes = {layer.compute_dtype for layer in model.layers if "conv" in layer.name}
+    assert dtypes == {"float16"}
+
+
+def test_augmented_images_are_shifted_flipped_and_repeatable():
+    x = np.arange(16 * 64, dtype=np.uint16).reshape(16, 8, 8, 1).astype(np.uint8)
+    y = np.arange(16)
+    run = run_config(augment=True, batch_size=16)
+
+    def epochs(run):
+        dataset = images.training_set(x, y, run)
+        return [next(iter(dataset.as_numpy_iterator())) for _ in range(2)]
+
+    first, second = epochs(run)
+    order = np.argsort(first[1])
+    assert sorted(first[1]) == list(range(16)) and first[0].shape == x.shape
+    changed = (first[0][order] != x).any((1, 2, 3))
+    assert changed.sum() > 8
+    assert not np.array_equal(first[0][order], second[0][np.argsort(second[1])])
+    for again, before in zip(epochs(run), (first, second), strict=True):
+        np.testing.assert_array_equal(again[0], before[0])
+    plain = epochs(dataclasses.replace(run, augment=False))[0]
+    np.testing.assert_array_equal(plain[0][np.argsort(plain[1])], x)
+
+
+def test_fine_tuning_starts_from_the_checkpoint(arrays, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(model, path, head):
+        assert not model.get_layer("head").kernel.numpy().any()
+        loaded.append((path, head))
+
+    monkeypatch.setattr(models, "load_bit_npz", load)
+    path = tmp_path / "BiT.npz"
+    train(run_config(epochs=1, norm="none", bit_checkpoint="digest"), arrays, bit_checkpoint=path)
+    assert loaded == [(path, "zeros")]
