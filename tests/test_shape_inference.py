@@ -72,6 +72,55 @@ def test_standardize_weights(w, axis, outputs):
     assert infer("StandardizeWeightsGrad", inputs, axis=axis) == [w, [outputs]]
 
 
+@pytest.mark.parametrize(
+    ("op", "inputs", "message"),
+    [
+        ("GroupNorm", {"x": None, "gamma": [8], "beta": [0], "side_input": [[]]}, "x must have"),
+        (
+            "GroupNorm",
+            {"x": None, "gamma": [8], "beta": [0], "side_input": [[2, 7]]},
+            "groups must",
+        ),
+        (
+            "GroupNorm",
+            {"x": [None, None], "gamma": [4], "beta": [8], "side_input": [[2, 8]]},
+            "gamma must have",
+        ),
+        (
+            "GroupNormGrad",
+            {"dy": [], "x": None, "gamma": [8], "beta": [8], "mean": None, "rstd": None}
+            | {"side_input": []},
+            "x must have",
+        ),
+        (
+            "GroupNormGrad",
+            {"dy": [2, 8], "x": None, "gamma": [8], "beta": [8], "mean": None, "rstd": None}
+            | {"side_input": [[3, 8]]},
+            "side_input must have",
+        ),
+        (
+            "GroupNormGrad",
+            {"dy": [2, 8], "x": None, "gamma": [8], "beta": [8], "mean": [3, 4], "rstd": None}
+            | {"side_input": []},
+            "mean must have",
+        ),
+    ],
+)
+def test_what_one_input_tells_of_another_is_checked(op, inputs, message):
+    """A scalar beside an x of unknown shape once ended the process."""
+    with pytest.raises(ValueError, match=message):
+        infer(op, inputs, groups=4)
+
+
+def test_what_the_gradient_tells_of_the_kernel_is_checked():
+    inputs = {"dw_hat": [3, 4], "w": None, "gain": [5], "mean": None, "rstd": None}
+    with pytest.raises(ValueError, match="gain must have"):
+        infer("StandardizeWeightsGrad", inputs)
+    inputs["dw_hat"] = []
+    with pytest.raises(ValueError, match="axis must"):
+        infer("StandardizeWeightsGrad", inputs)
+
+
 def value_and_gradients(group_norm, x):
     """The value, and gradients of the first and the second order."""
     with tf.GradientTape() as outer:

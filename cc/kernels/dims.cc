@@ -23,6 +23,11 @@ bool Compatible(const Dims& a, const Dims& b) {
   return true;
 }
 
+int64_t SaturatingProduct(int64_t a, int64_t b) {
+  int64_t product;
+  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<int64_t>::max() : product;
+}
+
 int64_t Product(const Dims& dims, int begin, int end) {
   int64_t product = 1;
   bool unknown = false;
@@ -30,9 +35,8 @@ int64_t Product(const Dims& dims, int begin, int end) {
     if (dims[i] == 0) return 0;
     if (dims[i] == kUnknownDim) {
       unknown = true;
-    } else if (__builtin_mul_overflow(product, dims[i], &product)) {
-      // Only a tensor with another dimension of 0 gets here; its elements are never touched.
-      product = std::numeric_limits<int64_t>::max();
+    } else {
+      product = SaturatingProduct(product, dims[i]);
     }
   }
   return unknown ? kUnknownDim : product;

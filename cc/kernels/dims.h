@@ -28,7 +28,11 @@ inline bool Compatible(int64_t a, int64_t b) {
 }
 bool Compatible(const Dims& a, const Dims& b);
 
-// Product of size[begin, end), kUnknownDim if a factor is unknown.
+// a * b, or the largest int64: more elements than any tensor has, unless another size is 0.
+// REQUIRES: a and b are not negative.
+int64_t SaturatingProduct(int64_t a, int64_t b);
+
+// Product of size[begin, end), saturating; kUnknownDim if a factor is unknown and none is 0.
 int64_t Product(const Dims& dims, int begin, int end);
 
 }  // namespace tfgn

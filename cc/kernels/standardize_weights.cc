@@ -76,7 +76,7 @@ void SetView(const Dims& w, const std::vector<bool>& kept, Shape* shape) {
   for (int i = 0; i < w.rank; ++i) {
     if (w[i] == 1) continue;
     if (kept[i] == last_kept) {
-      runs.back() *= w[i];
+      runs.back() = SaturatingProduct(runs.back(), w[i]);
     } else {
       runs.push_back(w[i]);
       last_kept = kept[i];

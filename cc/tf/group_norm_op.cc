@@ -9,21 +9,13 @@ namespace {
 using ::tensorflow::shape_inference::InferenceContext;
 using ::tensorflow::shape_inference::ShapeHandle;
 
-// Sets *x to what x and the tensors shaped like it tell together of their shape.
-template <typename Op>
-absl::Status InferX(InferenceContext* c, GroupNormShape* shape, ShapeHandle* x) {
-  typename Op::Attrs attrs;
-  TF_RETURN_IF_ERROR(ReadAttrs(c, &attrs));
-  TF_RETURN_IF_ERROR(Op::Validate(attrs, InputDims(c), shape));
-  *x = c->input(Op::kX);
-  return shape->has_side_input ? c->Merge(*x, c->input(Op::kSideInput), x) : absl::OkStatus();
-}
-
 absl::Status InferForward(InferenceContext* c) {
   using Op = GroupNormOp;
   GroupNormShape shape;
   ShapeHandle x;
-  TF_RETURN_IF_ERROR(InferX<Op>(c, &shape, &x));
+  absl::InlinedVector<int, 1> alike;
+  if (c->num_inputs() > Op::kSideInput) alike.push_back(Op::kSideInput);
+  TF_RETURN_IF_ERROR(Infer<Op>(c, Op::kX, alike, &shape, &x));
   c->set_output(Op::kY, x);
   const auto n = c->RankKnown(x) ? c->Dim(x, 0) : c->UnknownDim();
   const ShapeHandle statistics = c->Matrix(n, shape.groups);
@@ -36,8 +28,9 @@ absl::Status InferGradient(InferenceContext* c) {
   using Op = GroupNormGradOp;
   GroupNormShape shape;
   ShapeHandle x;
-  TF_RETURN_IF_ERROR(InferX<Op>(c, &shape, &x));
-  TF_RETURN_IF_ERROR(c->Merge(x, c->input(Op::kDy), &x));
+  absl::InlinedVector<int, 2> alike = {Op::kDy};
+  if (c->num_inputs() > Op::kSideInput) alike.push_back(Op::kSideInput);
+  TF_RETURN_IF_ERROR(Infer<Op>(c, Op::kX, alike, &shape, &x));
   c->set_output(Op::kDx, x);
   c->set_output(Op::kDgamma, c->input(Op::kGamma));
   c->set_output(Op::kDbeta, c->input(Op::kBeta));

@@ -7,10 +7,6 @@
 #include "tf/op_util.h"
 #include "tf/threads.h"
 #if TFGN_WITH_CUDA
-#include "tensorflow/core/platform/stream_executor.h"
-#endif
-
-#if TFGN_WITH_CUDA
 // TensorFlow 2.19's needs headers of LLVM that its wheel lacks.
 #include "tensorflow/core/platform/stream_executor.h"
 #endif

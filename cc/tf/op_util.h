@@ -62,13 +62,18 @@ class InputDims {
   }
 
   explicit InputDims(tensorflow::shape_inference::InferenceContext* c) : inputs_(c->num_inputs()) {
-    for (int i = 0; i < c->num_inputs(); ++i) {
-      if (!c->RankKnown(c->input(i))) continue;
-      inputs_[i].rank = c->Rank(c->input(i));
-      for (int j = 0; j < inputs_[i].rank; ++j) {
-        // -1 stands for an unknown size here as there.
-        inputs_[i].sizes.push_back(c->Value(c->Dim(c->input(i), j)));
-      }
+    for (int i = 0; i < c->num_inputs(); ++i) Set(i, c, c->input(i));
+  }
+
+  // Makes `shape` that of input i.
+  void Set(int i, tensorflow::shape_inference::InferenceContext* c,
+           tensorflow::shape_inference::ShapeHandle shape) {
+    inputs_[i] = Input();
+    if (!c->RankKnown(shape)) return;
+    inputs_[i].rank = c->Rank(shape);
+    for (int j = 0; j < inputs_[i].rank; ++j) {
+      // -1 stands for an unknown size here as there.
+      inputs_[i].sizes.push_back(c->Value(c->Dim(shape, j)));
     }
   }
 
@@ -135,6 +140,26 @@ inline absl::Status ToStatus(const std::string& error) {
 template <typename Context, typename Attrs>  // OpKernelConstruction or InferenceContext
 absl::Status ReadAttrs(Context* ctx, Attrs* attrs) {
   return attrs->ForEach([&](const char* name, auto* value) { return ctx->GetAttr(name, value); });
+}
+
+// What a shape function begins with. Fills *shape, and sets *known to all that is known of the
+// shape of input `input`, also by the inputs `alike` that must have the same.
+template <typename Op>
+absl::Status Infer(tensorflow::shape_inference::InferenceContext* c, int input,
+                   absl::Span<const int> alike, typename Op::Shape* shape,
+                   tensorflow::shape_inference::ShapeHandle* known) {
+  typename Op::Attrs attrs;
+  TF_RETURN_IF_ERROR(ReadAttrs(c, &attrs));
+  InputDims inputs(c);
+  TF_RETURN_IF_ERROR(Op::Validate(attrs, inputs, shape));
+  *known = c->input(input);
+  for (const int other : alike) {
+    TF_RETURN_IF_ERROR(c->Merge(*known, c->input(other), known));
+    // What the other knows may be at odds with the attributes and with the other inputs.
+    inputs.Set(input, c, *known);
+    TF_RETURN_IF_ERROR(Op::Validate(attrs, inputs, shape));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace tfgn

@@ -9,18 +9,12 @@ namespace {
 using ::tensorflow::shape_inference::InferenceContext;
 using ::tensorflow::shape_inference::ShapeHandle;
 
-template <typename Op>
-absl::Status ReadAndValidate(InferenceContext* c, StandardizeWeightsShape* shape) {
-  typename Op::Attrs attrs;
-  TF_RETURN_IF_ERROR(ReadAttrs(c, &attrs));
-  return Op::Validate(attrs, InputDims(c), shape);
-}
-
 absl::Status InferForward(InferenceContext* c) {
   using Op = StandardizeWeightsOp;
   StandardizeWeightsShape shape;
-  TF_RETURN_IF_ERROR(ReadAndValidate<Op>(c, &shape));
-  c->set_output(Op::kWHat, c->input(Op::kW));
+  ShapeHandle w;
+  TF_RETURN_IF_ERROR(Infer<Op>(c, Op::kW, {}, &shape, &w));
+  c->set_output(Op::kWHat, w);
   const ShapeHandle statistics = c->Vector(shape.outputs);
   c->set_output(Op::kMean, statistics);
   c->set_output(Op::kRstd, statistics);
@@ -30,9 +24,8 @@ absl::Status InferForward(InferenceContext* c) {
 absl::Status InferGradient(InferenceContext* c) {
   using Op = StandardizeWeightsGradOp;
   StandardizeWeightsShape shape;
-  TF_RETURN_IF_ERROR(ReadAndValidate<Op>(c, &shape));
   ShapeHandle w;
-  TF_RETURN_IF_ERROR(c->Merge(c->input(Op::kW), c->input(Op::kDwHat), &w));
+  TF_RETURN_IF_ERROR(Infer<Op>(c, Op::kW, {Op::kDwHat}, &shape, &w));
   c->set_output(Op::kDw, w);
   c->set_output(Op::kDgain, c->input(Op::kGain));
   return absl::OkStatus();
