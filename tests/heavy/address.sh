@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# AddressSanitizer and UndefinedBehaviorSanitizer on the op library, inside Python.
+#
+#   tests/heavy/address.sh                  the op suites, and random malformed calls
+#   tests/heavy/address.sh SCRIPT.py ...    another script in that Python, with its arguments
+#
+# After ./dev setup. Builds into build/address (5 minutes on 2 cores). Leaks are not looked for:
+# Python and TensorFlow leave much behind on purpose.
+
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+case ${1:-} in -h | --help) help ;; esac
+
+folder=$root/build/address
+configure "$folder" '-DTFGN_SANITIZE=address;undefined' -DTFGN_XLA=ON
+build "$folder"
+
+# The package with these libraries in place of its own.
+package=$folder/package
+rm -rf "$package"
+mkdir -p "$package"
+cp -r "$root/python/tensorflow_groupnorm" "$package"
+find "$package" -name '*.so' -delete
+pure=$("$python" - <<'PY'
+from tensorflow_groupnorm import plugin_path
+from pathlib import Path
+print(Path(plugin_path()).parent)
+PY
+)
+mkdir -p "$package/tensorflow_groupnorm/$(basename "$pure")"
+cp "$pure/build.json" "$folder/$(basename "$pure")"/*.so "$package/tensorflow_groupnorm/$(basename "$pure")"
+cp "$folder"/_native*.so "$package/tensorflow_groupnorm"
+
+# The sanitizer has to be loaded first, and the C++ library with it, whose exceptions it wraps.
+sanitized() {
+  LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)" \
+    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TFGN_REQUIRE_FUSED=1 \
+    PYTHONPATH=$package "$python" "$@"
+}
+
+cd "$root"
+loaded=$(sanitized -c 'import tensorflow_groupnorm as t; print(t.plugin_path())' 2>/dev/null)
+case $loaded in "$package"/*) ;; *) die "Python loads $loaded in place of the one in $package" ;; esac
+if [ $# -gt 0 ]; then
+  sanitized "$@"
+  exit
+fi
+suites=(group_norm_op standardize_weights_op gradients invalid_calls shape_inference advisories
+  determinism kernels xla_ops)
+suites=("${suites[@]/#/tests/test_}")
+sanitized -m pytest -p no:cacheprovider -q "${suites[@]/%/.py}"
+for mode in eager inference graph jit; do
+  sanitized tests/malformed_calls.py --mode "$mode" --calls "$([ $mode = jit ] && echo 1000 || echo 10000)"
+done

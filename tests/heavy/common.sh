@@ -1,0 +1,26 @@
+# What the scripts of this folder share: where things are, and quiet builds.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+python=${PYTHON:-$root/.venv/bin/python}
+
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+# needs COMMAND PACKAGE
+needs() { command -v "$1" >/dev/null || die "$1 is missing: apt-get install $2"; }
+
+# configure FOLDER OPTION...: a build under -O1, as vector code without it takes minutes to run, and
+# with more of it minutes to compile.
+configure() {
+  local folder=$1
+  shift
+  [ -x "$python" ] || die "there is no $python: run ./dev setup, or set PYTHON"
+  PATH=$(dirname "$python"):$PATH cmake -S "$root" -B "$folder" -G Ninja -DTFGN_CUDA=OFF \
+    -DPython_EXECUTABLE="$python" '-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG -g1' "$@"
+}
+
+build() { PATH=$(dirname "$python"):$PATH cmake --build "$@"; }
+
+help() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+  exit 0
+}
