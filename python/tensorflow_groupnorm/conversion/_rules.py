@@ -141,13 +141,12 @@ def _to_group_normalization(layer, options: Options, reason: str = "") -> Decisi
     config |= arguments | {"axis": axis}
     if options.epsilon is not None:
         config["epsilon"] = options.epsilon
-    groups = arguments.get("groups") or channels // arguments["group_size"]
     batch = isinstance(layer, keras.layers.BatchNormalization)
     return Decision(
         lambda activation=None: layers.GroupNormalization.from_config(
             {**config, "activation": activation}
         ),
-        f"GroupNormalization, {_groups_text(groups if groups > 0 else channels)}",
+        f"GroupNormalization, {_division_text(channels, **arguments)}",
         "; ".join(filter(None, (reason, note))),
         ("moving_mean", "moving_variance") if batch else (),
     )
@@ -164,7 +163,7 @@ def _choose_groups(channels: int, values: int | None, options: Options):
         if size == options.group_size:
             return {"group_size": size}, ""
         note = f"groups of {options.group_size} do not divide {channels} channels"
-        return {"groups": channels // size}, note + _instance_note(size)
+        return {"group_size": size}, note + _instance_note(size)
     if options.groups == -1:
         return {"groups": -1}, ""
     groups = _largest_divisor(channels, options.groups)
@@ -183,6 +182,13 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 def _groups_text(groups: int) -> str:
     return f"{groups} group" + ("s" if groups != 1 else "")
+
+
+def _division_text(channels: int, groups: int | None = None, group_size: int | None = None) -> str:
+    """Returns how a layer divides its channels, in the terms of the argument that was given."""
+    if group_size is not None:
+        return f"{group_size} channel{'s' if group_size != 1 else ''} per group"
+    return _groups_text(channels if groups == -1 else groups)
 
 
 def _input_shape(layer) -> tuple:
