@@ -67,6 +67,26 @@ LARGE = {
     "narrow_partial_row_behind_full_chunks": GroupNormCase((1, 1045, 32), -1, 8),
 }
 
+# oneDNN's test shapes of group normalization (its tests/benchdnn/inputs/gnorm/shapes_ci and
+# shapes_sd), channels first: batch, channels, space; groups.
+ONEDNN = {
+    f"{'x'.join(map(str, shape))}_g{groups}": GroupNormCase(shape, 1, groups)
+    for groups, shape in (
+        *((2, (2, 2, 4)), (7, (2, 7, 3, 4)), (5, (2, 5, 9, 1, 10))),
+        *((1, (2, 2, 4)), (2, (2, 8, 3, 4)), (5, (2, 10, 9, 1, 10)), (5, (2, 40, 2, 1, 5))),
+        *((5, (2, 80, 2, 1, 5)), (1, (1, 128, 2, 2))),
+        *((10, (2, 320, 2, 2)), (20, (2, 640, 2, 2)), (40, (2, 1280, 2, 2)), (40, (2, 1280, 8, 8))),
+        *(
+            (80, (2, 2560, 8, 8)),
+            (80, (2, 2560, 2, 2)),
+            (60, (2, 1920, 2, 2)),
+            (30, (2, 960, 2, 2)),
+        ),
+        *((16, (1, 512, 2, 2)), (8, (1, 256, 2, 2)), (8, (1, 256, 4, 4)), (4, (1, 128, 2, 2))),
+        (32, (2, 320, 2, 2)),
+    )
+}
+
 EMPTY = {
     "no_samples": GroupNormCase((0, 4, 5, 8), -1, 2),
     "no_rows": GroupNormCase((2, 0, 5, 8), -1, 2),

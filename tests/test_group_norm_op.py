@@ -30,7 +30,7 @@ def make_arguments(case, dtype, *, affine="per_channel", residual=False, mean=0.
     arguments = {"x": random(rng, shape, dtype, mean), "gamma": None, "beta": None, "side": None}
     if affine != "absent":
         per_sample = [shape[0], shape[axis]]
-        for name in ("gamma", "beta"):
+        for name in {"scale": ("gamma",), "shift": ("beta",)}.get(affine, ("gamma", "beta")):
             arguments[name] = random(
                 rng,
                 per_sample if affine == "per_sample" else per_sample[1:],
