@@ -1,5 +1,6 @@
 """The same bits on every call, for any number of threads and on any thread."""
 
+import concurrent.futures
 import functools
 import hashlib
 
@@ -78,19 +79,38 @@ def digest(call):
     return bits.hexdigest()
 
 
+def from_threads(call):
+    """Digests of the calls of several Python threads at once."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        return [future.result() for future in [pool.submit(digest, call) for _ in range(4)]]
+
+
 @pytest.mark.parametrize("call", [eagerly, under_jit])
 def test_repeated_calls(call):
     assert digest(call) == digest(call)
 
 
-def test_any_number_of_threads(run_python):
+@pytest.mark.heavy
+@pytest.mark.parametrize("call", [eagerly, under_jit])
+def test_twenty_calls(call):
+    assert len({digest(call) for _ in range(20)}) == 1
+
+
+@pytest.mark.parametrize("call", [eagerly, under_jit])
+def test_calls_from_several_python_threads(call):
+    assert set(from_threads(call)) == {digest(call)}
+
+
+def test_any_number_of_threads_with_and_without_op_determinism(run_python):
     digests = set()
     for threads in (1, 2, 4, 8):
+        deterministic = "tf.config.experimental.enable_op_determinism()" if threads > 2 else ""
         run = run_python(
             f"""
 import sys
 import tensorflow as tf
 tf.config.threading.set_intra_op_parallelism_threads({threads})
+{deterministic}
 sys.path.insert(0, {__file__.rpartition("/")[0]!r})
 import test_determinism as test
 print(test.digest(test.eagerly), test.digest(test.under_jit))
