@@ -68,12 +68,14 @@ class InputDims {
   // Makes `shape` that of input i.
   void Set(int i, tensorflow::shape_inference::InferenceContext* c,
            tensorflow::shape_inference::ShapeHandle shape) {
-    inputs_[i] = Input();
+    Input& input = inputs_[i];
+    input.sizes.clear();
+    input.rank = kUnknownRank;
     if (!c->RankKnown(shape)) return;
-    inputs_[i].rank = c->Rank(shape);
-    for (int j = 0; j < inputs_[i].rank; ++j) {
+    input.rank = c->Rank(shape);
+    for (int j = 0; j < input.rank; ++j) {
       // -1 stands for an unknown size here as there.
-      inputs_[i].sizes.push_back(c->Value(c->Dim(shape, j)));
+      input.sizes.push_back(c->Value(c->Dim(shape, j)));
     }
   }
 
