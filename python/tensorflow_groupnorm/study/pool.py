@@ -51,7 +51,8 @@ def train(
                 ).start()
             config, line = lines.get()
             if line is None:
-                _check(config, active.pop(config).wait(), last.pop(config, {}), folder)
+                exit_code = _wait(active.pop(config))
+                _check(config, exit_code, last.pop(config, {}), folder)
                 continue
             last[config] = json.loads(line)
             yield config, last[config]
@@ -59,7 +60,7 @@ def train(
         for worker in active.values():
             worker.kill()
         for worker in active.values():
-            worker.wait()
+            _wait(worker)
 
 
 def _start(
@@ -67,19 +68,27 @@ def _start(
 ) -> subprocess.Popen:
     command = [
         *(sys.executable, "-m", "tensorflow_groupnorm.study.worker"),
-        *(json.dumps(config.as_dict()), str(data)),
+        *(json.dumps(config.as_dict()), str(data), "--end-with-stdin"),
         *arguments,
     ]
     with _log(config, folder).open("w") as log:
         # A session of its own: Ctrl-C is for this process, which then ends the worker.
         return subprocess.Popen(
             command,
+            # Never written to: it ends when this process does, however that ends.
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             start_new_session=True,
             env=_environment(workers),
         )
+
+
+def _wait(worker: subprocess.Popen) -> int:
+    exit_code = worker.wait()
+    worker.stdin.close()
+    return exit_code
 
 
 def _environment(workers: int) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 `python -m tensorflow_groupnorm.study.worker CONFIG DATA` takes a `RunConfig` as JSON and the path
 of the images, and writes one JSON object per line: progress, and at last the result. Of the options
-`--bit-checkpoint FILE` is what is fine-tuned, `--checkpoints FOLDER` where a run can go on.
+`--bit-checkpoint FILE` is what is fine-tuned, `--checkpoints FOLDER` where a run can go on, and
+`--end-with-stdin` ends the process with its standard input, as the process ends that started it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +192,13 @@ def _memory_mib(field: str) -> float:
     raise OSError(f"/proc/self/status has no {field}")
 
 
+def _end_with_stdin():
+    # Unbuffered: at its own end the interpreter would wait for a lock that a reader holds.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
 def main():
     """Trains the run that the command line names."""
     # Whatever else prints must not get between the messages.
@@ -204,7 +213,10 @@ def main():
     parser.add_argument("data", type=Path)
     parser.add_argument("--bit-checkpoint", type=Path)
     parser.add_argument("--checkpoints", type=Path)
+    parser.add_argument("--end-with-stdin", action="store_true")
     args = vars(parser.parse_args())
+    if args.pop("end_with_stdin"):
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     emit({"result": train(RunConfig(**args.pop("config")), args.pop("data"), emit, **args)})
 
 
