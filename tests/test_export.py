@@ -263,6 +263,23 @@ def test_existing_files_are_replaced_on_demand_only(tmp_path):
         tfgn.export(model, tmp_path, overwrite=True)
 
 
+def test_links_are_replaced_and_not_followed(tmp_path):
+    model = export_models.built(export_models.without_standardization)
+    first, link, loose = tmp_path / "first", tmp_path / "link", tmp_path / "loose"
+    tfgn.export(model, first)
+    link.symlink_to(first)
+    loose.symlink_to(tmp_path / "nowhere")
+    for path in (link, loose):
+        with pytest.raises(FileExistsError, match="exists already: set overwrite"):
+            tfgn.export(model, path, portable=True)
+        tfgn.export(model, path, portable=True, overwrite=True)
+        assert not path.is_symlink() and "GroupNorm" not in kinds(path)
+    assert "GroupNorm" in kinds(first)
+    assert {path.name for path in tmp_path.iterdir()} == {"first", "link", "loose"}
+    with pytest.raises(NotADirectoryError, match="fingerprint.pb is no folder"):
+        tfgn.export(model, first / "fingerprint.pb" / "model")
+
+
 def test_kernels_beyond_what_a_graph_holds_are_refused(tmp_path, monkeypatch):
     from tensorflow_groupnorm._export import _saved_model
 

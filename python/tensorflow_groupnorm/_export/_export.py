@@ -79,7 +79,8 @@ def export(
         tolerance: the largest difference to accept, relative to the largest magnitude of an output.
             By default 1e-4; for models that compute in float64 1e-6, in float16 1e-2 and in
             bfloat16 5e-2.
-        overwrite: whether to replace what is at `path`.
+        overwrite: whether to replace what is at `path`: a file, a SavedModel or a link, not what
+            the link points to.
 
     Returns:
         An `Exported`, which tells what was written and the difference that was found.
@@ -89,7 +90,9 @@ def export(
             calls custom ops by their raw name in spite of `portable`, has ops that the format
             lacks, or if what was written differs from the model by more than `tolerance`. Nothing
             is written then.
-        FileExistsError: if there is something at `path`, and `overwrite` is not set.
+        FileExistsError: if there is something at `path`, a link included, and `overwrite` is not
+            set, or if that is a folder of anything but a SavedModel.
+        NotADirectoryError: if `path` is below a file.
         ImportError: if the format needs a package that is not installed.
         TypeError: if `model` is no `keras.Model`.
         ValueError: for another argument outside of the above.
@@ -138,7 +141,10 @@ def _check_arguments(portable, format):
 
 
 def _check_target(path, overwrite):
-    if not path.exists():
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise NotADirectoryError(f"{path} cannot be written: {parent} is no folder.")
+    if not os.path.lexists(path):
         return
     if not overwrite:
         raise FileExistsError(f"{path} exists already: set overwrite, or choose another path.")
@@ -190,6 +196,6 @@ def _require(difference, tolerance, model):
 
 def _put(written, path, folder):
     """Moves what was written to its place; what was there goes with the folder."""
-    if path.exists():
+    if os.path.lexists(path):
         os.replace(path, folder / "replaced")
     os.replace(written, path)

@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             tolerance=args.tolerance,
             overwrite=args.overwrite,
         )
-    except (ExportError, FileExistsError) as error:
+    except (ExportError, OSError) as error:
         return fail(str(error))
     print(_summary(exported))
     return 0

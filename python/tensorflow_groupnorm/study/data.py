@@ -66,7 +66,7 @@ def prepare(study: Study, track: sources.Track) -> Dataset:
         x_train, y_train, x_val, y_val = source.read(track)
         with atomic(path) as file:
             np.savez(file, x_train=x_train, y_train=y_train, x_val=x_val, y_val=y_val)
-    with np.load(path) as arrays:
+    with np.load(path, allow_pickle=False) as arrays:
         y_train, y_val = arrays["y_train"], arrays["y_val"]
     classes = int(max(y_train.max(), y_val.max())) + 1
     return Dataset(source.name, path, digest, classes, len(y_train), len(y_val))

@@ -100,7 +100,7 @@ def train(
         of this process, and what it used before the model was built).
     """
     keras.utils.set_random_seed(config.seed)
-    with np.load(data) as arrays:
+    with np.load(data, allow_pickle=False) as arrays:
         x_train, y_train, x_val, y_val = (
             arrays[key] for key in ("x_train", "y_train", "x_val", "y_val")
         )
