@@ -33,6 +33,15 @@ def test_residual_on_either_side_and_as_an_operator():
         assert report.count("fused") == 1
 
 
+def test_calls_by_keyword():
+    _, report = fusion_case(lambda x, norm: layers.ReLU()(inputs=norm(inputs=x)))
+    assert report.count("fused") == 1
+    _, report = fusion_case(lambda x, norm: layers.ReLU()(layers.Add()(inputs=[x, norm(x)])))
+    assert report.count("fused") == 2
+    _, report = fusion_case(lambda x, norm: keras.ops.add(x1=x, x2=norm(x)))
+    assert report.count("fused") == 1
+
+
 @pytest.mark.parametrize(
     "activation",
     [

@@ -252,15 +252,21 @@ def _input_like(tensor):
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
-def _first_argument(x, *args, **kwargs):
+def _given(args, kwargs):
+    """Returns the first argument of a call; Keras' layers name it `inputs`."""
+    return args[0] if args else kwargs["inputs"]
+
+
+def _first_argument(*args, **kwargs):
     """Stands for an operation whose work a fused normalization does."""
-    return x
+    return _given(args, kwargs)
 
 
 def _called_as_normalization(layer):
     """BatchNormalization may be called with `training`, which no other normalization needs."""
 
-    def call(x, *args, mask=None, **kwargs):
+    def call(*args, mask=None, **kwargs):
+        x = _given(args, kwargs)
         return layer(x) if mask is None else layer(x, mask=mask)
 
     return call
@@ -270,7 +276,8 @@ def _joined(layer, norm_input):
     """Stands for an addition: the normalization gets its own input and what was added to it."""
 
     def call(*args, **kwargs):
-        x, y = args[0] if len(args) == 1 else args[:2]
+        # `Add` takes a list, `keras.ops.add` two tensors.
+        x, y = args if len(args) == 2 else _given(args, kwargs)
         return layer(x, residual=y) if norm_input == 0 else layer(y, residual=x)
 
     return call
