@@ -217,6 +217,15 @@ def test_compiled_models_train_on_and_outputs_keep_their_structure():
     assert np.isfinite(history.history["loss"]).all()
 
 
+def test_frozen_variables_have_no_place_in_the_new_optimizer():
+    model = resnet(batch_norm)
+    model.get_layer("stem").trainable = False
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    converted, _ = convert(model)
+    assert len(converted.optimizer.variables) == 2 + len(converted.trainable_variables)
+    assert converted.fit(images(), np.zeros((2, 3)), verbose=0).history["loss"]
+
+
 def test_models_that_cannot_be_converted():
     with pytest.raises(TypeError, match="must be a keras.Model"):
         tfgn.convert(layers.Dense(2))

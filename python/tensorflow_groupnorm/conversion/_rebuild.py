@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import warnings
 
 import keras
 from keras.src.models.functional import functional_like_constructor
 from keras.src.saving.serialization_lib import SafeModeScope
 
-from . import _fusion, _rules, _state
+from . import _arguments, _fusion, _rules, _state
 from ._graph import AT_OUTPUT, BEFORE_KERNEL, NORMALIZATIONS, Graph, functional
 from ._report import FUSED, KEPT, REPLACED, ConversionReport, LayerChange
 
@@ -33,8 +35,9 @@ class Rebuilder:
     def convert(self, model: keras.Model) -> keras.Model:
         """Returns the converted model."""
         self._shared = _in_several_places(model)
-        # The configs come from objects of this process: a Lambda in them is no risk.
-        with SafeModeScope(False):
+        # The configs come from objects of this process: a lambda in them is no risk.
+        with SafeModeScope(False), _known_by_name(model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
             converted = self._layer(model, "", None)
         if not converted.built:
             converted.build_from_config(model.get_build_config())
@@ -42,7 +45,17 @@ class Rebuilder:
             copy(old, new)
         for old, new, _ in reversed(self._copies):
             new.trainable = old.trainable
+        # Last, for an optimizer goes by what is trainable.
+        for old, new, _ in self._copies:
+            if isinstance(old, keras.Model) and old.compiled:
+                self._compile(old, new)
         return converted
+
+    def _compile(self, old, new):
+        try:
+            _arguments.compile_like(old, new)
+        except _arguments.NotCopiedError as error:
+            self._report.notes.append(f"{old.name} is not compiled: {error}")
 
     def _layer(self, layer, scope: str, reasons: list[str | None] | None):
         """Returns the layer or model that takes the place of one.
@@ -146,7 +159,8 @@ class Rebuilder:
                 scope + model.name, type(model).__name__, REPLACED, "Functional", reason
             )
             self._report.changes.append(change)
-        return keras.models.clone_model(model, inputs, clone_function=clone)
+        with _taken_for_not_compiled(model):
+            return keras.models.clone_model(model, inputs, clone_function=clone)
 
     def _sequential(self, model, graph, scope):
         fusions = {id(norm): fusion for norm, fusion in self._fusions(graph)}
@@ -159,10 +173,7 @@ class Rebuilder:
                 layers.append(self._normalization(layer, scope, fusions[id(layer)]))
             else:
                 layers.append(self._layer(layer, scope, _reasons(graph, layer)))
-        new = keras.Sequential(layers, name=model.name)
-        if model.compiled:
-            new.compile_from_config(model.get_compile_config())
-        return new
+        return keras.Sequential(layers, name=model.name)
 
     def _fusions(self, graph):
         """Returns `(norm, fusion)` for each normalization of a graph that takes something in."""
@@ -201,8 +212,6 @@ class Rebuilder:
                 self._note(child, scope, KEPT, decision)
         _state.set_children(new, replacements)
         self._copies.append((layer, new, lambda old, new: _state.copy_rest(old, new, replacements)))
-        if isinstance(layer, keras.Model) and layer.compiled:
-            new.compile_from_config(layer.get_compile_config())
         return new
 
 
@@ -215,14 +224,47 @@ def _descendants(layer) -> list[keras.Layer]:
     return list(found.values())
 
 
+def _known_by_name(model):
+    """Returns a scope in which a layer's config may hold layers and functions of the user's own."""
+    layers = [model, *model._flatten_layers()]
+    values = [value for layer in layers for value in vars(layer).values()]
+    return keras.saving.custom_object_scope(_arguments.own_objects(layers + values))
+
+
 def _from_config(layer):
+    if type(layer) is keras.layers.Lambda:
+        return _copy_lambda(layer)
     try:
-        return type(layer).from_config(layer.get_config())
+        return type(layer).from_config(_arguments.config_of(layer))
     except (NotImplementedError, TypeError) as error:
+        said = _arguments.first_paragraph(error)
         raise ValueError(
             f"The {type(layer).__name__} {layer.name!r} cannot be copied: its `get_config` must "
-            f"return the arguments of its `__init__`. Keras says: {str(error).strip()}"
+            f"return the arguments of its `__init__`. Keras says: {said}"
         ) from error
+
+
+def _copy_lambda(layer):
+    # Its config has the code of a lambda without the globals that the code needs.
+    return keras.layers.Lambda(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=layer.arguments,
+        name=layer.name,
+        trainable=layer.trainable,
+        dtype=layer.dtype_policy,
+    )
+
+
+@contextlib.contextmanager
+def _taken_for_not_compiled(model):
+    """Keeps Keras from compiling a clone, which it does by its config; see `compile_like`."""
+    compiled, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = compiled
 
 
 def _in_several_places(model) -> set[int]:

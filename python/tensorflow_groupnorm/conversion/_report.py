@@ -39,11 +39,13 @@ class ConversionReport:
             addition and activation. Layers of other kinds are copied and not listed.
         dropped: what the original had and the new model has no use for, such as the moving
             statistics: a dict from the name of the weight to the number of layers that had it.
+        notes: sentences on what else the new model lacks.
     """
 
     model: str
     changes: list[LayerChange] = dataclasses.field(default_factory=list)
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def count(self, action: str) -> int:
         """Returns how many layers were `"replaced"`, `"fused"` or `"kept"`."""
@@ -69,7 +71,7 @@ class ConversionReport:
         if self.dropped:
             weights = ", ".join(f"{name} of {n} layers" for name, n in self.dropped.items())
             lines.append(f"not carried over: {weights}")
-        return "\n".join(lines)
+        return "\n".join(lines + self.notes)
 
     def __str__(self) -> str:
         return self.table()

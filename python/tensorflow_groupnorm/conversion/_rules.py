@@ -11,6 +11,7 @@ import keras
 from .. import layers
 from ..layers._kernels import KernelStandardization, output_axes
 from ..variants import VARIANTS
+from ._arguments import config_of
 from ._graph import AT_OUTPUT, BEFORE_KERNEL, NORMALIZATIONS
 
 _CARRIED = (
@@ -96,7 +97,7 @@ def normalization(layer, options: Options) -> Decision:
         return Decision(reason="named in `keep`")
     kind = type(layer)
     if kind is keras.layers.GroupNormalization:
-        config = layer.get_config()
+        config = config_of(layer)
         return Decision(
             lambda activation=None: layers.GroupNormalization.from_config(
                 {**config, "activation": activation}
@@ -137,7 +138,7 @@ def _to_group_normalization(layer, options: Options, reason: str = "") -> Decisi
     if values == 1 and channels == 1:
         return Decision(reason="there is one value per sample: nothing to normalize it with")
     arguments, note = _choose_groups(channels, values, options)
-    config = {key: value for key, value in layer.get_config().items() if key in _CARRIED}
+    config = {key: value for key, value in config_of(layer).items() if key in _CARRIED}
     config |= arguments | {"axis": axis}
     if options.epsilon is not None:
         config["epsilon"] = options.epsilon
@@ -228,7 +229,7 @@ def kernel(layer, options: Options, not_normalized: str | None) -> Decision:
 
 
 def _standardized(layer, arguments: dict):
-    config = layer.get_config()
+    config = config_of(layer)
     if type(layer) in _STANDARDIZED:
         cls = _STANDARDIZED[type(layer)]
         return lambda: cls.from_config(
