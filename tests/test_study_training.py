@@ -133,6 +133,20 @@ def test_precision_and_jit_learn_as_float32_does(arrays, change):
     assert history["loss"][-1] < 0.5 * history["loss"][0]
 
 
+@pytest.mark.parametrize(("jit", "given"), [(None, "auto"), (True, True), (False, False)])
+def test_keras_decides_about_jit_unless_told(arrays, monkeypatch, jit, given):
+    received = []
+
+    def compile_(self, *args, jit_compile, **kwargs):
+        received.append(jit_compile)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "compile", compile_)
+    with pytest.raises(KeyboardInterrupt):
+        train(run_config(jit=jit), arrays)
+    assert received == [given]
+
+
 def test_adaptive_clipping_spares_the_head():
     head = keras.layers.Dense(1)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False), head])

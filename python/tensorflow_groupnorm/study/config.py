@@ -42,7 +42,7 @@ class RunConfig:
         clip_norm: the largest norm of all gradients together, or `None`.
         agc: the largest norm of a unit's gradient relative to its weights', or `None`.
         mixed_precision: `"float16"`, `"bfloat16"` or `None`.
-        jit: whether XLA compiles the training step.
+        jit: whether XLA compiles the training step; `None` where Keras decides.
         bit_checkpoint: digest of the checkpoint that is fine-tuned, or `None`.
     """
 
@@ -61,7 +61,7 @@ class RunConfig:
     clip_norm: float | None = None
     agc: float | None = None
     mixed_precision: str | None = None
-    jit: bool = False
+    jit: bool | None = None
     bit_checkpoint: str | None = None
 
     def as_dict(self) -> dict:
@@ -128,7 +128,7 @@ class Study:
         clip_norm: the largest norm of all gradients together, or `None`.
         agc: the largest norm of a unit's gradient relative to its weights', or `None`.
         mixed_precision: one of `PRECISIONS`, or `None` for float32.
-        jit: whether XLA compiles the training step.
+        jit: whether XLA compiles the training step; `None` where Keras decides.
         bit_checkpoint: `.npz` file of Big Transfer to fine-tune, or `None`.
         checkpoints: whether a run that is interrupted goes on from its last epoch.
         preset: a key of `presets.PRESETS` whose published numbers are reported, or `None`.
@@ -157,7 +157,7 @@ class Study:
     clip_norm: float | None = None
     agc: float | None = None
     mixed_precision: str | None = None
-    jit: bool = False
+    jit: bool | None = None
     bit_checkpoint: Path | None = None
     checkpoints: bool = False
     preset: str | None = None

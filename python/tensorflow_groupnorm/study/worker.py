@@ -115,7 +115,7 @@ def train(
             optimizer=optimizers.build(config, len(train_set), model.get_layer("head")),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            jit_compile=config.jit or "auto",
+            jit_compile="auto" if config.jit is None else config.jit,
         )
     progress = Progress(emit)
     callbacks = [keras.callbacks.TerminateOnNaN()]
