@@ -29,8 +29,11 @@ OTHER_SHAPES = (
     ((1, 600, 400, 24), 3),
 )
 
-#: Batch 1, from 64 KB to 64 MB: does the cost grow linearly?
-SIZES = tuple((1, side, side, 64) for side in (16, 32, 64, 128, 256, 512))
+#: Batch 1, from 1 KB to 4 GB: does the cost grow linearly?
+SIZES = tuple((1, side, side, 64) for side in (2, 8, 16, 32, 64, 128, 512, 1024, 2048, 4096))
+
+#: Beyond, the op is left out: beside the inputs of the kernels there is no memory for its own.
+OP_BYTES = 1 << 28
 
 #: Batch 1: does every core help?
 SCALING = ((1, 56, 56, 64), (1, 56, 56, 256), (1, 7, 7, 2048), (1, 256, 256, 64), (1, 600, 400, 24))

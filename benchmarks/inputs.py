@@ -11,6 +11,7 @@ import numpy as np
 from .cases import RESNET50_KERNELS, Case, Norm, Step, Weights
 
 ALIGNMENT = 64
+HUGE_BYTES = 1 << 30
 
 
 @functools.cache
@@ -27,7 +28,10 @@ def slots(case: Case) -> int:
     """How many sets of inputs are used in turn: together more than twice the last-level cache."""
     if isinstance(case, Step):
         return 4  # A step touches far more than its inputs.
-    return max(2, math.ceil(2 * last_level_cache() / case.nbytes))
+    # What is far larger than the cache is not in it when it is read again.
+    return max(
+        1 if case.nbytes > HUGE_BYTES else 2, math.ceil(2 * last_level_cache() / case.nbytes)
+    )
 
 
 def draw(case: Case, seed: int, mean: float = 0.0) -> dict:
@@ -54,16 +58,18 @@ def draw(case: Case, seed: int, mean: float = 0.0) -> dict:
     }
 
 
-def aligned(like: np.ndarray) -> np.ndarray:
-    """A new array of that shape and type, aligned as TensorFlow aligns its own and touched."""
-    buffer = np.zeros(like.nbytes + ALIGNMENT, np.uint8)
+def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """A new array, aligned as TensorFlow aligns its own and touched."""
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer = np.zeros(nbytes + ALIGNMENT, np.uint8)
     buffer.fill(0)  # np.zeros maps pages that are not there yet
     start = -buffer.ctypes.data % ALIGNMENT
-    return buffer[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
+    return buffer[start : start + nbytes].view(dtype).reshape(shape)
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return rng.standard_normal(shape, np.float32)
+    array = aligned(shape, np.float32)
+    return rng.standard_normal(dtype=np.float32, out=array)
 
 
 def _cast(array: np.ndarray, dtype: str) -> np.ndarray:

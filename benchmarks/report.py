@@ -115,8 +115,12 @@ def _tables(section: str, results: Results, verdicts: tables.Verdicts) -> str:
         )
     if section == "scaling":
         threads = tables.threads(results, verdicts)
-        sizes = tables.sizes(results)
-        return f"{threads}\n\nNanoseconds per kilobyte of input:\n\n{sizes}"
+        sizes = tables.sizes(results, verdicts)
+        return (
+            f"{threads}\n\nNanoseconds per kilobyte of input, from 1 KB to 4 GB. Below 1 MB it is "
+            "the call that costs; beyond the caches the kernel may take at most "
+            f"{tables.LINEAR_LIMIT:g} times what it takes at the first such size.\n\n{sizes}"
+        )
     return getattr(tables, section)(results, verdicts)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .cases import (
     COPIES,
+    OP_BYTES,
     OTHER_SHAPES,
     SCALING,
     SIZES,
@@ -102,7 +103,9 @@ def scaling(shapes) -> Iterator[Group]:
         cases = [Norm(shape, groups, threads=threads) for threads in (1, None)]
         yield _ours("scaling", _text(shape), cases, ("kernel",))
     for shape in SIZES:
-        yield _ours("scaling", _text(shape), [Norm(shape)])
+        case = Norm(shape)
+        contenders = ("kernel", "op") if case.nbytes <= OP_BYTES else ("kernel",)
+        yield _ours("scaling", _text(shape), [case], contenders)
 
 
 def weights(shapes) -> Iterator[Group]:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 
 from .accuracy import OURS
-from .cases import STEP_NORMS, STEPS, Norm, Step, Weights
+from .cases import SIZES, STEP_NORMS, STEPS, Norm, Step, Weights
 from .results import Results
 from .sections import FUSIONS, PASSES, STANDARDIZATIONS
 
@@ -20,6 +20,9 @@ CHANNELS_FIRST_LIMITS = {False: 1.2, True: 1.7}
 FLOOR_LIMITS = {False: 1.15, True: 1.25}
 FUSION_LIMIT = 1.1
 TYPE_LIMIT = 0.6
+#: Of a byte of a tensor beyond the caches, over a byte of the smallest one.
+LINEAR_LIMIT = 1.25
+MEMORY_BYTES = 1 << 26
 WEIGHTS_LIMITS = {False: 1.5, True: 2.0}
 #: Of an op that XLA compiles, over the same op in a graph.
 JIT_LIMIT = 1.05
@@ -227,23 +230,30 @@ def threads(results: Results, verdicts: Verdicts) -> str:
     return markdown([*header, "verdict"], rows)
 
 
-def sizes(results: Results) -> str:
+def sizes(results: Results, verdicts: Verdicts) -> str:
     """The cost of a byte against the size of the tensor."""
-    measured = results.cases("scaling")
-    rows = []
-    for case in measured:
-        if case.backward or dataclasses.replace(case, threads=1) in measured:
+    rows, of_memory = [], {}
+    for case in map(Norm, SIZES):
+        copy = results.copy_ns("scaling", case)
+        if copy is None:
             continue
-        cells = []
+        row, misses = [shape_text(case), _size(case), _per_kilobyte(copy, case)], []
+        judged = case.nbytes >= MEMORY_BYTES
         for contender in OURS:
             for backward in PASSES:
                 ns = results.ns("scaling", contender, dataclasses.replace(case, backward=backward))
-                cells.append(_number(_over(ns, case.nbytes / 1e3), 0))
-        copy = results.copy_ns("scaling", case)
-        rows.append([shape_text(case), _size(case), _number(_over(copy, case.nbytes / 1e3), 0)])
-        rows[-1] += cells
+                row.append(_per_kilobyte(ns, case))
+                if contender == "kernel" and judged:
+                    cost = _over(ns, case.nbytes)
+                    first = of_memory.setdefault(backward, cost)
+                    misses += _misses(_over(cost, first), LINEAR_LIMIT, PASS[backward])
+        rows.append([*row, verdicts.judge("scaling: linear", misses) if judged else ""])
     header = ["shape", "MB", "copy", "kernel", "kernel, both passes", "op", "op, both passes"]
-    return markdown(header, rows)
+    return markdown([*header, "verdict"], rows)
+
+
+def _per_kilobyte(ns: float | None, case: Norm) -> str:
+    return _number(_over(ns, case.nbytes / 1e3), 0)
 
 
 def weights(results: Results, verdicts: Verdicts) -> str:

@@ -108,6 +108,28 @@ def test_verdicts_of_what_is_compiled(tmp_path):
     }
 
 
+def test_verdicts_of_sizes(tmp_path):
+    cost = {512: 1, 1024: 1.2, 2048: 1.3, 4096: None}  # of a byte
+    sizes = []
+    for side, ms in {2: 9, **cost}.items():
+        case = {"shape": (1, side, side, 64)}
+        sizes.append(row_of("scaling", "Norm", "copy", side**2, **case))
+        for backward in (False, True) if ms else ():
+            sizes.append(
+                row_of("scaling", "Norm", "kernel", ms * side**2, backward=backward, **case)
+            )
+    report = rendered(tmp_path, sizes, {})
+    linear = rows(report, "Nanoseconds per kilobyte")
+    verdicts = {shape: row["verdict"] for shape, row in linear.items()}
+    assert verdicts == {
+        "1x2x2x64": "",
+        "1x512x512x64": "met",
+        "1x1024x1024x64": "met",
+        "1x2048x2048x64": "**missed**: forward, forward + backward",
+        "1x4096x4096x64": "**missed**: not measured",
+    }
+
+
 def test_results_of_before_anything_was_compiled(tmp_path):
     old = [t for t in times() if t["contender"] != "op jit" and "jit" not in t["case"]]
     report = rendered(tmp_path, old, {"ours": 3 << 20})

@@ -8,7 +8,7 @@ import os
 import sys
 
 from ..cases import Case, Norm
-from ..inputs import aligned
+from ..inputs import ALIGNMENT, aligned
 
 # The package without its __init__, which imports TensorFlow: the kernels do without.
 _spec = importlib.util.find_spec("tensorflow_groupnorm")
@@ -50,9 +50,9 @@ def load(case: Case, arrays: dict) -> dict:
     outputs = {"x": "y", "dy": "dx", "residual": "dside", "w": "w_hat", "dw": "dw_out"}
     loaded = {}
     for name, value in arrays.items():
-        loaded[name] = _each(_copy_of, value)
+        loaded[name] = _each(_aligned, value)
         if name in outputs:
-            loaded[outputs[name]] = _each(aligned, value)
+            loaded[outputs[name]] = _each(lambda array: aligned(array.shape, array.dtype), value)
     return loaded
 
 
@@ -60,8 +60,10 @@ def _each(function, value):
     return [function(a) for a in value] if isinstance(value, list) else function(value)
 
 
-def _copy_of(array):
-    copy = aligned(array)
+def _aligned(array):
+    if array.ctypes.data % ALIGNMENT == 0:
+        return array
+    copy = aligned(array.shape, array.dtype)
     copy[...] = array
     return copy
 
