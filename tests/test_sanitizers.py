@@ -1,4 +1,7 @@
-"""The C++ tests of the kernels, rebuilt under AddressSanitizer, without TensorFlow or Python."""
+"""The C++ tests, rebuilt under sanitizers, without TensorFlow or Python.
+
+What takes longer is in `heavy/`: address.sh, threads.sh, valgrind.sh.
+"""
 
 import shutil
 import subprocess
@@ -37,3 +40,38 @@ def test_kernels_touch_no_byte_too_many():
         "EmulatedStandardizeWeights.EveryForm",
     ):
         assert test in output
+
+
+# Two threads that count without asking each other.
+RACE = """
+#include <thread>
+int count = 0;
+int main() {
+  std::thread other([] { ++count; });
+  ++count;
+  other.join();
+}
+"""
+
+
+def test_schedule_of_the_threads_has_no_race(tmp_path):
+    def build(source, *arguments):
+        program = tmp_path / Path(source).stem
+        run(
+            "g++",
+            "-std=c++17",
+            "-O1",
+            "-g1",
+            "-fsanitize=thread",
+            source,
+            *arguments,
+            "-o",
+            program,
+        )
+        return program
+
+    (tmp_path / "race.cc").write_text(RACE)
+    race = subprocess.run(build(tmp_path / "race.cc"), capture_output=True, text=True)
+    assert "ThreadSanitizer: data race" in race.stderr, "the sanitizer finds nothing"
+    tests = build(ROOT / "tests/cc/stages_test.cc", f"-I{ROOT / 'cc'}", "-lgtest", "-lgtest_main")
+    assert "[       OK ] Stages.EveryItemOnceInOrder" in run(tests)
