@@ -3,6 +3,8 @@
 import importlib
 import json
 import sys
+import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -84,12 +86,72 @@ def test_bad_input(argv, sentence, saved, tmp_path, capsys):
     assert not (tmp_path / "out.keras").exists()
 
 
-def test_file_that_is_no_model(tmp_path, capsys):
-    path = tmp_path / "in.keras"
-    path.write_text("nothing")
-    assert cli.main(["convert", str(path), str(tmp_path / "out.keras")]) == 1
+def empty_zip(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("other", "")
+
+
+def lambda_layer(path):
+    inputs = keras.Input((4, 4, 8))
+    x = keras.layers.BatchNormalization()(inputs)
+    keras.Model(inputs, keras.layers.Lambda(lambda x: 2 * x)(x)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "reason"),
+    [
+        ("in.keras", lambda path: path.write_text("nothing"), "it is no .keras archive"),
+        ("in.h5", lambda path: path.write_text("nothing"), "Keras says: Unable to"),
+        ("in.keras", empty_zip, "no item named 'config.json'"),
+        ("in.keras", lambda_layer, "it holds Python code, which is not run; if you trust it, pass"),
+    ],
+)
+def test_file_that_is_no_model(name, write, reason, tmp_path, capsys):
+    write(tmp_path / name)
+    assert cli.main(["convert", str(tmp_path / name), str(tmp_path / "out.keras")]) == 1
     error = capsys.readouterr().err
-    assert "is not a model that Keras can load" in error and error.count("\n") == 1
+    assert f"{name} is not a model that Keras can load: " in error and reason in error
+    assert error.count("\n") == 1
+
+
+def test_loss_of_one_s_own_is_left_behind(saved, tmp_path, capsys):
+    model = keras.saving.load_model(saved)
+    model.compile("sgd", own_loss)
+    model.save(saved)
+    out = tmp_path / "out.keras"
+    assert cli.main(["convert", str(saved), str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "without what it was compiled with: name the module that registers its 'own_" in printed
+    assert not keras.saving.load_model(out).compiled
+
+
+def own_loss(targets, outputs):
+    return keras.ops.mean((targets - outputs) ** 2)
+
+
+@pytest.mark.parametrize("unwritable", ["out.keras", "report.json"])
+def test_file_that_cannot_be_written(unwritable, saved, tmp_path, capsys, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    places = {"out.keras": (keras.Model, "save"), "report.json": (Path, "write_text")}
+    monkeypatch.setattr(*places[unwritable], refuse)
+    out, report = tmp_path / "out.keras", tmp_path / "report.json"
+    assert cli.main(["convert", str(saved), str(out), "--report", str(report)]) == 1
+    error = capsys.readouterr().err
+    assert error == f"tfgn: {tmp_path / unwritable} cannot be written: No space left on device\n"
+
+
+def test_interrupted_while_it_saves(saved, tmp_path, capsys, monkeypatch):
+    def interrupt(self, path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "save", interrupt)
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(["convert", str(saved), str(tmp_path / "out.keras")]) == 130
+    assert "interrupted; nothing new is kept" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_layers_of_one_s_own_need_their_module(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
+import re
+import tempfile
+import zipfile
 from pathlib import Path
 
 from ..variants import VARIANTS
@@ -77,25 +81,20 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     _check(args, parser)
     for module in words(args.modules):
         importlib.import_module(module)
-    import keras
-
     from ..conversion import convert
 
+    model, failure = _load(args.input)
+    if model is None:
+        return fail(failure)
+    reports = []
+
     def show(report):
+        reports.append(report)
         print(report.table(every_layer=args.every_layer))
-        if args.report:
-            args.report.write_text(json.dumps(report.to_dict(), indent=1))
 
     groups = {"group_size": args.group_size} if args.group_size is not None else {}
     groups |= {"groups": args.groups} if args.groups is not None else {}
     standardization = args.weight_standardization
-    try:
-        model = keras.saving.load_model(args.input)
-    except (ValueError, TypeError, OSError) as error:
-        return fail(
-            f"{args.input} is not a model that Keras can load (where it has layers of its own, "
-            f"name the modules that register them with --import): {_first_line(error)}"
-        )
     try:
         model = convert(
             model,
@@ -109,9 +108,57 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         )
     except ValueError as error:
         parser.error(str(error))
-    model.save(args.output)
+    path = args.output
+    try:
+        _save(model, path)
+        if args.report:
+            path = args.report
+            path.write_text(json.dumps(reports[0].to_dict(), indent=1))
+    except OSError as error:
+        return fail(f"{path} cannot be written: {error.strerror or error}")
     print(f"saved {args.output}; it loads after `import tensorflow_groupnorm`")
     return 0
+
+
+def _load(path: Path):
+    """Returns the model in a file, or None and a sentence on why not."""
+    import keras
+
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        return None, f"{path} is not a model that Keras can load: it is no .keras archive"
+    failure = None
+    # What a model was compiled with is not worth more than the model.
+    for arguments in ({}, {"compile": False}):
+        try:
+            model = keras.saving.load_model(path, **arguments)
+        except (ValueError, TypeError, OSError, LookupError, AttributeError) as error:
+            failure = failure or error
+            continue
+        if failure is not None:
+            print(f"{path} is read without what it was compiled with: {_reason(failure)}")
+        return model, ""
+    return None, f"{path} is not a model that Keras can load: {_reason(failure)}"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    unknown = re.search(r"(?:Could not locate (?:class|function)|Unknown \w+:) '([^']+)'", text)
+    if unknown:
+        return f"name the module that registers its {unknown[1]!r} with --import"
+    if "safe_mode=False" in text:
+        return (
+            "it holds Python code, which is not run; if you trust it, pass "
+            "keras.saving.load_model(path, safe_mode=False) to tfgn.convert"
+        )
+    return f"Keras says: {text.splitlines()[0] if text else type(error).__name__}"
+
+
+def _save(model, path: Path):
+    """Writes the model into a file that is whole or absent."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfgn-convert-") as folder:
+        unfinished = Path(folder) / path.name
+        model.save(unfinished)
+        os.replace(unfinished, path)
 
 
 def _check(args: argparse.Namespace, parser: argparse.ArgumentParser):
@@ -125,7 +172,3 @@ def _check(args: argparse.Namespace, parser: argparse.ArgumentParser):
         parser.error(f"argument OUT.keras: {args.output} exists; --force overwrites it")
     if args.report and not args.report.parent.is_dir():
         parser.error(f"argument --report: there is no folder {args.report.parent}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
