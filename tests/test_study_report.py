@@ -44,6 +44,14 @@ def test_report_has_means_spreads_and_the_best():
     assert "diverged |" in report.markdown(summary_of(ERRORS, diverged=True))
 
 
+def test_configuration_is_json_with_a_line_for_each_entry():
+    summary = summary_of(ERRORS)
+    text = report.markdown(summary).partition("```json\n")[2].partition("\n```")[0]
+    parts = {name: summary[name] for name in ("options", "environment")}
+    assert json.loads(text) == parts
+    assert text.count("\n") == sum(map(len, parts.values())) + 2 * len(parts) + 1
+
+
 def test_plot_is_in_the_manner_of_the_paper():
     (axes,) = plots.plot_error(summary_of(ERRORS)).axes
     left, right = axes.get_xlim()

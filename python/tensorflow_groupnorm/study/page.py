@@ -24,15 +24,18 @@ figure { margin: 1.5rem 0; text-align: center; }
 figure svg { max-width: 100%; height: auto; }
 pre { background: #f5f5f5; padding: .75rem; overflow-x: auto; font-size: .85rem; }
 code { font-size: .9em; }
+p code, li code { white-space: nowrap; }
 @page { margin: 15mm; }
 @media print {
   body { max-width: none; margin: 0; padding: 0; font-size: 10pt; }
   a { color: inherit; }
+  h2 { margin-top: 1.5rem; }
   .table { overflow: visible; }
-  th, td { padding: .1rem .35rem; font-size: 8.5pt; }
+  th, td { padding: .05rem .35rem; font-size: 8.5pt; line-height: 1.4; }
   thead { display: table-header-group; }
   tr, figure { break-inside: avoid; }
-  pre { white-space: pre-wrap; font-size: 7.5pt; }
+  tbody tr:nth-child(-n+6) { break-after: avoid; }
+  pre { white-space: pre-wrap; font-size: 7.5pt; line-height: 1.25; }
 }
 """
 

@@ -171,7 +171,6 @@ images has a standard error of {100 * noise:.1f} points: smaller differences are
 ## How it was measured
 
 {_method(options)}
-
 {_definitions(options["norms"])}
 
 ## Runs
@@ -181,9 +180,18 @@ images has a standard error of {100 * noise:.1f} points: smaller differences are
 ## Configuration
 
 ```json
-{json.dumps({"options": options, "environment": summary["environment"]}, indent=1)}
+{_configuration({"options": options, "environment": summary["environment"]})}
 ```
 """
+
+
+def _configuration(parts: dict[str, dict]) -> str:
+    """Returns JSON with a line for each entry of each part."""
+    texts = []
+    for name, part in parts.items():
+        lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in part.items())
+        texts.append(f" {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n }")
+    return "{\n" + ",\n".join(texts) + "\n}"
 
 
 def _step_text(cell: dict) -> str:
