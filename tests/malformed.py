@@ -301,6 +301,14 @@ def too_large(shape) -> bool:
     return math.prod(size for size in shape if size) >= 2**63
 
 
+def too_large_for_xla(shape) -> bool:
+    """Whether TensorFlow 2.21 dies of a shape under `jit_compile=True`, whatever the ops are.
+
+    `tf.zeros([2**62, 0]) + 1` is enough: it counts the bytes before it comes to the 0.
+    """
+    return math.prod(size for size in shape if size) >= 2**60
+
+
 def can_be_made(call: Call) -> bool:
     """Whether a call can be made without harm: it needs little memory.
 

@@ -211,6 +211,9 @@ def make_function(mode, seeds):
             call = copy.deepcopy(base)
             for _ in range(rng.choice((0, 0, 1, 2))):
                 rng.choice(malformed.SHAPE_CHANGES)(rng, call)
+            shapes = [tensor.shape for tensor in call.tensors]
+            if mode == "jit" and any(map(malformed.too_large_for_xla, shapes)):
+                continue
             if malformed.can_be_made(call):
                 attempt = functools.partial(function, *tensors(call))
                 yield seed, call, functools.partial(answer, call, attempt, refusals)
