@@ -30,6 +30,11 @@ PY
 mkdir -p "$package/tensorflow_groupnorm/$(basename "$pure")"
 cp "$pure/build.json" "$folder/$(basename "$pure")"/*.so "$package/tensorflow_groupnorm/$(basename "$pure")"
 cp "$folder"/_native*.so "$package/tensorflow_groupnorm"
+# An editable install goes before PYTHONPATH.
+cat >"$package/sitecustomize.py" <<'PY'
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "ScikitBuildRedirectingFinder"]
+PY
 
 # The sanitizer has to be loaded first, and the C++ library with it, whose exceptions it wraps.
 sanitized() {
