@@ -147,7 +147,7 @@ def markdown(summary: dict) -> str:
         heading = f"Preset {preset}: {PRESETS[preset].title}"
     return f"""# {heading}
 
-{", ".join(options["models"])} on the {dataset["name"]}: {dataset["train"]} training and
+{", ".join(options["models"])} on {dataset["name"]}: {dataset["train"]} training and
 {dataset["val"]} validation images of {side}x{side} pixels, {dataset["classes"]} classes,
 {options["epochs"]} epochs, seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, seeds))}.
 

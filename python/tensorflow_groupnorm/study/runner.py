@@ -63,7 +63,7 @@ def run(study: Study, console: Console | None = None) -> dict:
     results = {config: _load(runs_folder, config) for config in runs}
     missing = [config for config in runs if results[config] is None]
     console.print(
-        f"{len(runs)} runs on the {dataset.name}: {dataset.train} training and {dataset.val} "
+        f"{len(runs)} runs on {dataset.name}: {dataset.train} training and {dataset.val} "
         f"validation images, {dataset.classes} classes; {len(runs) - len(missing)} done before."
     )
     try:
