@@ -67,6 +67,13 @@ def test_preset_is_a_valid_study(name):
     assert study.preset == name and study.runs("", "")
 
 
+@pytest.mark.parametrize(("name", "images"), [("gn-groups", 256), ("pets", 256), ("cifar10", 128)])
+def test_learning_rates_are_the_papers(name, images):
+    """0.1 for this many images."""
+    for run in config.Study(**presets.options(name, {})).runs("", ""):
+        assert run.peak_learning_rate == pytest.approx(0.1 * run.batch_size / images)
+
+
 def test_options_over_the_preset(tmp_path, planned):
     argv = ["study", "--preset", "gn-fig1", "--out", str(tmp_path)]
     assert cli.main([*argv, "--batch-sizes", "8,64", "--seeds", "3", "--group-size", "4"]) == 0
@@ -228,6 +235,14 @@ def test_fine_tuning_is_planned_from_the_content_of_the_file(tmp_path, planned, 
     with pytest.raises(SystemExit):
         cli.main([*argv, "--model", "resnet50"])
     assert len(planned) == 2
+
+
+@pytest.mark.thorough
+def test_every_number_of_groups_learns_the_digits(tmp_path):
+    argv = ["study", "--preset", "gn-groups", "--seeds", "0", "--out", str(tmp_path)]
+    assert cli.main(argv) == 0
+    cells = json.loads((tmp_path / "results.json").read_text())["cells"]
+    assert len(cells) == 14 and max(cell["error"] for cell in cells) < 0.05
 
 
 @pytest.mark.thorough

@@ -131,7 +131,8 @@ def _training(parser):
         type=float,
         metavar="RATE",
         help=f"for a batch of {REFERENCE_BATCH_SIZE}, scaled linearly with the batch size, with "
-        f"cosine decay (default: {Study.learning_rate})",
+        f"cosine decay (default: {Study.learning_rate}, for resnet8; larger networks need less, "
+        "and their presets have the papers')",
     )
     parser.add_argument(
         "--ema",
