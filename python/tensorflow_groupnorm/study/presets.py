@@ -12,13 +12,15 @@ class Published:
     Attributes:
         what: of which experiment the numbers are.
         source: where they were published.
-        errors: top-1 error in percent, or a range of it, by norm and batch size. They meet the
-            measured ones of the same norm and batch size, if there are any.
+        errors: top-1 error in percent, or a range of it, by norm and batch size.
+        same_batch: whether they stand beside measured errors of their batch size alone, else
+            beside those of their norm at every batch size.
     """
 
     what: str
     source: str
     errors: dict[tuple[str, int | None], str]
+    same_batch: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +60,13 @@ _PETS = Published(
     "Oxford-IIIT Pets, ResNet from random weights, 25 epochs; the batch size is not known",
     "a replication in a blog post on Group Normalization",
     {("bn", None): "67", ("gn", None): "86", ("gn+ws", None): "62-67"},
+    same_batch=False,
 )
 _BIT = Published(
     "ImageNet, ResNet-50 (v2), batch 4096",
     "Kolesnikov et al., Big Transfer, arXiv 1912.11370",
     {("bn", 4096): "24.4", ("gn", 4096): "29.8", ("gn+ws", 4096): "24.0"},
+    same_batch=False,
 )
 
 PRESETS = {

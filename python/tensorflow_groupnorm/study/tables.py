@@ -72,13 +72,18 @@ def published(summary: dict) -> str:
     options = summary["options"]
     if options["preset"] is None:
         return ""
-    measured = {(c["model"], c["norm"], c["batch_size"]): c for c in summary["cells"]}
     parts = []
     for numbers in PRESETS[options["preset"]].published:
         rows = [["norm", "batch", "published", *(f"here, {m}" for m in options["models"])]]
         for (norm, size), error in numbers.errors.items():
-            here = (measured.get((model, norm, size)) for model in options["models"])
-            texts = ["-" if cell is None else error_text(cell) for cell in here]
+            texts = []
+            for model in options["models"]:
+                kin = [c for c in summary["cells"] if (c["model"], c["norm"]) == (model, norm)]
+                if numbers.same_batch:
+                    here = [error_text(cell) for cell in kin if cell["batch_size"] == size]
+                else:
+                    here = [f"{error_text(cell)} at {cell['batch_size']}" for cell in kin]
+                texts.append("; ".join(here).replace(" at ", " at batch ", 1) or "-")
             rows.append([norm, "-" if size is None else str(size), error, *texts])
         table = _markdown(rows, left=1)
         parts.append(f"Published: {numbers.what} ({numbers.source}).\n\n{table}\n")
