@@ -33,6 +33,7 @@ p code, li code { white-space: nowrap; }
   .table { overflow: visible; }
   th, td { padding: .05rem .35rem; font-size: 8.5pt; line-height: 1.4; }
   thead { display: table-header-group; }
+  td { white-space: normal; } /* A page that is too wide is printed smaller. */
   tr, figure { break-inside: avoid; }
   tbody tr:nth-child(-n+6) { break-after: avoid; }
   pre { white-space: pre-wrap; font-size: 7.5pt; line-height: 1.25; }
