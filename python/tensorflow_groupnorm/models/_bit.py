@@ -4,46 +4,24 @@ from __future__ import annotations
 
 import keras
 
-from ._parts import ARGUMENTS, Ends, Style, channels, check_stem, pool
+from ._parts import ARGUMENTS, Style, channels, network, pool
 
 _WIDTHS = (64, 128, 256, 512)
 _EXPANSION = 4
 
 
 def _bit(name: str, units: tuple[int, ...], factor: int):
-    default_name = name.lower()
-
-    def build(
-        include_top=True,
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        *,
-        norm="gn",
-        weight_standardization="bit",
-        groups=32,
-        group_size=None,
-        epsilon=1e-5,
-        stem="large",
-        name=default_name,
-    ) -> keras.Model:
-        style = Style(norm, weight_standardization, groups, group_size, epsilon)
-        ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
-        images = ends.begin()
+    def body(images, stem: str, style: Style):
         x = _root(images, factor * _WIDTHS[0], stem, style)
         for block, count in enumerate(units):
             for unit in range(count):
                 strides = 2 if block > 0 and unit == 0 else 1
                 prefix = f"block{block + 1}_unit{unit + 1:02}"
                 x = _unit(x, factor * _WIDTHS[block], strides, style, prefix)
-        x = style.normalize(x, activation="relu", name="norm")
-        return ends.finish(images, x, name)
+        return style.normalize(x, activation="relu", name="norm")
 
     layers = 2 + 3 * sum(units)
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"""The ResNet (v2) of {layers} layers and width {factor} of Big Transfer.
+    documentation = f"""The ResNet (v2) of {layers} layers and width {factor} of Big Transfer.
 
     By default the network of the published checkpoints: GroupNorm with 32 groups and an epsilon
     of 1e-5, kernels standardized with an epsilon of 1e-10. Images are to be scaled to [-1, 1], as
@@ -56,11 +34,10 @@ def _bit(name: str, units: tuple[int, ...], factor: int):
         - [Kolesnikov et al., 2019, Big Transfer](https://arxiv.org/abs/1912.11370)
         - [He et al., 2016, Identity mappings](https://arxiv.org/abs/1603.05027)
     """
-    return build
+    return network(name, documentation, body)
 
 
 def _root(images, filters: int, stem: str, style: Style):
-    check_stem(stem)
     if stem == "small":
         return style.conv(images, filters, 3, name="root_conv")
     # Neither normalized nor rectified: the zeros of the padding take part in the maximum.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 
@@ -99,12 +100,6 @@ def channels(x) -> int:
     return x.shape[_channel_axis()]
 
 
-def check_stem(stem: str):
-    """Raises ValueError if there is no such stem."""
-    if stem not in STEMS:
-        raise ValueError(f"`stem` must be one of 'large', 'small'. Received: stem={stem!r}")
-
-
 def pool(x, name: str):
     """Returns x after max pooling over 3x3 pixels with stride 2, padded with zeros."""
     x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
@@ -154,6 +149,44 @@ class Ends:
             images = keras.utils.get_source_inputs(images)
             images = images[0] if len(images) == 1 else images
         return keras.Model(images, x, name=name)
+
+
+def network(name: str, documentation: str, body: Callable) -> Callable:
+    """Returns a function in the manner of `keras.applications`.
+
+    Args:
+        name: of the function; that of its models is the same in lower case.
+        documentation: its docstring.
+        body: gives the last feature map, from the images, the name of the stem and the `Style`.
+    """
+    default_name = name.lower()
+
+    def build(
+        include_top=True,
+        input_tensor=None,
+        input_shape=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        *,
+        norm="gn",
+        weight_standardization="bit",
+        groups=32,
+        group_size=None,
+        epsilon=1e-5,
+        stem="large",
+        name=default_name,
+    ) -> keras.Model:
+        style = Style(norm, weight_standardization, groups, group_size, epsilon)
+        ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
+        if stem not in STEMS:
+            raise ValueError(f"`stem` must be one of 'large', 'small'. Received: stem={stem!r}")
+        images = ends.begin()
+        return ends.finish(images, body(images, stem, style), name)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = documentation
+    return build
 
 
 ARGUMENTS = """

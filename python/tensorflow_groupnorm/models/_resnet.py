@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import keras
-
-from ._parts import ARGUMENTS, Ends, Style, channels, check_stem, pool
+from ._parts import ARGUMENTS, Style, channels, network, pool
 
 _WIDTHS = (64, 128, 256, 512)
 _EXPANSION = 4
@@ -12,38 +10,18 @@ _EXPANSION = 4
 
 def _resnet(name: str, blocks: tuple[int, ...], bottleneck: bool):
     block = _bottleneck_block if bottleneck else _basic_block
-    default_name = name.lower()
 
-    def build(
-        include_top=True,
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        *,
-        norm="gn",
-        weight_standardization="bit",
-        groups=32,
-        group_size=None,
-        epsilon=1e-5,
-        stem="large",
-        name=default_name,
-    ) -> keras.Model:
-        style = Style(norm, weight_standardization, groups, group_size, epsilon)
-        ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
-        images = ends.begin()
+    def body(images, stem: str, style: Style):
         x = _stem(images, stem, style)
         for stage, count in enumerate(blocks):
             for i in range(count):
                 strides = 2 if stage > 0 and i == 0 else 1
                 prefix = f"stage{stage + 1}_block{i + 1}"
                 x = block(x, _WIDTHS[stage], strides, style, prefix)
-        return ends.finish(images, x, name)
+        return x
 
     layers = 2 + (3 if bottleneck else 2) * sum(blocks)
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"""A ResNet of {layers} layers, with GroupNorm and weight standardization.
+    documentation = f"""A ResNet of {layers} layers, with GroupNorm and weight standardization.
 
     Where the resolution halves, the 3x3 convolution has the stride. The last normalization of
     each block starts with gamma = 0: a block is the identity at first. Images are to be scaled to
@@ -53,11 +31,10 @@ def _resnet(name: str, blocks: tuple[int, ...], bottleneck: bool):
         - [He et al., 2015, Deep residual learning](https://arxiv.org/abs/1512.03385)
         - [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494), section 4.1
     """
-    return build
+    return network(name, documentation, body)
 
 
 def _stem(images, stem: str, style: Style):
-    check_stem(stem)
     size, strides = (7, 2) if stem == "large" else (3, 1)
     x = style.conv(images, _WIDTHS[0], size, strides, name="stem_conv")
     x = style.normalize(x, activation="relu", name="stem_norm")
