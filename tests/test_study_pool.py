@@ -74,6 +74,23 @@ def test_every_worker_ends_with_the_pool(stub, monkeypatch):
     assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
 
 
+def test_ctrl_c_while_a_run_ends_leaves_no_process(stub, monkeypatch):
+    processes = []
+    start = pool._start
+    monkeypatch.setattr(pool, "_start", lambda *a: processes.append(start(*a)) or processes[-1])
+    wait = pool._wait
+
+    def interrupted(worker):
+        monkeypatch.setattr(pool, "_wait", wait)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool, "_wait", interrupted)
+    (stub / "go-0").touch()
+    with pytest.raises(KeyboardInterrupt):
+        list(pool.train([run_config()], stub, stub, workers=1))
+    assert processes[0].returncode is not None
+
+
 def test_worker_that_dies_while_writing_is_a_failure(tmp_path, monkeypatch):
     script = tmp_path / "python"
     script.write_text('#!/bin/sh\nprintf \'{"steps": 1}\\n{"result": \'\n')

@@ -51,7 +51,9 @@ def train(
                 ).start()
             config, line = lines.get()
             if line is None:
-                exit_code = _wait(active.pop(config))
+                exit_code = _wait(active[config])
+                # Not before: Ctrl-C while it waits is to end this worker, too.
+                del active[config]
                 _check(config, exit_code, last.pop(config, {}), folder)
                 continue
             last[config] = json.loads(line)
