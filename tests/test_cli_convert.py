@@ -103,7 +103,7 @@ def lambda_layer(path):
         ("in.keras", lambda path: path.write_text("nothing"), "it is no .keras archive"),
         ("in.h5", lambda path: path.write_text("nothing"), "Keras says: Unable to"),
         ("in.keras", empty_zip, "no item named 'config.json'"),
-        ("in.keras", lambda_layer, "it holds Python code, which is not run; if you trust it, pass"),
+        ("in.keras", lambda_layer, "it holds Python code, in a Lambda layer say, which is not"),
     ],
 )
 def test_file_that_is_no_model(name, write, reason, tmp_path, capsys):

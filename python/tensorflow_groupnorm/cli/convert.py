@@ -147,7 +147,7 @@ def _reason(error: Exception) -> str:
         return f"name the module that registers its {unknown[1]!r} with --import"
     if "safe_mode=False" in text:
         return (
-            "it holds Python code, which is not run; if you trust it, pass "
+            "it holds Python code, in a Lambda layer say, which is not run; if you trust it, pass "
             "keras.saving.load_model(path, safe_mode=False) to tfgn.convert"
         )
     return f"Keras says: {text.splitlines()[0] if text else type(error).__name__}"
