@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -86,6 +87,37 @@ def test_interrupted_training_ends_as_one_that_was_not(arrays, tmp_path, monkeyp
     emit = lambda message: steps.append(message["steps"])  # noqa: E731
     resumed = worker.train(run, arrays, emit, checkpoints=tmp_path)
     assert steps[-1] == 3 * 4 and min(steps) > 2 * 4
+    assert resumed["history"] == whole["history"] and resumed["error"] == whole["error"]
+    assert not list(tmp_path.iterdir())
+
+
+@KERAS_SAVES
+@pytest.mark.parametrize(
+    ("owner", "step"), [(keras.Model, "save_weights"), (Path, "write_text"), (Path, "rename")]
+)
+def test_state_that_is_not_whole_is_not_read(arrays, tmp_path, monkeypatch, owner, step):
+    """The training dies in its second epoch's checkpoint, with a part of that written."""
+    run = run_config(norm="gn", epochs=3)
+    whole = train(run, arrays)
+    take, times = getattr(owner, step), []
+
+    def take_and_die(*args, **kwargs):
+        times.append(step)
+        if len(times) == 2 and step == "rename":
+            raise KeyboardInterrupt
+        result = take(*args, **kwargs)
+        if len(times) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as context:
+        context.setattr(owner, step, take_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, arrays, checkpoints=tmp_path)
+    steps = []
+    emit = lambda message: steps.append(message["steps"])  # noqa: E731
+    resumed = worker.train(run, arrays, emit, checkpoints=tmp_path)
+    assert 4 < min(steps) <= 2 * 4, "goes on behind the first epoch"
     assert resumed["history"] == whole["history"] and resumed["error"] == whole["error"]
     assert not list(tmp_path.iterdir())
 

@@ -9,11 +9,16 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from .files import atomic
+_WEIGHTS = "state.weights.h5"
+_HISTORY = "history.json"
 
 
-class Checkpoint(keras.callbacks.BackupAndRestore):
-    """Keras' backup, with the history and the order of the images.
+class Checkpoint(keras.callbacks.Callback):
+    """Keeps the weights, the state of the optimizer and the history after each epoch.
+
+    Each epoch has a folder, which takes its number for a name once it is whole: a process may die
+    at any moment. `keras.callbacks.BackupAndRestore` writes the weights and the number of the epoch
+    one after the other, and trains an epoch twice if it dies in between.
 
     Args:
         folder: of this run alone; see `finish`.
@@ -22,42 +27,44 @@ class Checkpoint(keras.callbacks.BackupAndRestore):
 
     def __init__(self, folder: Path, train_set: tf.data.Dataset):
         """See the class."""
-        # Two states: one is whole even if the process dies while it writes the other.
-        super().__init__(str(folder), double_checkpoint=True, delete_checkpoint=False)
+        super().__init__()
         self.history: list[dict] = []
         self._folder = folder
         self._train_set = train_set
 
-    @property
-    def _file(self) -> Path:
-        return self._folder / "history.json"
-
-    def restore(self):
-        """Restores the history and the order of the images; to be called before `fit`.
+    def restore(self, model: keras.Model) -> int:
+        """Restores the model, the history and the order of the images; to be called before `fit`.
 
         Each iteration over the images draws seeds, and how often `fit` iterates is Keras' affair:
         so a model of next to nothing is fitted for the epochs that were done.
+
+        Returns:
+            How many epochs were done: the `initial_epoch` of `fit`.
         """
-        try:
-            epochs = json.loads(Path(self._training_metadata_path).read_text())["epoch"]
-            self.history = json.loads(self._file.read_text())[:epochs]
-        except (OSError, ValueError):  # Nothing was done, or the files are not whole.
-            shutil.rmtree(self._folder, ignore_errors=True)
-            return
+        epochs = max((int(p.name) for p in self._folder.glob("*") if p.name.isdigit()), default=0)
+        if not epochs:
+            return 0
+        self.history = json.loads((self._folder / str(epochs) / _HISTORY).read_text())
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(self._folder / str(epochs) / _WEIGHTS)
         shape = self._train_set.element_spec[0].shape[1:]
-        model = keras.Sequential(
+        stand_in = keras.Sequential(
             [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(1)]
         )
-        model.compile("sgd", "mse")
-        model.fit(self._train_set, epochs=epochs, shuffle=False, verbose=0)
+        stand_in.compile("sgd", "mse")
+        stand_in.fit(self._train_set, epochs=epochs, shuffle=False, verbose=0)
+        return epochs
 
     def on_epoch_end(self, epoch, logs=None):
-        """Keeps the history before the weights, so that it never lacks an epoch."""
+        """Keeps the state, and drops that of the epoch before."""
         self.history.append({key: float(value) for key, value in logs.items()})
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with atomic(self._file) as file:
-            file.write(json.dumps(self.history).encode())
-        super().on_epoch_end(epoch, logs)
+        unfinished = self._folder / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        self.model.save_weights(unfinished / _WEIGHTS)
+        (unfinished / _HISTORY).write_text(json.dumps(self.history))
+        unfinished.rename(self._folder / str(epoch + 1))
+        shutil.rmtree(self._folder / str(epoch), ignore_errors=True)
 
     def finish(self):
         """Removes the files."""

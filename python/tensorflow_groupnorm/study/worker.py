@@ -121,16 +121,17 @@ def train(
     callbacks = [keras.callbacks.TerminateOnNaN()]
     if config.ema is not None:
         callbacks.append(keras.callbacks.SwapEMAWeights())
-    checkpoint = None
+    checkpoint, epochs_done = None, 0
     if checkpoints is not None:
         checkpoint = Checkpoint(checkpoints / config.name, train_set)
-        checkpoint.restore()
+        epochs_done = checkpoint.restore(model)
         callbacks.append(checkpoint)
     start = time.perf_counter()
     history = model.fit(
         train_set,
         validation_data=val_set,
         epochs=config.epochs,
+        initial_epoch=epochs_done,
         callbacks=[*callbacks, progress],
         shuffle=False,
         verbose=0,
