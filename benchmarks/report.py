@@ -117,9 +117,9 @@ def _tables(section: str, results: Results, verdicts: tables.Verdicts) -> str:
         threads = tables.threads(results, verdicts)
         sizes = tables.sizes(results, verdicts)
         return (
-            f"{threads}\n\nNanoseconds per kilobyte of input, from 1 KB to 4 GB. Below 1 MB it is "
-            "the call that costs; beyond the caches the kernel may take at most "
-            f"{tables.LINEAR_LIMIT:g} times what it takes at the first such size.\n\n{sizes}"
+            f"{threads}\n\nNanoseconds per kilobyte of input, from 1 KB to 4 GB or what memory "
+            "allows. Below 1 MB the call is what costs. Beyond the caches the kernel may take at "
+            f"most {tables.LINEAR_LIMIT:g} times what it takes for the first of these.\n\n{sizes}"
         )
     return getattr(tables, section)(results, verdicts)
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from . import machine
 from .cases import (
     COPIES,
     OP_BYTES,
@@ -104,6 +105,9 @@ def scaling(shapes) -> Iterator[Group]:
         yield _ours("scaling", _text(shape), cases, ("kernel",))
     for shape in SIZES:
         case = Norm(shape)
+        # x, dy, y and dx, and room for all else.
+        if 4.5 * case.nbytes > machine.available_bytes():
+            continue
         contenders = ("kernel", "op") if case.nbytes <= OP_BYTES else ("kernel",)
         yield _ours("scaling", _text(shape), [case], contenders)
 
