@@ -122,6 +122,23 @@ def test_state_that_is_not_whole_is_not_read(arrays, tmp_path, monkeypatch, owne
     assert not list(tmp_path.iterdir())
 
 
+@KERAS_SAVES
+def test_diverged_training_that_dies_before_its_result_does_not_go_on(
+    arrays, tmp_path, monkeypatch
+):
+    run = run_config(norm="none", learning_rate=1e30, epochs=3)
+
+    def die(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(checkpoint.Checkpoint, "finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, arrays, checkpoints=tmp_path)
+    resumed = train(run, arrays, checkpoints=tmp_path)
+    assert resumed["diverged"] and resumed["history"]["loss"] == [None]
+
+
 @pytest.fixture(scope="module")
 def plain(arrays):
     """The history of a training without any option."""

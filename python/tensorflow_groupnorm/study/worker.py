@@ -125,6 +125,8 @@ def train(
     if checkpoints is not None:
         checkpoint = Checkpoint(checkpoints / config.name, train_set)
         epochs_done = checkpoint.restore(model)
+        if checkpoint.history and not math.isfinite(checkpoint.history[-1]["loss"]):
+            epochs_done = config.epochs  # TerminateOnNaN had ended it.
         callbacks.append(checkpoint)
     start = time.perf_counter()
     history = model.fit(
