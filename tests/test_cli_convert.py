@@ -86,6 +86,16 @@ def test_bad_input(argv, sentence, saved, tmp_path, capsys):
     assert not (tmp_path / "out.keras").exists()
 
 
+def test_link_is_replaced_and_not_followed(saved, tmp_path, capsys):
+    target, link = tmp_path / "target.keras", tmp_path / "out.keras"
+    link.symlink_to(target)
+    with pytest.raises(SystemExit):
+        cli.main(["convert", str(saved), str(link)])
+    assert f"{link} exists; --force overwrites it" in capsys.readouterr().err
+    assert cli.main(["convert", str(saved), str(link), "--force"]) == 0
+    assert link.is_file() and not link.is_symlink() and not target.exists()
+
+
 def empty_zip(path):
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("other", "")

@@ -168,7 +168,7 @@ def _check(args: argparse.Namespace, parser: argparse.ArgumentParser):
         parser.error(f"argument OUT.keras: expected a name that ends in .keras, got {args.output}")
     if not args.output.parent.is_dir():
         parser.error(f"argument OUT.keras: there is no folder {args.output.parent}")
-    if args.output.exists() and not args.force:
+    if os.path.lexists(args.output) and not args.force:
         parser.error(f"argument OUT.keras: {args.output} exists; --force overwrites it")
     if args.report and not args.report.parent.is_dir():
         parser.error(f"argument --report: there is no folder {args.report.parent}")
