@@ -29,9 +29,8 @@ def slots(case: Case) -> int:
     if isinstance(case, Step):
         return 4  # A step touches far more than its inputs.
     # What is far larger than the cache is not in it when it is read again.
-    return max(
-        1 if case.nbytes > HUGE_BYTES else 2, math.ceil(2 * last_level_cache() / case.nbytes)
-    )
+    fewest = 1 if case.nbytes > HUGE_BYTES else 2
+    return max(fewest, math.ceil(2 * last_level_cache() / case.nbytes))
 
 
 def draw(case: Case, seed: int, mean: float = 0.0) -> dict:

@@ -159,7 +159,7 @@ def test_failure_of_another_op(answers):
 # A child of a process whose thread pool has not started yet may start its own. After the first op
 # no child may run TensorFlow, whatever its ops are.
 FORK = """
-import json, os, sys, traceback
+import json, os
 import numpy as np
 import tensorflow_groupnorm as tfgn
 

@@ -57,17 +57,8 @@ int main() {
 def test_schedule_of_the_threads_has_no_race(tmp_path):
     def build(source, *arguments):
         program = tmp_path / Path(source).stem
-        run(
-            "g++",
-            "-std=c++17",
-            "-O1",
-            "-g1",
-            "-fsanitize=thread",
-            source,
-            *arguments,
-            "-o",
-            program,
-        )
+        options = ("-std=c++17", "-O1", "-g1", "-fsanitize=thread")
+        run("g++", *options, source, *arguments, "-o", program)
         return program
 
     (tmp_path / "race.cc").write_text(RACE)

@@ -50,7 +50,7 @@ def load(case: Case, arrays: dict) -> dict:
     outputs = {"x": "y", "dy": "dx", "residual": "dside", "w": "w_hat", "dw": "dw_out"}
     loaded = {}
     for name, value in arrays.items():
-        loaded[name] = _each(_aligned, value)
+        loaded[name] = _each(_as_aligned, value)
         if name in outputs:
             loaded[outputs[name]] = _each(lambda array: aligned(array.shape, array.dtype), value)
     return loaded
@@ -60,7 +60,7 @@ def _each(function, value):
     return [function(a) for a in value] if isinstance(value, list) else function(value)
 
 
-def _aligned(array):
+def _as_aligned(array):
     if array.ctypes.data % ALIGNMENT == 0:
         return array
     copy = aligned(array.shape, array.dtype)
