@@ -3,7 +3,7 @@
 import keras
 
 from .. import ops as fused
-from ._common import on_tensorflow, register, supports_jit
+from ._common import on_tensorflow, refuse_tf_keras, register, supports_jit
 
 _DEFAULT_GROUPS = 32
 _FUSED_ACTIVATIONS = {
@@ -105,6 +105,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
             )
 
     def call(self, inputs, residual=None, mask=None, scale=None, shift=None):
+        refuse_tf_keras(self, inputs)
         self._check(inputs, residual, scale, shift)
         if not on_tensorflow():
             outputs = self._modulate(super().call(inputs), scale, shift)
