@@ -93,15 +93,43 @@ def test_residual_in_a_functional_model():
     [
         (tf.zeros([2, 6, 5, 8]), r"`residual`.*\(2, 6, 5, 16\).*\(2, 6, 5, 8\)"),
         (tf.zeros([2, 6, 16]), r"`residual`.*\(2, 6, 5, 16\).*\(2, 6, 16\)"),
-        (tf.zeros([2, 6, 5, 16], "float16"), r"`residual`.*float32.*float16"),
+        (tf.zeros([1, 6, 5, 32]), r"`residual`.*\(2, 6, 5, 16\).*\(1, 6, 5, 32\)"),
     ],
 )
-def test_residual_of_another_shape_or_dtype(residual, message):
+def test_residual_of_another_shape(residual, message):
     with pytest.raises(ValueError, match=message):
         GroupNormalization(4)(images(), residual=residual)
     symbolic = keras.Input(residual.shape[1:], dtype=residual.dtype.name)
     with pytest.raises(ValueError, match="`residual`"):
         GroupNormalization(4)(keras.Input((6, 5, 16)), residual=symbolic)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize(
+    "small", [(1, 6, 5, 16), (2, 1, 1, 16), (1, 1, 1, 16), (2, 6, 5, 1), (1, 1, 1, 1)]
+)
+def test_residual_that_broadcasts(axis, small):
+    x, residual, dy = images(), images(small, seed=2), images(seed=3)
+    if axis == 1:
+        x, residual, dy = (tf.transpose(t, [0, 3, 1, 2]) for t in (x, residual, dy))
+    layer = GroupNormalization(4, axis=axis, activation="silu")
+    results = []
+    for given in (lambda: residual, lambda: tf.broadcast_to(residual, x.shape)):
+        with tf.GradientTape() as tape:
+            tape.watch([x, residual])
+            y = layer(x, residual=given())
+        results.append([y, *tape.gradient(y, [x, residual], dy)])
+    for actual, expected in zip(*results, strict=True):
+        assert actual.shape == expected.shape
+        assert_bit_equal(actual, expected)
+
+
+def test_residual_that_broadcasts_to_unknown_sizes():
+    inputs, residual = keras.Input((None, None, 16)), keras.Input((1, 1, 16))
+    model = keras.Model([inputs, residual], GroupNormalization(4)(inputs, residual=residual))
+    assert model.output_shape == (None, None, None, 16)
+    x, r = images(), images((2, 1, 1, 16))
+    np.testing.assert_allclose(tf.function(model)([x, r]), GroupNormalization(4)(x) + r, atol=1e-6)
 
 
 def test_group_size():
@@ -123,6 +151,22 @@ def test_group_size_must_be_a_positive_integer(group_size):
 def test_group_size_and_groups_exclude_each_other():
     with pytest.raises(ValueError, match="either `groups` or `group_size`.*groups=8, group_size=2"):
         GroupNormalization(8, group_size=2)
+    # The default number, given: not taken for "not given".
+    with pytest.raises(ValueError, match="either `groups` or `group_size`.*groups=32"):
+        GroupNormalization(groups=32, group_size=2)
+
+
+def test_groups_none():
+    assert GroupNormalization(None).groups == GroupNormalization().groups == 32
+    assert GroupNormalization(None).get_config()["groups"] == 32
+    layer = GroupNormalization(groups=None, group_size=8)
+    layer.build((None, 4, 32))
+    assert layer.groups == 4
+
+
+def test_config_of_version_0_1_0():
+    config = GroupNormalization(group_size=2).get_config() | {"groups": 32}
+    assert GroupNormalization.from_config(config).group_size == 2
 
 
 def test_groups_that_do_not_divide_the_channels():
@@ -161,7 +205,7 @@ def test_config_of_the_new_arguments():
     layer = GroupNormalization(group_size=2, activation="silu", axis=1)
     for _ in range(2):
         config = layer.get_config()
-        assert (config["group_size"], config["activation"], config["groups"]) == (2, "silu", 32)
+        assert (config["group_size"], config["activation"], config["groups"]) == (2, "silu", None)
         layer = GroupNormalization.from_config(config)
         layer.build((None, 6, 4))
 
@@ -326,9 +370,36 @@ def test_supports_jit_says_what_the_ops_can(monkeypatch):
         assert GroupNormalization().supports_jit is expected
 
 
-def test_axis_zero_is_refused():
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="axis"):
-        GroupNormalization(2, axis=0)(images((4, 8)))
+@pytest.mark.parametrize("axis", [0, 4, -4, -5])
+def test_axis_that_is_no_channel_axis(axis):
+    message = rf"`axis` must be an axis of the inputs other than the batch axis 0.*axis={axis} for"
+    for x in (images(), keras.Input((6, 5, 16))):
+        with pytest.raises(ValueError, match=message):
+            GroupNormalization(2, axis=axis)(x)
+
+
+@pytest.mark.parametrize("axis", [[1, 3], (3,), None, 3.0])
+def test_axis_is_one_int(axis):
+    with pytest.raises(ValueError, match="`axis` must be an int, the one channel axis"):
+        GroupNormalization(2, axis=axis)
+
+
+@pytest.mark.parametrize("pack", [list, tuple, lambda xs: {"a": xs[0], "b": xs[1]}])
+def test_several_inputs_are_refused(pack):
+    for x in (images(), keras.Input((6, 5, 16))):
+        with pytest.raises(ValueError, match=r"takes one tensor.*norm\(x, residual=r\)"):
+            GroupNormalization(4)(pack([x, x]))
+
+
+def test_ragged_and_sparse_tensors_are_refused():
+    ragged = tf.RaggedTensor.from_tensor(images((2, 5, 16)), lengths=[2, 4])
+    for x in (ragged, keras.Input((None, 16), ragged=True)):
+        with pytest.raises(ValueError, match=r"no ragged tensor.*to_tensor\(\).*use_mask=True"):
+            GroupNormalization(4)(x)
+    sparse = tf.sparse.from_dense(images((2, 16)))
+    for x in (sparse, keras.Input((16,), sparse=True)):
+        with pytest.raises(ValueError, match=r"no sparse tensor.*tf.sparse.to_dense"):
+            GroupNormalization(4)(x)
 
 
 def test_second_order_gradients():
@@ -378,6 +449,6 @@ def test_on_another_keras_backend(monkeypatch):
     expected = Stock(4)(x) + x
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     y = GroupNormalization(4, activation="relu")(x, residual=x)
-    np.testing.assert_array_equal(y, tf.nn.relu(expected))
+    np.testing.assert_allclose(y, tf.nn.relu(expected), atol=1e-5)
     with pytest.raises(RuntimeError, match="KERAS_BACKEND=tensorflow.*KERAS_BACKEND=jax"):
         tfgn.layers.StandardizedConv2D(8, 3)

@@ -1,6 +1,7 @@
 """GroupNormalization with a scale and a shift per sample: adaptive group normalization."""
 
 import itertools
+import re
 
 import keras
 import numpy as np
@@ -141,13 +142,47 @@ def test_on_another_keras_backend(monkeypatch):
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("given", ["scale", "shift", "both"])
+@pytest.mark.parametrize(
+    "shape", [(16,), (1, 16), (1, 1, 1, 16), (3, 1, 1, 16)], ids=lambda shape: str(len(shape))
+)
+def test_other_shapes(axis, given, shape):
+    layer, _, image_shape = build(axis)
+    if len(shape) == 4 and axis == 1:
+        shape = (shape[0], 16, 1, 1)
+    x = random(image_shape)
+    names = ["scale", "shift"] if given == "both" else [given]
+    tensors = {name: random(shape, seed=i) for i, name in enumerate(names)}
+    results = []
+    for as_documented in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch([x, tensors])
+            arguments = tensors
+            if as_documented:
+                arguments = {
+                    name: tf.broadcast_to(tf.reshape(t, [-1, 16]), [3, 16])
+                    for name, t in tensors.items()
+                }
+            y = layer(x, **arguments)
+            loss = tf.reduce_sum(tf.sin(y))
+        results.append(tf.nest.flatten([y, tape.gradient(loss, [x, tensors])]))
+    for actual, expected in zip(*results, strict=True):
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    inputs = keras.Input(image_shape[1:])
+    symbolic = {name: keras.Input(batch_shape=t.shape) for name, t in tensors.items()}
+    model = keras.Model([inputs, *symbolic.values()], layer(inputs, **symbolic))
+    np.testing.assert_allclose(model([x, *tensors.values()]), results[0][0], atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["scale", "shift"])
-@pytest.mark.parametrize("shape", [(16,), (3, 8), (2, 16), (3, 1, 1, 16)])
+@pytest.mark.parametrize("shape", [(), (8,), (3, 8), (2, 16), (3, 16, 1, 1), (1, 3, 16)])
 def test_another_shape_is_refused(name, shape):
-    message = rf"`{name}`.*\(3, 16\).*Received: {name}.shape=\({shape[0]},"
+    message = rf"`{name}`.*\(3, 16\).*Received: {name}.shape={re.escape(str(shape))}"
     with pytest.raises(ValueError, match=message):
         GroupNormalization(4)(random(SHAPE), **{name: tf.zeros(shape)})
-    if shape != (2, 16):
+    if shape not in ((), (2, 16)):
         symbolic = keras.Input(batch_shape=shape)
         with pytest.raises(ValueError, match=f"`{name}`"):
             GroupNormalization(4)(keras.Input(SHAPE[1:]), **{name: symbolic})

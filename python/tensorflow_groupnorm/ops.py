@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 
 from . import _library, _tracing, stock
+from .stock._common import check_float
+from .stock._group_norm import number_of_groups
 from .variants import resolve
 
 _OPS = _library.load()
@@ -47,6 +49,7 @@ def group_norm(
     epsilon=1e-3,
     activation=None,
     residual=None,
+    mask=None,
 ):
     """Group normalization with optional residual and activation, in one fused op.
 
@@ -60,30 +63,39 @@ def group_norm(
     gradients are computed in stock TensorFlow ops. Where the op library could not be loaded this
     is `tensorflow_groupnorm.stock.group_norm`.
 
+    With a `mask` the statistics are over the positions where it is true, and the result is 0 at
+    the others. What `x` and `residual` hold there, NaN included, changes neither the result nor
+    any gradient. The statistics of a group without any position are mean 0 and variance 0. The
+    op takes no mask: this case is computed in stock TensorFlow ops.
+
     Args:
         x: float16, bfloat16, float32 or float64 tensor of rank >= 2; axis 0 is the batch. It may
             have no elements.
         gamma: scale, `[channels]` or, per sample, `[batch, channels]`; `None` for ones.
         beta: shift, `[channels]` or, per sample, `[batch, channels]`; `None` for zeros.
         groups: number of groups, a divisor of `channels`. 1 is layer normalization over channels
-            and space, `channels` is instance normalization.
+            and space; `channels`, or -1, is instance normalization.
         axis: the channel axis, any but 0.
         epsilon: added to the variance, as a float32.
         activation: `None` or `"linear"`, `"relu"`, `"silu"`.
         residual: tensor of the shape and dtype of `x`, added before the activation, or `None`. The
             op calls it `side_input`.
+        mask: boolean tensor, true for what counts, or `None`. `[batch, steps]`, `[batch, height,
+            width]`, ...: its axes are the first ones of `x` other than the channel axis. Or as
+            many axes as `x`. An axis of size 1 is broadcast.
 
     Returns:
         A tensor of the shape and dtype of `x`.
 
     Raises:
         tf.errors.InvalidArgumentError: for an argument outside of the above; a `ValueError` with
-            the same sentence where a graph is being built, and for a residual of another dtype.
+            the same sentence where a graph is being built, and for an `x` that is not a float, a
+            residual of another dtype or a mask of another shape.
 
     Reference:
         [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494).
     """
-    if _use_stock():
+    if _use_stock() or mask is not None:
         return stock.group_norm(
             x,
             gamma,
@@ -93,15 +105,16 @@ def group_norm(
             epsilon=epsilon,
             activation=activation,
             residual=residual,
+            mask=mask,
         )
-    x = tf.convert_to_tensor(x)
+    x = check_float(x, "x")
     dtype = _parameter_dtype(x)
     return _OPS.group_norm(
         x,
         _parameter(gamma, dtype),
         _parameter(beta, dtype),
         [] if residual is None else [tf.convert_to_tensor(residual, x.dtype)],
-        groups=groups,
+        groups=_number_of_groups(groups, x.shape, axis),
         epsilon=epsilon,
         axis=axis,
         activation="linear" if activation is None else activation,
@@ -164,6 +177,13 @@ def _standardize_weights(w, gain, variant, epsilon, axis, dtype):
         axis=axis,
         **attrs,
     ).w_hat
+
+
+def _number_of_groups(groups, shape, axis):
+    """An axis out of range is left for the op to name."""
+    if groups != -1 or (shape.rank is not None and not -shape.rank <= axis < shape.rank):
+        return groups
+    return number_of_groups(groups, None if shape.rank is None else shape[axis])
 
 
 def _use_stock():

@@ -3,59 +3,64 @@
 import keras
 
 from .. import ops as fused
+from . import _activations, _keras_ops, _tensors
 from ._common import on_tensorflow, refuse_tf_keras, register, supports_jit
+from ._dtypes import cast, common_dtype, dtype_of
 
 _DEFAULT_GROUPS = 32
-_FUSED_ACTIVATIONS = {
-    keras.activations.linear: "linear",
-    keras.activations.relu: "relu",
-    keras.activations.silu: "silu",
-}
-
-
-def _as_float(x):
-    return x if keras.backend.is_float_dtype(x.dtype) else keras.ops.cast(x, "float32")
-
-
-def _compatible(shape, other):
-    return len(shape) == len(other) and all(
-        a is None or b is None or a == b for a, b in zip(shape, other, strict=True)
-    )
 
 
 @register()
 class GroupNormalization(keras.layers.GroupNormalization):
-    """`keras.layers.GroupNormalization` on the fused op, with residual and activation.
+    """`keras.layers.GroupNormalization` on the fused op, with residual, activation and mask.
 
     `activation((x - mean) * rstd * gamma + beta + residual)` in one kernel, forward and
-    backward. The statistics, `gamma` and `beta` are float32 (float64 for float64 inputs)
-    whatever the dtype policy. A drop-in: the arguments, the config and the weights of the
-    stock layer, so that models, `.keras` and `.weights.h5` files move both ways.
+    backward. A drop-in: the arguments, the config and the weights of the stock layer, so that
+    models, `.keras` and `.weights.h5` files move both ways.
+
+    The layer returns the compute dtype of its dtype policy. It computes in the narrowest dtype
+    that holds the values of `inputs`, of `residual` and of that dtype, and rounds once, at the
+    end: float16 inputs of a float32 layer are normalized in float32, and so are float32 inputs
+    of a `mixed_float16` layer. Integers count as float32. Statistics, `gamma` and `beta` take
+    part as float32, as float64 where it computes in float64.
 
     Args:
         groups: number of groups, a divisor of the number of channels; -1 for as many groups
-            as channels (instance normalization). Defaults to 32.
+            as channels (instance normalization). `None` is 32, unless `group_size` is given.
         *args: further positional arguments of `keras.layers.GroupNormalization`.
         group_size: channels per group, instead of `groups`.
-        activation: any Keras activation, applied last. `"relu"` and `"silu"` are part of the
-            kernel.
-        **kwargs: `axis`, `epsilon`, `center`, `scale` and all other arguments of
-            `keras.layers.GroupNormalization`.
+        activation: any Keras activation, applied last. ReLU and SiLU are part of the kernel,
+            however they are given: `"relu"`, `tf.nn.relu`, `keras.ops.silu`,
+            `keras.layers.ReLU()`, `keras.layers.Activation("silu")`.
+        use_mask: whether the statistics leave out what the mask of a call masks. They are then
+            computed in stock TensorFlow ops, as the kernel takes no mask; a call without a mask
+            is the fused one.
+        **kwargs: `epsilon`, `center`, `scale` and all other arguments of
+            `keras.layers.GroupNormalization`. `axis` is one int, the channel axis.
 
     Call arguments:
-        inputs: tensor of rank >= 2, `[batch, ..., channels]` for the default `axis=-1`.
-        residual: tensor of the shape and dtype of `inputs`, added before the activation.
-        mask: passed on, and not used: masked positions take part in the statistics, as in
-            the stock layer.
+        inputs: tensor of rank >= 2, `[batch, ..., channels]` for the default `axis=-1`, of any
+            real dtype.
+        residual: tensor of the shape of `inputs`, or with 1 in place of some of its sizes; of any
+            real dtype. Added before the activation.
+        mask: boolean tensor, true for what counts: `[batch, steps]`, `[batch, height, width]`,
+            ..., the first axes of `inputs` other than the channel axis; or as many axes as
+            `inputs`. Sizes may be 1. By default the mask that Keras has attached to `inputs`.
+            It is passed on. Only with `use_mask=True` does it take part: masked positions do not
+            count in the statistics, and the result there is 0. What `inputs` and `residual` hold
+            there, NaN included, then changes neither the results nor any gradient.
         scale, shift: tensors `[batch, channels]`, per sample: adaptive group normalization,
             `activation(normalized * (1 + scale) + shift + residual)` with `normalized` the
             result of the plain layer. They become part of the kernel's gamma and beta. The
-            kernel needs no other pass over `inputs` for them.
+            kernel needs no other pass over `inputs` for them. Also `[channels]`, and the shape
+            of `inputs` with 1 in place of all sizes but these two; `batch` may be 1.
 
     Raises:
         ValueError: if `group_size` is not a positive int or comes together with `groups`, if
-            the groups do not divide the channels, or if `residual`, `scale` or `shift` has
-            another shape than stated.
+            the groups do not divide the channels, if `axis` is not one axis of `inputs` other
+            than the batch axis, if `inputs` is not one dense tensor, or if `residual`, `mask`,
+            `scale` or `shift` has another shape than stated.
+        TypeError: where a tf-keras model calls the layer.
 
     Reference:
         [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494); `scale` and
@@ -63,27 +68,21 @@ class GroupNormalization(keras.layers.GroupNormalization):
         `1 + scale` for their `y_s`.
     """
 
-    def __init__(self, groups=_DEFAULT_GROUPS, *args, group_size=None, activation=None, **kwargs):
-        super().__init__(groups, *args, **kwargs)
-        if group_size is not None:
-            if not isinstance(group_size, int) or group_size <= 0:
-                raise ValueError(
-                    "`group_size` must be None or a positive integer, the number of channels "
-                    f"per group. Received: group_size={group_size!r}"
-                )
-            if groups != _DEFAULT_GROUPS:
-                raise ValueError(
-                    "Give either `groups` or `group_size`, not both. "
-                    f"Received: groups={groups}, group_size={group_size}"
-                )
+    def __init__(
+        self, groups=None, *args, group_size=None, activation=None, use_mask=False, **kwargs
+    ):
+        _tensors.check_groups(groups, group_size)
+        super().__init__(_DEFAULT_GROUPS if groups is None else groups, *args, **kwargs)
+        _tensors.check_axis(self.axis)
+        # Building resolves `groups`; the config keeps what the user asked for.
+        self._configured_groups = self.groups if group_size is None else None
         self.group_size = group_size
-        self.activation = keras.activations.get(activation)
-        self._configured_groups = None
+        self.activation = _activations.resolve(activation, self.compute_dtype)
+        self.use_mask = bool(use_mask)
         self.supports_jit = not on_tensorflow() or supports_jit()
 
     def build(self, input_shape):
-        # Building resolves `groups`; the config keeps what the user asked for.
-        self._configured_groups = self.groups
+        _tensors.check_input_shape(input_shape, self.axis)
         channels = input_shape[self.axis]
         if channels is not None:
             self._resolve_groups(channels)
@@ -107,57 +106,68 @@ class GroupNormalization(keras.layers.GroupNormalization):
     def call(self, inputs, residual=None, mask=None, scale=None, shift=None):
         refuse_tf_keras(self, inputs)
         self._check(inputs, residual, scale, shift)
-        if not on_tensorflow():
-            outputs = self._modulate(super().call(inputs), scale, shift)
-            outputs = outputs if residual is None else outputs + residual
-            return self.activation(outputs)
-        x = _as_float(inputs)
+        dtype = self._dtype(inputs, residual)
+        x = cast(inputs, dtype)
         gamma, beta = self._gamma_and_beta(x, scale, shift)
-        outputs = fused.group_norm(
+        mask = self._counting(inputs, mask)
+        group_norm = fused.group_norm if on_tensorflow() else _keras_ops.group_norm
+        outputs = group_norm(
             x,
             gamma,
             beta,
             self.groups,
             axis=self.axis,
             epsilon=self.epsilon,
-            activation=_FUSED_ACTIVATIONS.get(self.activation),
-            residual=None if residual is None else _as_float(residual),
+            activation=_activations.FUSED.get(self.activation),
+            residual=None if residual is None else _tensors.like(x, residual, dtype),
+            mask=mask,
         )
-        if self.activation not in _FUSED_ACTIVATIONS:
+        if self.activation not in _activations.FUSED:
             outputs = self.activation(outputs)
-        return keras.ops.cast(outputs, self.compute_dtype)
+            outputs = outputs if mask is None else keras.ops.where(mask, outputs, 0)
+        return cast(outputs, self.compute_dtype)
+
+    def _dtype(self, inputs, residual):
+        """In which the layer computes: of what it is given, and of what it returns."""
+        dtypes = [dtype_of(x) for x in (inputs, residual) if x is not None]
+        return common_dtype(self.compute_dtype, *dtypes)
+
+    def _counting(self, inputs, mask):
+        """The mask that takes part, in the rank of the inputs, or None."""
+        mask = self._given_mask(inputs, mask)
+        return None if mask is None else _tensors.spread_mask(mask, inputs, self.axis)
+
+    def _given_mask(self, inputs, mask):
+        # Keras finds the attached mask by itself only where no other tensor is given.
+        attached = getattr(inputs, "_keras_mask", None) if mask is None else mask
+        return attached if self.use_mask else None
 
     def _gamma_and_beta(self, x, scale, shift):
         """(xhat gamma + beta) (1 + scale) + shift as one gamma and one beta."""
         gamma, beta = self.gamma, self.beta
-        dtype = "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"
+        dtype = "float64" if dtype_of(x) == "float64" else "float32"
         if scale is not None:
-            factor = 1 + keras.ops.cast(scale, dtype)
-            gamma = factor if gamma is None else keras.ops.cast(gamma, dtype) * factor
-            beta = None if beta is None else keras.ops.cast(beta, dtype) * factor
+            factor = 1 + _tensors.per_channel(scale, x, self.axis, dtype)
+            gamma = factor if gamma is None else cast(gamma, dtype) * factor
+            beta = None if beta is None else cast(beta, dtype) * factor
         if shift is not None:
-            shift = keras.ops.cast(shift, dtype)
+            shift = _tensors.per_channel(shift, x, self.axis, dtype)
             # Broadcasts to [batch, channels].
-            beta = shift if beta is None else keras.ops.cast(beta, dtype) + shift
+            beta = shift if beta is None else cast(beta, dtype) + shift
         return gamma, beta
-
-    def _modulate(self, x, scale, shift):
-        shape = [1] * len(x.shape)
-        shape[0], shape[self.axis] = -1, x.shape[self.axis]
-        if scale is not None:
-            x = x * (1 + keras.ops.reshape(scale, shape))
-        return x if shift is None else x + keras.ops.reshape(shift, shape)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         rematerialized = super().rematerialized_call
 
         # In a graph TensorFlow recomputes functions without keyword arguments only.
         def positional_call(inputs, residual=None, mask=None, scale=None, shift=None):
+            mask = self._given_mask(inputs, mask)
             given = {"residual": residual, "scale": scale, "shift": shift}
             given = {name: tensor for name, tensor in given.items() if tensor is not None}
 
+            # A mask has no gradient: it may come from outside.
             def call(inputs, *tensors):
-                return layer_call(inputs, **dict(zip(given, tensors, strict=True)))
+                return layer_call(inputs, mask=mask, **dict(zip(given, tensors, strict=True)))
 
             return rematerialized(call, *args, **kwargs)(inputs, *given.values())
 
@@ -165,37 +175,34 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
     def compute_output_spec(self, inputs, residual=None, mask=None, scale=None, shift=None):
         self._check(inputs, residual, scale, shift)
+        self._dtype(inputs, residual)
+        mask = self._given_mask(inputs, mask)
+        if mask is not None:
+            _tensors.check_mask(mask, inputs, self.axis)
         return super().compute_output_spec(inputs)
 
     def _check(self, inputs, residual, scale, shift):
-        self._check_residual(inputs, residual)
-        expected = (inputs.shape[0], inputs.shape[self.axis])
-        for name, tensor in (("scale", scale), ("shift", shift)):
-            if tensor is not None and not _compatible(tensor.shape, expected):
-                raise ValueError(
-                    f"`{name}` must have the shape [batch, channels] of `inputs`, {expected}. "
-                    f"Received: {name}.shape={tuple(tensor.shape)}"
-                )
-
-    def _check_residual(self, inputs, residual):
-        if residual is None:
-            return
-        same_shape = _compatible(residual.shape, inputs.shape)
-        dtypes = [keras.backend.standardize_dtype(x.dtype) for x in (inputs, residual)]
-        if not same_shape or dtypes[0] != dtypes[1]:
-            raise ValueError(
-                "`residual` must have the shape and dtype of `inputs`, "
-                f"{tuple(inputs.shape)} and {dtypes[0]}. "
-                f"Received: residual.shape={tuple(residual.shape)}, residual.dtype={dtypes[1]}"
-            )
+        _tensors.check_inputs(inputs)
+        _tensors.check_residual(residual, inputs)
+        _tensors.check_per_channel("scale", scale, inputs, self.axis)
+        _tensors.check_per_channel("shift", shift, inputs, self.axis)
 
     def get_config(self):
         config = super().get_config()
-        if self._configured_groups is not None:
-            config["groups"] = self._configured_groups
+        # None, too, says that `group_size` is given.
+        config["groups"] = self._configured_groups
         # What is at its default is left out: the stock layer loads the config then.
         if self.group_size is not None:
             config["group_size"] = self.group_size
         if self.activation is not keras.activations.linear:
             config["activation"] = keras.activations.serialize(self.activation)
+        if self.use_mask:
+            config["use_mask"] = True
         return config
+
+    @classmethod
+    def from_config(cls, config):
+        # Version 0.1.0 wrote the default number of groups beside a group size.
+        if config.get("group_size") is not None and config.get("groups") == _DEFAULT_GROUPS:
+            config = {**config, "groups": None}
+        return super().from_config(config)

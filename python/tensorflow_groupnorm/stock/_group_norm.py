@@ -19,6 +19,7 @@ def group_norm(
     epsilon=1e-3,
     activation=None,
     residual=None,
+    mask=None,
 ):
     """Group normalization with optional residual and activation, in stock ops.
 
@@ -27,16 +28,23 @@ def group_norm(
     consecutive channels and all axes other than the batch and the channel axis. Statistics
     and arithmetic are float32 (float64 for a float64 `x`).
 
+    With a `mask` the statistics are over the positions where it is true, and the result is 0 at
+    the others. What `x` and `residual` hold there, NaN included, changes neither the result nor
+    any gradient. The statistics of a group without any position are mean 0 and variance 0.
+
     Args:
         x: float16, bfloat16, float32 or float64 tensor of rank >= 2; axis 0 is the batch.
             All but the rank may be unknown while tracing.
         gamma: scale, `[channels]` or, per sample, `[batch, channels]`; `None` for ones.
         beta: shift, `[channels]` or, per sample, `[batch, channels]`; `None` for zeros.
-        groups: number of groups, a divisor of `channels`.
+        groups: number of groups, a divisor of `channels`; -1 for as many as channels.
         axis: the channel axis, any but 0.
         epsilon: added to the variance.
         activation: `None` or `"linear"`, `"relu"`, `"silu"`.
         residual: tensor of the shape and dtype of `x`, added before the activation, or `None`.
+        mask: boolean tensor, true for what counts, or `None`. `[batch, steps]`, `[batch, height,
+            width]`, ...: its axes are the first ones of `x` other than the channel axis. Or as
+            many axes as `x`. An axis of size 1 is broadcast.
 
     Returns:
         A tensor of the shape and dtype of `x`.
@@ -47,15 +55,23 @@ def group_norm(
     Reference:
         [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494).
     """
-    x, axis = _check_input(x, groups, axis)
+    x, axis, groups = _check_input(x, groups, axis)
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise ValueError(f"`epsilon` must be a finite number >= 0. Received: epsilon={epsilon!r}")
     activation = _check_activation(activation)
     residual = _check_residual(residual, x)
     dtype = statistics_dtype(x)
-    centered = center(tf.cast(x, dtype), lambda t: _group_mean(t, groups, axis))
-    variance = _group_mean(tf.square(centered), groups, axis)
-    scale = tf.math.rsqrt(variance + tf.constant(epsilon, dtype))
+    epsilon = tf.constant(epsilon, dtype)
+    if mask is None:
+        centered = center(tf.cast(x, dtype), lambda t: _group_mean(t, groups, axis))
+        variance = _group_mean(tf.square(centered), groups, axis)
+    else:
+        mask = _check_mask(mask, x, axis)
+        residual = None if residual is None else tf.where(mask, residual, 0)
+        centered, variance, count = _masked_moments(tf.cast(x, dtype), mask, groups, axis)
+        # With epsilon = 0 an empty group would have the gradient 0 * inf.
+        variance = tf.where(count > 0, variance, 1)
+    scale = tf.math.rsqrt(variance + epsilon)
     if gamma is not None:
         scale *= _per_channel(gamma, "gamma", x, axis)
     y = centered * scale
@@ -67,6 +83,8 @@ def group_norm(
         y = tf.nn.relu(y)
     elif activation == "silu":
         y *= tf.sigmoid(y)
+    if mask is not None:
+        y = tf.where(mask, y, 0)
     return tf.ensure_shape(tf.cast(y, x.dtype), x.shape)
 
 
@@ -94,7 +112,7 @@ def group_norm_grad(dy, x, gamma, beta, mean, rstd, side, *, groups, axis, activ
         `(dx, dgamma, dbeta, dside)` of the shapes and dtypes of `x`, `gamma`, `beta`, `side`;
         `None` for what is absent.
     """
-    x, axis = _check_input(x, groups, axis)
+    x, axis, groups = _check_input(x, groups, axis)
     activation = _check_activation(activation)
     dtype = statistics_dtype(x)
     xc = tf.cast(x, dtype)
@@ -130,6 +148,30 @@ def _group_mean(x, groups, axis):
     mean = mean_over(x, [i for i in range(1, x.shape.rank) if i != axis])
     mean = tf.reshape(mean, [dim(x, 0), groups, dim(x, axis) // groups])
     return _per_group(tf.reduce_mean(mean, 2), x, groups, axis)
+
+
+def _masked_moments(x, mask, groups, axis):
+    """The moments of each group over its unmasked elements, one value per channel.
+
+    Returns:
+        `(x - mean, variance, count)`; `x - mean` is 0 where `mask` is false.
+    """
+    count = _group_sum(tf.cast(tf.broadcast_to(mask, tf.shape(x)), x.dtype), groups, axis)
+    size = tf.maximum(count, 1)
+
+    def mean(t):
+        return _group_sum(tf.where(mask, t, 0), groups, axis) / size
+
+    # Once here, so that no NaN or infinity meets the zero gradients of the masked elements.
+    centered = tf.where(mask, center(tf.where(mask, x, 0), mean), 0)
+    return centered, _group_sum(tf.square(centered), groups, axis) / size, count
+
+
+def _group_sum(x, groups, axis):
+    """The sum of each sample and group, one value per channel, broadcastable to `x`."""
+    total = sum_over(x, [i for i in range(1, x.shape.rank) if i != axis])
+    total = tf.reshape(total, [dim(x, 0), groups, dim(x, axis) // groups])
+    return _per_group(tf.reduce_sum(total, 2), x, groups, axis)
 
 
 def _per_group(statistic, x, groups, axis):
@@ -175,7 +217,7 @@ def _activation_derivative(h, activation):
 
 
 def _check_input(x, groups, axis):
-    """Returns `x` as a tensor and the channel axis counted from 0."""
+    """Returns `x` as a tensor, the channel axis counted from 0 and the number of groups."""
     x = check_float(x, "x")
     rank = x.shape.rank
     if rank is None or rank < 2:
@@ -186,12 +228,47 @@ def _check_input(x, groups, axis):
             f"Received: axis={axis} for x.shape={x.shape}"
         )
     channels = x.shape[axis]
+    groups = number_of_groups(groups, channels)
     if groups < 1 or (channels is not None and channels % groups):
         raise ValueError(
             "`groups` must be >= 1 and divide the number of channels. "
             f"Received: groups={groups} for {channels} channels"
         )
-    return x, axis % rank
+    return x, axis % rank, groups
+
+
+def number_of_groups(groups, channels):
+    """Returns `groups`, or the number of channels in place of -1."""
+    if groups != -1:
+        return groups
+    if channels is None:
+        raise ValueError(
+            "`groups=-1` needs the number of channels, which is unknown here: give `x` a static "
+            "channel axis (`tf.ensure_shape`) or state the groups"
+        )
+    return channels
+
+
+def _check_mask(mask, x, axis):
+    """Returns `mask` as a boolean tensor of the rank of `x`, broadcastable to `x`."""
+    mask = tf.cast(mask, tf.bool)
+    rank = mask.shape.rank
+    if rank is not None and 0 < rank < x.shape.rank:
+        sizes = iter([dim(mask, i) for i in range(rank)])
+        shape = [1 if i == axis else next(sizes, 1) for i in range(x.shape.rank)]
+        expanded = tf.reshape(mask, shape)
+    else:
+        expanded = mask
+    if expanded.shape.rank != x.shape.rank or not all(
+        size in (1, None) or of_x in (size, None)
+        for size, of_x in zip(expanded.shape, x.shape, strict=True)
+    ):
+        raise ValueError(
+            "`mask` must have the axes of `x` without the channel axis, the first of them or all "
+            f"axes of `x`, each of the size in `x` or 1. Received: mask.shape={mask.shape} for "
+            f"x.shape={x.shape}, axis={axis}"
+        )
+    return expanded
 
 
 def _check_activation(activation):

@@ -1,0 +1,159 @@
+"""What GroupNormalization takes: checks of its tensors, and what shapes they are brought into."""
+
+import keras
+import tensorflow as tf
+
+from ._dtypes import cast
+
+
+def check_groups(groups, group_size):
+    """Raises ValueError unless at most one of the two is given, and `group_size` is sensible."""
+    if group_size is None:
+        return
+    if not isinstance(group_size, int) or group_size <= 0:
+        raise ValueError(
+            "`group_size` must be None or a positive integer, the number of channels "
+            f"per group. Received: group_size={group_size!r}"
+        )
+    if groups is not None:
+        raise ValueError(
+            "Give either `groups` or `group_size`, not both. "
+            f"Received: groups={groups}, group_size={group_size}"
+        )
+
+
+def check_axis(axis):
+    """Raises ValueError for an axis that is not one int."""
+    if isinstance(axis, int) and not isinstance(axis, bool):
+        return
+    raise ValueError(
+        "`axis` must be an int, the one channel axis; several are not supported: reshape the "
+        f"inputs so that one axis has the channels. Received: axis={axis!r}"
+    )
+
+
+def check_input_shape(shape, axis):
+    """Raises ValueError for several inputs, and where `axis` is no channel axis of the shape."""
+    if isinstance(shape, dict) or any(isinstance(size, (list, tuple)) for size in shape):
+        raise ValueError(
+            "GroupNormalization takes one tensor: pass what is to be added as `residual`, "
+            f"norm(x, residual=r). Received: inputs of the shapes {shape}"
+        )
+    rank = len(shape)
+    if not -rank <= axis < rank or axis % rank == 0:
+        raise ValueError(
+            "`axis` must be an axis of the inputs other than the batch axis 0. "
+            f"Received: axis={axis} for inputs of shape {tuple(shape)}"
+        )
+
+
+def check_inputs(inputs):
+    """Raises ValueError for what is not one dense tensor."""
+    if isinstance(inputs, (list, tuple, dict)):
+        check_input_shape([()], 0)
+    if isinstance(inputs, tf.RaggedTensor) or getattr(inputs, "ragged", False):
+        raise ValueError(
+            "GroupNormalization takes no ragged tensor: pad it with `inputs.to_tensor()` and pass "
+            "a boolean `mask` of the unpadded positions to GroupNormalization(..., use_mask=True)"
+        )
+    if isinstance(inputs, tf.SparseTensor) or getattr(inputs, "sparse", False):
+        raise ValueError(
+            "GroupNormalization takes no sparse tensor: make it dense with `tf.sparse.to_dense`"
+        )
+
+
+def check_residual(residual, inputs):
+    """Raises ValueError for a residual that does not broadcast to the inputs."""
+    if residual is None:
+        return
+    shape = getattr(residual, "shape", ())
+    if len(shape) != len(inputs.shape) or not all(
+        size in (1, None) or of_inputs in (size, None)
+        for size, of_inputs in zip(shape, inputs.shape, strict=True)
+    ):
+        raise ValueError(
+            f"`residual` must have the shape of `inputs`, {tuple(inputs.shape)}, or 1 in place of "
+            f"some of its sizes. Received: residual.shape={tuple(shape)}"
+        )
+
+
+def like(inputs, residual, dtype):
+    """Returns a residual in the shape of the inputs and in `dtype`."""
+    residual = cast(residual, dtype)
+    if any(
+        size == 1 and of_inputs != 1
+        for size, of_inputs in zip(residual.shape, inputs.shape, strict=True)
+    ):
+        residual = keras.ops.broadcast_to(residual, keras.ops.shape(inputs))
+    return residual
+
+
+def check_per_channel(name, tensor, inputs, axis):
+    """Raises ValueError for a `scale` or `shift` with another shape than documented."""
+    if tensor is None:
+        return
+    shape = tuple(getattr(tensor, "shape", ()))
+    batch, channels = inputs.shape[0], inputs.shape[axis]
+    expected = [(channels,), (batch, channels)]
+    if len(inputs.shape) > 2:
+        spread = [1] * len(inputs.shape)
+        spread[0], spread[axis] = batch, channels
+        expected.append(tuple(spread))
+    if not any(_fits(shape, other) for other in expected):
+        raise ValueError(
+            f"`{name}` must have the shape [batch, channels] of `inputs`, "
+            f"{', '.join(map(str, expected[1:]))}, or {expected[0]} for all samples. "
+            f"Received: {name}.shape={shape}"
+        )
+
+
+def _fits(shape, expected):
+    """Whether the shapes agree, where the first of several axes may also be 1."""
+    return len(shape) == len(expected) and all(
+        size is None or other is None or size == other or (i == 0 and size == 1 and len(shape) > 1)
+        for i, (size, other) in enumerate(zip(shape, expected, strict=True))
+    )
+
+
+def per_channel(tensor, inputs, axis, dtype):
+    """Returns a `scale` or `shift` as `[batch, channels]` or `[channels]`, in `dtype`."""
+    tensor = cast(tensor, dtype)
+    if len(tensor.shape) == 1:
+        return tensor
+    channels = tensor.shape[1 if len(tensor.shape) == 2 else axis]
+    channels = inputs.shape[axis] if channels is None else channels
+    if tensor.shape[0] == 1:
+        return keras.ops.reshape(tensor, [channels])
+    return tensor if len(tensor.shape) == 2 else keras.ops.reshape(tensor, [-1, channels])
+
+
+def check_mask(mask, inputs, axis):
+    """Raises ValueError for a mask that does not say which positions of the inputs count."""
+    shape, of_inputs = tuple(mask.shape), list(inputs.shape)
+    sizes = of_inputs
+    if len(shape) < len(sizes):
+        sizes = [size for i, size in enumerate(sizes) if i != axis % len(sizes)][: len(shape)]
+    if (
+        not shape
+        or len(shape) > len(sizes)
+        or not all(
+            size in (1, None) or other in (size, None)
+            for size, other in zip(shape, sizes, strict=True)
+        )
+    ):
+        raise ValueError(
+            "`mask` must have the first axes of `inputs` other than the channel axis, or as many "
+            f"axes as `inputs`, each of the size there or 1. Received: mask.shape={shape} for "
+            f"inputs of shape {tuple(of_inputs)} and axis={axis}"
+        )
+
+
+def spread_mask(mask, inputs, axis):
+    """Returns a mask as a boolean tensor with as many axes as the inputs."""
+    check_mask(mask, inputs, axis)
+    mask, rank = keras.ops.cast(mask, "bool"), len(inputs.shape)
+    if len(mask.shape) < rank:
+        sizes = iter(keras.ops.shape(mask))
+        shape = [1 if i == axis % rank else next(sizes, 1) for i in range(rank)]
+        mask = keras.ops.reshape(mask, shape)
+    return mask
