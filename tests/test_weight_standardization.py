@@ -3,6 +3,7 @@
 import json
 import pickle
 import threading
+import warnings
 
 import keras
 import numpy as np
@@ -383,9 +384,44 @@ def test_quantization_is_refused():
         tfgn.layers.StandardizedDense(6, dtype="int8_from_float32").build((None, 5))
     wrapper = WeightStandardization(keras.layers.Dense(6))
     wrapper.build((None, 5))
-    wrapper.layer.quantize("int8")
+    for each in (wrapper, wrapper.layer):
+        with pytest.raises(NotImplementedError, match=message):
+            each.quantize("int8")
+    quantized = WeightStandardization(keras.layers.Dense(6, dtype="int8_from_float32"))
     with pytest.raises(NotImplementedError, match=message):
-        wrapper(tf.ones([2, 5]))
+        quantized.build((None, 5))
+    dense = keras.layers.Dense(6)
+    dense.build((None, 5))
+    dense.quantize("int8")
+    with pytest.raises(NotImplementedError, match=message):
+        WeightStandardization(dense).build((None, 5))
+
+
+def test_quantize_leaves_standardized_kernels_and_quantizes_the_rest(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            WeightStandardization(keras.layers.Conv2D(8, 3), gain=True),
+            tfgn.layers.StandardizedConv2D(8, 3, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            WeightStandardization(keras.layers.Dense(8)),
+            keras.layers.Dense(4, name="head"),
+        ]
+    )
+    randomize(model)
+    x = tf.constant(normal((2, 8, 8, 3)), "float32")
+    before = model(x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.quantize("int8")
+    assert sum("standardized kernel cannot" in str(w.message) for w in caught) == 3
+    assert model.layers[-1].quantization_mode == "int8"
+    assert all(v.dtype == "float32" for layer in model.layers[:-1] for v in layer.weights)
+    y = model(x)
+    np.testing.assert_allclose(y, before, rtol=0.1, atol=0.1 * np.abs(before).max())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert_bit_equal(loaded(x), y)
 
 
 def test_policy_of_the_wrapper_is_that_of_its_layer():

@@ -5,12 +5,18 @@ that of the stock ones, so that weights move both ways between a stock and a sta
 They are registered and exported, and their layers named, as `StandardizedConv2D` and so on.
 """
 
+import contextlib
+import re
+
 import keras
 from keras.src.utils.naming import auto_name, to_snake_case
+from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
 
-from ._common import register, supports_jit
+from ._common import refuse_tf_keras, register, supports_jit
+from ._kernel_owners import own_kernels
 from ._kernel_scope import KernelScope
-from ._kernels import KernelStandardization, output_axes, refuse_quantization
+from ._kernels import KernelStandardization, refuse_quantization
+from ._rematerialization import rematerialized
 
 
 class _Standardized(KernelStandardization):
@@ -18,7 +24,8 @@ class _Standardized(KernelStandardization):
 
     def __init__(self, *args, variant="bit", epsilon=None, gain=False, name=None, **kwargs):
         name = auto_name(self._class_name()) if name is None else name
-        super().__init__(*args, name=name, **kwargs)
+        with self._under_its_name():
+            super().__init__(*args, name=name, **kwargs)
         self._init_standardization(variant, epsilon, gain)
         self.supports_jit = supports_jit()
 
@@ -29,13 +36,48 @@ class _Standardized(KernelStandardization):
     def __repr__(self):
         return f"<{self._class_name()} name={self.name}, built={self.built}>"
 
+    @classmethod
+    @contextlib.contextmanager
+    def _under_its_name(cls):
+        """Puts the name of this class into errors that Keras words with its `__name__`."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            if error.args and isinstance(error.args[0], str):
+                words = re.sub(rf"\b{cls.__name__}\b", cls._class_name(), error.args[0])
+                error.args = (words, *error.args[1:])
+            raise
+
+    @classmethod
+    def from_config(cls, config):
+        with cls._under_its_name():
+            return super().from_config(config)
+
     def build(self, input_shape):
         super().build(input_shape)
-        self._build_gains(self, output_axes(self))
+        self._build_gains(own_kernels(self))
 
     def call(self, inputs):
-        with KernelScope(self, self._standardized(self, output_axes(self))):
+        refuse_tf_keras(self, inputs)
+        return self._with_its_name(self._call)(inputs)
+
+    def _call(self, inputs):
+        with KernelScope(self, lambda: self._standardized(own_kernels(self))):
             return super().call(inputs)
+
+    def symbolic_call(self, *args, **kwargs):
+        return self._with_its_name(super().symbolic_call)(*args, **kwargs)
+
+    def _with_its_name(self, function):
+        """Has Keras report errors of a function as of this class; the innermost report counts."""
+        return inject_argument_info_in_traceback(function, f"{self._class_name()}.call()")
+
+    def stateless_call(self, *args, **kwargs):
+        with self._under_its_name():
+            return super().stateless_call(*args, **kwargs)
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        return rematerialized(self, super().rematerialized_call, layer_call, *args, **kwargs)
 
     def quantize(self, mode=None, **kwargs):
         refuse_quantization(self, mode)
@@ -68,7 +110,9 @@ def _standardized(stock):
 
     The class has the `__name__` of the stock one, by which `.weights.h5` files address a layer;
     `model.summary()` too shows `{stock.__name__}` as the type, behind the name of the layer,
-    `{to_snake_case(name)}` by default.
+    `{to_snake_case(name)}` by default. Under `keras.RematScope` the standardization is computed
+    again with the rest of the layer; `quantize` is refused, and `model.quantize` leaves the layer
+    as it is.
 
     Args:
         *args: positional arguments of `keras.layers.{stock.__name__}`.
@@ -76,6 +120,13 @@ def _standardized(stock):
         epsilon: None for the variant's own.
         gain: whether to learn a factor per output channel (weight `gain`, ones at first).
         **kwargs: all other arguments of `keras.layers.{stock.__name__}`.
+
+    Raises:
+        ValueError: if `variant` or `epsilon` is not valid, or at `build` if a kernel has one weight
+            per output channel.
+        RuntimeError: in a call, if a subclass does not read the kernel in `call`, assigns to it, or
+            reads it in a `tf.function` or a function with a gradient of its own.
+        NotImplementedError: if the layer is to be quantized.
 
     Reference:
         [Qiao et al., 2019, Weight Standardization](https://arxiv.org/abs/1903.10520).
