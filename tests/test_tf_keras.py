@@ -1,13 +1,11 @@
 """Layers in a tf-keras model, which would neither train nor save their weights."""
 
-import os
-import subprocess
 import sys
 import types
 
+import extra_packages
 import pytest
 import tensorflow as tf
-from environments import ROOT
 from tensorflow_groupnorm.layers import GroupNormalization, _common
 
 MODELS = """
@@ -75,20 +73,9 @@ def test_refuses_tensors_of_a_tf_keras_model(calls):
 
 
 @pytest.mark.servers
-def test_in_real_tf_keras_models():
-    packages = ROOT / "build" / "environments" / "tf_keras"
-    if not (packages / "tf_keras").exists():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        version = ".".join(tf.__version__.split(".")[:2])
-        subprocess.run([*pip, "--target", packages, f"tf-keras=={version}.*"], check=True)
-    run = subprocess.run(
-        [sys.executable, "-c", MODELS],
-        env=os.environ | {"PYTHONPATH": str(packages)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def test_in_real_tf_keras_models(run_python):
+    version = ".".join(tf.__version__.split(".")[:2])
+    run = run_python(MODELS, **extra_packages.environment("tf_keras", f"tf-keras=={version}.*"))
     assert run.returncode == 0, run.stderr
     *refused, alone = run.stdout.splitlines()
     assert [line.split()[0] for line in refused] == [
