@@ -115,7 +115,8 @@ def test_subclassed_model(tmp_path):
     randomize(model)
     model.compile("sgd", "mse")
     converted, report = convert(model, weight_standardization=None)
-    assert type(converted) is Subclassed and converted.name == "mine" and converted.compiled
+    assert isinstance(converted, Subclassed) and type(converted).__name__ == "Subclassed"
+    assert converted.name == "mine" and converted.compiled
     assert isinstance(converted.block.chain[1], Fused)
     assert isinstance(converted.block._private, Fused)
     assert changes(report)["block/norm"].action == "replaced"
@@ -124,19 +125,6 @@ def test_subclassed_model(tmp_path):
     _, report = convert(model)
     assert changes(report)["block/conv"].action == "replaced"
     assert "taken to be" in changes(report)["block/conv"].reason
-
-
-def test_functional_subclass_with_a_constructor_of_its_own():
-    class Named(keras.Model):
-        def __init__(self, filters):
-            inputs = keras.Input((8, 8, 3))
-            x = layers.GroupNormalization(2)(layers.Conv2D(filters, 3)(inputs))
-            super().__init__(inputs, layers.Dense(2)(layers.ReLU()(x)), name="mine")
-
-    model = randomize(Named(4))
-    converted, report = convert(model, weight_standardization=None)
-    np.testing.assert_allclose(converted(images()), model(images()), rtol=1e-4, atol=1e-5)
-    assert changes(report)["mine"].result == "Functional"
 
 
 def test_subclassed_layer_in_a_functional_model():
@@ -149,22 +137,6 @@ def test_subclassed_layer_in_a_functional_model():
     x = images(2, 8, 8, 4)
     np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
     assert isinstance(converted.get_layer("block").chain[1], Fused)
-
-
-def test_layers_made_in_build_are_out_of_reach_and_said_to_be():
-    class Late(layers.Layer):
-        def build(self, shape):
-            self.norm = make_norm("late")
-            self.norm.build(shape)
-
-        def call(self, x):
-            return self.norm(x)
-
-    inputs = keras.Input((8, 8, 4))
-    model = randomize(keras.Model(inputs, Late(name="maker")(inputs)))
-    converted, report = convert(model)
-    assert "out of reach" in changes(report)["maker/late"].reason
-    np.testing.assert_array_equal(converted(images(2, 8, 8, 4)), model(images(2, 8, 8, 4)))
 
 
 def test_time_distributed_layers():
@@ -185,10 +157,11 @@ def test_recorded_masks_and_training_flags(training):
     x = layers.Masking()(inputs)
     x = layers.BatchNormalization(name="norm")(x, **training)
     model = keras.Model(inputs, layers.LSTM(3)(x))
-    converted, _ = convert(model, groups=2)
+    converted, report = convert(model, groups=2)
     x = images(2, 5, 8)
     x[:, 3:] = 0
-    y = layers.GroupNormalization(2)(layers.Masking()(x))
+    assert "use_mask=True" in changes(report)["norm"].reason
+    y = layers.GroupNormalization(2)(x[:, :3])
     np.testing.assert_allclose(converted(x), model.layers[-1](y), rtol=1e-4, atol=1e-5)
 
 

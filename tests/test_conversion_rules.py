@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow_groupnorm as tfgn
-from conversions import Fused, batch_norm, changes, convert, images, randomize, resnet
+from conversions import Fused, batch_norm, changes, convert, images, randomize, resnet, stock_norm
 from keras import layers
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
@@ -213,5 +213,69 @@ def test_keep_by_name_and_by_function():
         converted, report = convert(model, keep=keep)
         assert type(converted.get_layer("stem")) is layers.Conv2D
         assert type(converted.get_layer("norm0")) is layers.BatchNormalization
-        assert report.count("replaced") == 10
+        assert report.count("replaced") == 9
         assert changes(report)["stem"].reason == "named in `keep`"
+        assert "behind it is kept" in changes(report)["conv0"].reason
+
+
+class Frozen(layers.Layer):
+    """A convolution and a batch normalization that is kept, in code of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = layers.Conv2D(8, 3, name="own_conv")
+        self.norm = layers.BatchNormalization(name="own_norm")
+
+    def call(self, x):
+        return self.norm(self.conv(x))
+
+
+def kept_norms(layer):
+    return layer.name.endswith("norm")
+
+
+@pytest.mark.parametrize("norm", ["gn", None])
+def test_convolutions_before_a_norm_that_is_kept_are_left(norm):
+    """Its moving statistics are those of the kernel as it is."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, name="conv")(inputs))
+    x = layers.TimeDistributed(layers.BatchNormalization(name="in_norm"))(
+        layers.TimeDistributed(layers.Conv1D(8, 3, name="in_conv"))(x)
+    )
+    model = randomize(keras.Model(inputs, Frozen(name="own")(x)))
+    for layer in model._flatten_layers():
+        layer.trainable = not kept_norms(layer)
+    converted, report = convert(model, norm=norm, keep=kept_norms if norm else ())
+    assert report.count("replaced") == 0
+    for name in ("conv", "in_conv", "own_conv"):
+        assert "is kept" in next(c.reason for c in report.changes if c.name.endswith(name))
+    np.testing.assert_array_equal(converted(images()), model(images()))
+
+
+def test_convolutions_before_a_trained_norm_are_standardized_on_request():
+    converted, report = convert(resnet(batch_norm), norm=None)
+    assert report.count("replaced") == 6
+    assert type(converted.get_layer("norm0")) is layers.BatchNormalization
+
+
+def test_groups_of_few_numbers_are_warned_of():
+    inputs = keras.Input((8, 8, 64))
+    x = layers.BatchNormalization(name="enough")(inputs)
+    x = layers.BatchNormalization(name="few")(layers.AveragePooling2D(4)(x))
+    _, report = convert(keras.Model(inputs, x))
+    assert [note for note in report.notes if "few: 8" in note] == report.notes != []
+    _, report = convert(keras.Model(inputs, x), groups=8)
+    assert report.notes == []
+
+
+def test_layers_with_a_lora_delta_are_left():
+    model = resnet(stock_norm)
+    model.get_layer("conv0").enable_lora(2)
+    model.get_layer("conv0").lora_kernel_b.assign_add(
+        np.ones(model.get_layer("conv0").lora_kernel_b.shape)
+    )
+    converted, report = convert(model, norm=None)
+    assert "LoRA" in changes(report)["conv0"].reason
+    np.testing.assert_allclose(
+        converted.get_layer("conv0").kernel, model.get_layer("conv0").kernel, rtol=1e-6
+    )

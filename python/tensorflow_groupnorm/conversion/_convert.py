@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 import keras
 
 from ..variants import check_variant
-from . import _rules
-from ._graph import functional
-from ._rebuild import Rebuilder
+from . import _arguments, _converted, _copy, _edit, _rules
+from ._decide import decide
 from ._report import ConversionReport
+from ._walk import at, functional, walk
 
 _DEFAULT_GROUPS = 32
 
@@ -27,6 +27,7 @@ def convert(
     layer_normalization: bool = False,
     fuse: bool = True,
     keep: Iterable[str] | Callable[[keras.Layer], bool] = (),
+    in_place: bool = False,
     report: Callable[[ConversionReport], object] | None = print,
 ) -> keras.Model:
     """Returns a copy of a model with GroupNorm and weight standardization in it.
@@ -35,24 +36,31 @@ def convert(
 
     - `BatchNormalization` becomes `tfgn.layers.GroupNormalization` with its gamma, beta, epsilon,
       trainability and dtype. The moving statistics have no counterpart: the new model has to be
-      fine-tuned.
+      fine-tuned. Where a mask reaches the layer, it is used as before (`use_mask=True`).
     - A stock `GroupNormalization` becomes the fused layer, with its own groups. The outputs stay
       the same if `weight_standardization` is None.
     - `LayerNormalization` normalizes each position by itself and is kept, unless asked otherwise.
     - Convolutions that a normalization follows become standardized ones with the same weights.
       Others stay as they are: without a normalization behind it a standardized kernel multiplies
       the scale of its input by about the square root of its fan-in (`"nfnet"` and `"timm_scaled"`
-      divide by it; with them only the convolutions at the outputs are left).
+      divide by it; with them only the convolutions at the outputs are left). A batch normalization
+      that is kept does not count: its moving statistics are those of the old kernel.
     - A ReLU or SiLU, and an addition of two tensors of one shape, that alone read the output of a
       replaced normalization become part of it: `relu(norm(x) + shortcut)` is one layer, under the
       name of the normalization. An operation that gives an output of the model stays.
 
     Where the groups do not divide the channels, the largest divisor below is taken.
 
+    The new model saves and loads as what it is, whatever it is made of. A layer or model of a class
+    with a `call` of its own is of a class derived from that class, with its methods; its config has
+    the config of the original and the changes. Loading needs `import tensorflow_groupnorm` and, as
+    always, the modules that register the model's own classes.
+
     Args:
         model: a built Keras model: functional, `Sequential`, subclassed, or nested. It is not
-            changed. In a subclassed model or layer the layers that `__init__` puts into
-            attributes, lists and dicts are replaced; nothing is fused.
+            changed. Under a layer or model with a `call` of its own, the layers that are made in
+            `__init__` or `build` and held in attributes, lists, dicts and plain objects are
+            replaced; nothing is fused.
         norm: `"gn"`, or None to leave the normalizations.
         weight_standardization: the name of a variant, see `tfgn.standardize_weights`; a dict with
             `variant` and, optionally, `epsilon` and `gain`; or None to leave the convolutions.
@@ -65,16 +73,19 @@ def convert(
         fuse: whether to take activations and additions into the normalizations.
         keep: names of layers to leave as they are, or a function from a layer to whether to
             leave it.
+        in_place: whether to change the model itself and return it, instead of a copy: for models
+            that cannot be made from a config. Other models that share layers with it must not be
+            saved afterwards.
         report: is called with the `ConversionReport`: what was replaced, fused and kept, and why.
             `print` by default; None for no report.
 
     Returns:
-        The new model, of the class and the name of the given one, compiled if that is, with a new
-        optimizer.
+        The new model, an instance of the class of the given one and of its name, compiled if that
+        is, with a new optimizer.
 
     Raises:
-        TypeError: if `model` is no Keras model.
-        ValueError: if it is not built, cannot be made from its config, or an argument is invalid.
+        TypeError: if `model` is no Keras 3 model.
+        ValueError: if it is not built, cannot be copied, or an argument is invalid.
 
     References:
         - [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494)
@@ -95,13 +106,76 @@ def convert(
         keep=_keep(model, keep),
     )
     summary = ConversionReport(model.name)
-    converted = Rebuilder(options, summary).convert(model)
+    with _copy.own_objects_known(model):
+        converted = _convert(model, options, summary, in_place)
     if report is not None:
         report(summary)
     return converted
 
 
+def _convert(model, options, report, in_place) -> keras.Model:
+    """Copies, decides, changes the copy, and carries over the state."""
+    new, pairs = model, []
+    if not in_place:
+        new, notes = _copy.copy(model)
+        report.notes += notes
+        pairs = _copy.counterparts(model, new)
+    changes = decide(model, options, report)
+    replaced = {change.path: change.layer for change in changes}
+    for path, old, other in pairs:
+        if path not in replaced:
+            _copy.copy_state(old, other)
+        other.trainable = old.trainable
+        other._remat_mode = old._remat_mode
+    originals = {path: at(model, path) for path in replaced}
+    records = [
+        (at(new, start), _converted.describe(at(model, start), inside))
+        for start, inside in _by_recorder(new, changes).items()
+    ]
+    _edit.apply(new, changes)
+    for path, old in originals.items():
+        _copy.copy_replaced(old, replaced[path])
+        replaced[path].trainable = old.trainable
+        replaced[path]._remat_mode = old._remat_mode
+    for layer, conversion in records:
+        _converted.mark(layer, conversion)
+    # Last, for an optimizer goes by what is trainable.
+    for old, other in [(old, other) for _, old, other in pairs] or [(model, model)]:
+        if isinstance(old, keras.Model) and old.compiled:
+            _compile(old, other, report)
+    return new
+
+
+def _by_recorder(model, changes) -> dict:
+    """Returns the changes by the paths to the layers whose configs have to tell of them.
+
+    The config of a model of Keras' own class describes the layers inside as they are. Under a layer
+    or model of another class, its own config does not.
+    """
+    recorders = {}
+    for change in changes:
+        for i in range(len(change.path)):
+            holder = at(model, change.path[:i])
+            if isinstance(holder, keras.Layer) and not _copy.has_config_of_keras(holder):
+                start = change.path[:i]
+                recorders.setdefault(start, []).append(change.below(start))
+                break
+    return recorders
+
+
+def _compile(old, new, report):
+    try:
+        _arguments.compile_like(old, new)
+    except _arguments.NotCopiedError as error:
+        report.notes.append(f"{old.name} is not compiled: {error}")
+
+
 def _check_model(model):
+    if any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(model).__mro__):
+        raise TypeError(
+            "`model` must be a model of Keras 3. Received a model of tf-keras: save it with "
+            "model.save('old.h5'), and `tfgn convert old.h5 new.keras` reads that file"
+        )
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"`model` must be a keras.Model. Received: model={model!r} of {type(model)}"
@@ -151,7 +225,7 @@ def _keep(model, keep) -> Callable[[keras.Layer], bool]:
     if callable(keep):
         return keep
     names = {keep} if isinstance(keep, str) else set(keep)
-    known = {layer.name for layer in model._flatten_layers()}
+    known = {layer.name for _, layer in walk(model)}
     for name in sorted(names - known):
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"; close are {', '.join(map(repr, close))}" if close else ""

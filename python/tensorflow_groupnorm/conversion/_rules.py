@@ -12,7 +12,7 @@ from .. import layers
 from ..layers._kernels import KernelStandardization, output_axes
 from ..variants import VARIANTS
 from ._arguments import config_of
-from ._graph import AT_OUTPUT, BEFORE_KERNEL, NORMALIZATIONS
+from ._network import AT_OUTPUT, BEFORE_KEPT, BEFORE_KERNEL, NORMALIZATIONS
 
 _CARRIED = (
     *("name", "trainable", "dtype", "epsilon", "center", "scale"),
@@ -34,6 +34,15 @@ _CONVOLUTIONS = (*_STANDARDIZED, *_WRAPPED)
 
 #: Said of convolutions in a layer that has normalizations as well.
 ASSUMED = "what follows it in call() is not known; taken to be a normalization"
+
+#: Said of layers that a model holds, but does not call in its graph.
+OUTSIDE = "it is not in the graph of its model; what follows it is not known"
+
+#: The variables of a batch normalization that no other has a use for.
+MOVING_STATISTICS = ("moving_mean", "moving_variance")
+
+#: Statistics of fewer numbers are noise: their relative standard error is above 1 / sqrt(32).
+FEWEST_NUMBERS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +69,27 @@ class Decision:
         result: the replacement in words.
         reason: why the layer is kept, or what differs from what was asked for.
         drops: names of weights that the replacement has no use for.
+        few: how many numbers a group has, where they are fewer than `FEWEST_NUMBERS`.
     """
 
     make: Callable | None = None
     result: str = ""
     reason: str = ""
     drops: tuple[str, ...] = ()
+    few: int | None = None
+
+
+def counts(layer, options: Options) -> bool:
+    """Whether a normalization takes back the scale that a standardized kernel gives its input.
+
+    Layer, RMS and group normalization do. Batch normalization does not while it uses the moving
+    statistics, which are those of the old kernel: it has to be replaced, or to be trained on.
+    """
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return True
+    if options.norm is None:
+        return layer.trainable and not options.keep(layer)
+    return normalization(layer, options).make is not None
 
 
 def concerns(layer, options: Options) -> bool:
@@ -91,10 +115,18 @@ def describe(layer) -> str:
 # Normalizations
 
 
-def normalization(layer, options: Options) -> Decision:
-    """Decides about a normalization layer that is built."""
+def normalization(layer, options: Options, masked: bool = False) -> Decision:
+    """Decides about a normalization layer.
+
+    Args:
+        layer: the layer.
+        options: what the user asked for.
+        masked: whether its input has a mask.
+    """
     if options.keep(layer):
         return Decision(reason="named in `keep`")
+    if not layer.built:
+        return Decision(reason="it is never called: its channels are not known")
     kind = type(layer)
     if kind is keras.layers.GroupNormalization:
         config = config_of(layer)
@@ -113,7 +145,7 @@ def normalization(layer, options: Options) -> Decision:
         reason = "statistics over all positions, instead of each position's own"
         return _to_group_normalization(layer, options, reason)
     if kind is keras.layers.BatchNormalization:
-        return _to_group_normalization(layer, options)
+        return _to_group_normalization(layer, options, masked=masked)
     return Decision(reason="only Keras' own Batch-, Layer- and GroupNormalization are replaced")
 
 
@@ -129,7 +161,9 @@ def _why_keep_layer_normalization(layer, options: Options) -> str | None:
     return None
 
 
-def _to_group_normalization(layer, options: Options, reason: str = "") -> Decision:
+def _to_group_normalization(
+    layer, options: Options, reason: str = "", masked: bool = False
+) -> Decision:
     axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
     shape = _input_shape(layer)
     channels = shape[axis]
@@ -140,17 +174,29 @@ def _to_group_normalization(layer, options: Options, reason: str = "") -> Decisi
     arguments, note = _choose_groups(channels, values, options)
     config = {key: value for key, value in config_of(layer).items() if key in _CARRIED}
     config |= arguments | {"axis": axis}
+    mask_note = ""
+    if masked:
+        config["use_mask"] = True
+        mask_note = "masked positions take no part in its statistics (use_mask=True)"
     if options.epsilon is not None:
         config["epsilon"] = options.epsilon
     batch = isinstance(layer, keras.layers.BatchNormalization)
+    few = values is not None and values * (channels // _groups(channels, **arguments))
     return Decision(
         lambda activation=None: layers.GroupNormalization.from_config(
             {**config, "activation": activation}
         ),
         f"GroupNormalization, {_division_text(channels, **arguments)}",
-        "; ".join(filter(None, (reason, note))),
-        ("moving_mean", "moving_variance") if batch else (),
+        "; ".join(filter(None, (reason, note, mask_note))),
+        MOVING_STATISTICS if batch else (),
+        few if few and few < FEWEST_NUMBERS else None,
     )
+
+
+def _groups(channels: int, groups: int | None = None, group_size: int | None = None) -> int:
+    if group_size is not None:
+        return channels // group_size
+    return channels if groups == -1 else groups
 
 
 def _choose_groups(channels: int, values: int | None, options: Options):
@@ -193,14 +239,21 @@ def _division_text(channels: int, groups: int | None = None, group_size: int | N
 
 
 def _input_shape(layer) -> tuple:
-    return tuple(layer.get_build_config()["input_shape"])
+    """Returns the shape that a normalization was built for; where that is not known, its rank."""
+    build_config = layer.get_build_config() or {}
+    if "input_shape" in build_config:
+        return tuple(build_config["input_shape"])
+    axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+    shape = [None] * (axis + 2 if axis >= 0 else 1 - axis)
+    shape[axis] = next(iter(layer.weights)).shape[0] if layer.weights else None
+    return tuple(shape)
 
 
 # Layers with a kernel
 
 
 def kernel(layer, options: Options, not_normalized: str | None) -> Decision:
-    """Decides about a layer with a kernel that is built.
+    """Decides about a layer with a kernel.
 
     Args:
         layer: the layer.
@@ -211,18 +264,24 @@ def kernel(layer, options: Options, not_normalized: str | None) -> Decision:
         return Decision(reason="named in `keep`")
     if isinstance(layer, KernelStandardization):
         return Decision(reason="standardized already")
+    if not layer.built:
+        return Decision(reason="it is never called: its kernel does not exist")
     if isinstance(layer, keras.layers.Dense):
         return Decision(reason="weight standardization is for convolutions")
     if type(layer) not in _CONVOLUTIONS:
         return Decision(reason="only Keras' own convolutions are replaced")
     if layer.quantization_mode is not None:
         return Decision(reason="its kernel is quantized")
+    if getattr(layer, "lora_enabled", False):
+        return Decision(reason="it has a LoRA delta beside its kernel")
     for name, axes in output_axes(layer).items():
         shape = tuple(getattr(layer, name).shape)
         if math.prod(shape) == math.prod(shape[axis] for axis in axes):
             return Decision(reason=f"one weight per output channel in its {name}: it would be 0")
     scaled = VARIANTS[options.standardization["variant"]].scale_by_fan_in
-    if not_normalized == AT_OUTPUT or (not_normalized == BEFORE_KERNEL and not scaled):
+    if not_normalized in (AT_OUTPUT, OUTSIDE, BEFORE_KEPT):
+        return Decision(reason=not_normalized)
+    if not_normalized == BEFORE_KERNEL and not scaled:
         return Decision(reason=not_normalized)
     make, result = _standardized(layer, options.standardization)
     return Decision(make, result, not_normalized if not_normalized == ASSUMED else "")

@@ -1,0 +1,112 @@
+"""What the package needs of Keras beyond its public interface, under names of its own."""
+
+from __future__ import annotations
+
+import contextlib
+
+import keras
+from keras.src.activations import activations as _activations
+from keras.src.backend import get_keras_mask
+from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.models.functional import make_node_key as _make_node_key
+from keras.src.ops import nn as _nn
+from keras.src.ops import numpy as _numpy
+from keras.src.ops.function import map_graph as _map_graph
+from keras.src.ops.node import Node
+from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.utils import is_default
+from keras.src.utils.tracking import DotNotTrackScope as _NotTracking
+
+__all__ = [
+    "AddOperation",
+    "Functional",
+    "Node",
+    "ReluOperations",
+    "SafeModeScope",
+    "SiluOperation",
+    "build_by_run",
+    "functional_like_constructor",
+    "get_keras_mask",
+    "is_default",
+    "is_in_graph",
+    "name_scopes",
+    "refresh_graph",
+    "replace_tracked",
+]
+
+#: The operations of `keras.ops.add`, `keras.activations.relu` and so on in a functional model.
+AddOperation = _numpy.Add
+ReluOperations = (_activations.ReLU, _nn.Relu)
+SiluOperation = _nn.Silu
+
+
+def is_in_graph(functional: Functional, node: Node) -> bool:
+    """Returns whether a call is part of a functional model."""
+    index = node.operation._inbound_nodes.index(node)
+    return _make_node_key(node.operation, index) in functional._nodes
+
+
+def refresh_graph(functional: Functional):
+    """Lets a functional model take note of calls that were changed between inputs and outputs."""
+    before = {id(layer) for layer in functional.layers}
+    with _NotTracking():
+        (
+            functional._nodes,
+            functional._nodes_by_depth,
+            functional._operations,
+            functional._operations_by_depth,
+        ) = _map_graph(functional._inputs, functional._outputs)
+    after = functional.layers
+    known = before | {id(layer) for layer in after}
+    others = [layer for layer in functional._layers if id(layer) not in known]
+    # In the order of a model that is loaded from its config: optimizers go by that of the weights.
+    for layer in list(functional._layers):
+        functional._tracker.untrack(layer)
+    with _unlocked(functional):
+        for layer in [*after, *others]:
+            functional._tracker.track(layer)
+
+
+def replace_tracked(holder: keras.Layer, old: keras.Layer, new: keras.Layer):
+    """Lets a layer track another layer in the place of one, if it tracks that."""
+    tracker = holder._tracker
+    if not tracker.is_in_store("layers", old):
+        return
+    if tracker.is_in_store("layers", new):
+        tracker.untrack(old)
+    else:
+        tracker.replace_tracked_value("layers", old, new)
+
+
+@contextlib.contextmanager
+def _unlocked(layer):
+    locked, layer._tracker.locked = layer._tracker.locked, False
+    try:
+        yield
+    finally:
+        layer._tracker.locked = locked
+
+
+@contextlib.contextmanager
+def name_scopes(path: str):
+    """Opens the name scopes of a path: the variables of layers that are built have it in theirs."""
+    with contextlib.ExitStack() as stack:
+        for name in filter(None, path.split("/")):
+            stack.enter_context(keras.name_scope(name))
+        yield
+
+
+def build_by_run(layer: keras.Layer, build_config: dict) -> bool:
+    """Builds a layer without a `build` of its own, and the layers inside, by tracing its `call`.
+
+    Returns:
+        Whether that succeeded.
+    """
+    with layer._open_name_scope():
+        return _build_by_run(layer, build_config)
+
+
+def _build_by_run(layer, build_config):
+    if "input_shape" in build_config:
+        return layer._build_by_run_for_single_pos_arg(build_config["input_shape"])
+    return layer._build_by_run_for_kwargs(build_config.get("shapes_dict", {}))

@@ -1,0 +1,169 @@
+"""Models and layers of the user's own classes that were converted, and how they are loaded.
+
+Their own config knows nothing of the layers that were replaced inside. A converted one is of a
+class derived from its own, whose config has the old one and the changes: loading makes the original
+from its config, and changes it in the same way.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+
+import keras
+
+from ..layers._common import register
+from . import _edit
+from ._change import Build, Change
+from ._walk import Path, at, walk
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """How a layer was converted.
+
+    Attributes:
+        original: the serialized layer as it was, or the error that serializing it raised.
+        changes: what was changed, with paths from the layer.
+        builds: how the layers that hold what was changed were built, by their paths, outer ones
+            first.
+    """
+
+    original: dict | Exception
+    changes: list[Change]
+    builds: dict[Path, Build]
+
+
+def describe(layer: keras.Layer, changes: list[Change]) -> Conversion:
+    """Returns how a layer is about to be converted.
+
+    Args:
+        layer: the layer, not changed yet.
+        changes: with paths from it.
+    """
+    try:
+        original = keras.saving.serialize_keras_object(layer)
+        original.pop("compile_config", None)
+        original.pop("build_config", None)
+    except Exception as error:
+        original = error
+    holders = {change.path[:i] for change in changes for i in range(len(change.path))}
+    layers = {path: at(layer, path) for path in sorted(holders, key=len)}
+    builds = {p: Build.of(held) for p, held in layers.items() if isinstance(held, keras.Layer)}
+    return Conversion(original, changes, builds)
+
+
+def mark(layer: keras.Layer, conversion: Conversion):
+    """Lets a layer that was changed be saved and loaded as what it is now."""
+    kind = type(layer)
+    layer.__class__ = _derived(kind.__bases__[1] if issubclass(kind, Converted) else kind)
+    object.__setattr__(layer, "_conversion", conversion)
+
+
+@register(name="Converted")
+class Converted:
+    """Put before the class of a layer that was converted; registered for serialization."""
+
+    def get_config(self) -> dict:
+        """Returns the config of the original, the changes and what is frozen.
+
+        Raises:
+            NotImplementedError: if the original could not be serialized.
+        """
+        conversion = self._conversion
+        if isinstance(conversion.original, Exception):
+            raise NotImplementedError(
+                f"The {type(self).__name__} {self.name!r} was converted and cannot be saved, as "
+                f"it could not be before: {conversion.original}"
+            ) from conversion.original
+        return {
+            "name": self.name,
+            "original": copy.deepcopy(conversion.original),
+            "builds": [
+                {"path": list(path), **dataclasses.asdict(build)}
+                for path, build in conversion.builds.items()
+            ],
+            "changes": [_to_config(change) for change in conversion.changes],
+            "frozen": [list(path) for path, layer in walk(self) if not layer.trainable],
+        }
+
+    @staticmethod
+    def from_config(config: dict, custom_objects=None) -> keras.Layer:
+        """Makes the original from its config and changes it.
+
+        Raises:
+            ValueError: if the original is not made of the layers that were changed.
+        """
+        serialized = config["original"]
+        layer = keras.saving.deserialize_keras_object(serialized, custom_objects=custom_objects)
+        builds = {tuple(entry["path"]): _build(entry) for entry in config["builds"]}
+        changes = [_from_config(entry, custom_objects) for entry in config["changes"]]
+        try:
+            for path, build in builds.items():
+                build.apply(at(layer, path))
+            for change, entry in zip(changes, config["changes"], strict=True):
+                kind = type(at(layer, change.path)).__name__
+                if kind != entry["replaces"]:
+                    raise LookupError(f"{entry['replaces']} was replaced there, now it is {kind}")
+            conversion = Conversion(serialized, changes, builds)
+            _edit.apply(layer, changes)
+        except LookupError as error:
+            raise ValueError(
+                f"The {serialized['class_name']} {config['name']!r} was converted, and its class "
+                f"makes other layers now than it did then: {error}"
+            ) from error
+        mark(layer, conversion)
+        layer.name = config["name"]
+        frozen = {tuple(path) for path in config["frozen"]}
+        for path, inside in list(walk(layer)):
+            inside.trainable = path not in frozen
+        return layer
+
+
+@functools.cache
+def _derived(kind: type) -> type:
+    body = {"__module__": __name__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    # By the class name `.weights.h5` files address what is in a list.
+    return register(name="Converted")(type(kind)(kind.__name__, (Converted, kind), body))
+
+
+def _to_config(change: Change) -> dict:
+    layer = keras.saving.serialize_keras_object(change.layer)
+    layer.pop("build_config", None)
+    return {
+        "path": list(change.path),
+        "replaces": change.replaces,
+        "layer": layer,
+        "build": dataclasses.asdict(change.build),
+        "addition": change.addition and list(change.addition),
+        "norm_input": change.norm_input,
+        "activation": change.activation and list(change.activation),
+    }
+
+
+def _from_config(entry: dict, custom_objects) -> Change:
+    return Change(
+        path=tuple(entry["path"]),
+        layer=keras.saving.deserialize_keras_object(entry["layer"], custom_objects=custom_objects),
+        replaces=entry["replaces"],
+        build=_build(entry["build"]),
+        addition=entry["addition"] and tuple(entry["addition"]),
+        norm_input=entry["norm_input"],
+        activation=entry["activation"] and tuple(entry["activation"]),
+    )
+
+
+def _build(entry: dict) -> Build:
+    return Build(_shapes(entry["config"]), entry["scope"])
+
+
+def _shapes(build_config):
+    """Returns a build config with the shapes as tuples, which JSON has as lists."""
+    if isinstance(build_config, dict):
+        return {key: _shapes(value) for key, value in build_config.items()}
+    if isinstance(build_config, list) and all(
+        item is None or isinstance(item, int) for item in build_config
+    ):
+        return tuple(build_config)
+    return build_config

@@ -1,0 +1,221 @@
+"""Copies a model, and the state of its layers to another model with the same ones."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import warnings
+
+import keras
+import tensorflow as tf
+
+from .._keras import Functional, SafeModeScope, functional_like_constructor
+from . import _arguments, _rules
+from ._change import Build
+from ._walk import TRACKED, Path, at, dotted, functional, walk
+
+_IN_PLACE = "`tfgn.convert(model, in_place=True)` changes the model itself, without a copy."
+
+
+class NotCopiedError(ValueError):
+    """A model or layer cannot be copied; the message says what, why and what to do."""
+
+
+def copy(model: keras.Model) -> tuple[keras.Model, list[str]]:
+    """Returns a copy of a model, without its weights, and sentences on what it lacks."""
+    return _Copier().copy(model)
+
+
+def has_config_of_keras(layer: keras.Layer) -> bool:
+    """Whether Keras' own config of a layer describes the layers inside as they are."""
+    kind = type(layer)
+    if kind.__module__.partition(".")[0] == "keras":
+        return True
+    if isinstance(layer, Functional):
+        return functional_like_constructor(kind) and kind.get_config is Functional.get_config
+    return False
+
+
+@contextlib.contextmanager
+def own_objects_known(model: keras.Layer):
+    """Lets configs hold layers and functions of the user's own that are registered nowhere."""
+    layers = [layer for _, layer in walk(model)]
+    values = [value for layer in layers for value in vars(layer).values()]
+    # The configs come from objects of this process: a lambda in them is no risk.
+    scope = keras.saving.custom_object_scope(_arguments.own_objects(layers + values))
+    with SafeModeScope(False), scope, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        warnings.filterwarnings("ignore", r"`build\(\)` was called on layer")
+        warnings.filterwarnings("ignore", "Model .* had a build config")
+        yield
+
+
+class _Copier:
+    def __init__(self):
+        self._made = {}
+        self._notes = []
+
+    def copy(self, model):
+        return self._layer(model), self._notes
+
+    def _layer(self, layer):
+        if id(layer) not in self._made:
+            self._made[id(layer)] = self._new(layer)
+        return self._made[id(layer)]
+
+    def _new(self, layer):
+        if functional(layer) is not None and has_config_of_keras(layer):
+            return self._sequential(layer) if _is_sequential(layer) else self._functional(layer)
+        if functional(layer) is None:
+            return _named_like(layer, _from_config(layer))
+        new = _with_its_graph(layer)
+        if new is not None:
+            return _named_like(layer, new)
+        plain = "Sequential" if _is_sequential(layer) else "Functional"
+        self._notes.append(
+            f"{layer.name} is a plain {plain} model now: its class {type(layer).__name__} cannot "
+            f"be made from its config. {_IN_PLACE}"
+        )
+        return self._sequential(layer) if _is_sequential(layer) else self._functional(layer)
+
+    def _functional(self, model):
+        inputs = keras.tree.map_structure(_input_like, model.input)
+        with _taken_for_not_compiled(model):
+            return keras.models.clone_model(model, inputs, clone_function=self._layer)
+
+    def _sequential(self, model):
+        layers = [_input_like(model._functional.inputs[0]), *map(self._layer, model.layers)]
+        return keras.Sequential(layers, name=model.name)
+
+
+def _is_sequential(layer) -> bool:
+    return isinstance(layer, keras.Sequential)
+
+
+def _named_like(old, new):
+    new.name = old.name  # Not every config has it.
+    return new
+
+
+def _from_config(layer):
+    if type(layer) is keras.layers.Lambda:
+        return _copy_lambda(layer)
+    try:
+        return type(layer).from_config(_arguments.config_of(layer))
+    except Exception as error:
+        said = _arguments.first_paragraph(error) or type(error).__name__
+        raise NotCopiedError(
+            f"The {type(layer).__name__} {layer.name!r} cannot be copied: its `get_config` must "
+            f"return the arguments of its `__init__`. {_IN_PLACE} Python says: {said}"
+        ) from error
+
+
+def _with_its_graph(model):
+    """Returns a copy of a model of the user's own class whose constructor makes the graph."""
+    try:
+        new = _from_config(model)
+    except NotCopiedError:
+        return None
+    return new if functional(new) is not None and _kinds(new) == _kinds(model) else None
+
+
+def _kinds(model) -> list[type]:
+    return [type(operation) for operation in functional(model).operations]
+
+
+def _copy_lambda(layer):
+    # Its config has the code of a lambda without the globals that the code needs.
+    return keras.layers.Lambda(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=layer.arguments,
+        name=layer.name,
+        trainable=layer.trainable,
+        dtype=layer.dtype_policy,
+    )
+
+
+@contextlib.contextmanager
+def _taken_for_not_compiled(model):
+    """Keeps Keras from compiling a clone, which it does by its config; see `compile_like`."""
+    compiled, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = compiled
+
+
+def _input_like(tensor):
+    operation = tensor._keras_history.operation
+    if isinstance(operation, keras.layers.InputLayer):
+        return type(operation).from_config(operation.get_config()).output
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+
+
+# The layers of a copy, and their state
+
+
+def counterparts(model: keras.Model, new: keras.Model) -> list[tuple[Path, keras.Layer, object]]:
+    """Returns, for each layer of a model, its path, itself and the layer of the copy.
+
+    The layers of the copy are built on the way, so that those that a `build` makes exist.
+
+    Raises:
+        NotCopiedError: if the copy is not made of the same layers.
+    """
+    pairs = []
+    for path, old in walk(model):
+        try:
+            other = at(new, path)
+        except LookupError:
+            if not (old.weights or TRACKED not in path):
+                continue
+            raise NotCopiedError(
+                f"The model {model.name!r} cannot be copied: a copy made from its config has no "
+                f"{dotted(path)}, a {type(old).__name__}. {_IN_PLACE}"
+            ) from None
+        if type(other) is not type(old) and functional(old) is None:
+            raise NotCopiedError(
+                f"The model {model.name!r} cannot be copied: {dotted(path)} is a "
+                f"{type(old).__name__} in the model, and a {type(other).__name__} in a copy made "
+                f"from its config. {_IN_PLACE}"
+            )
+        Build.of(old).apply(other)
+        pairs.append((path, old, other))
+    return pairs
+
+
+def copy_state(old: keras.Layer, new: keras.Layer):
+    """Copies the variables and assets of a layer, without those of the layers inside."""
+    if not old.built or old is new:
+        return
+    store = {}
+    old.save_own_variables(store)
+    if store:
+        try:
+            new.load_own_variables(store)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise NotCopiedError(
+                f"The weights of the {type(old).__name__} {old.name!r} do not fit into a copy made "
+                f"from its config: {_arguments.first_paragraph(error)} {_IN_PLACE}"
+            ) from error
+    for name, value in vars(old).items():
+        if isinstance(value, tf.Variable):
+            getattr(new, name).assign(value)
+    if hasattr(old, "save_assets") and not old._layers:
+        with tempfile.TemporaryDirectory() as folder:
+            old.save_assets(folder)
+            new.load_assets(folder)
+
+
+def copy_replaced(old: keras.Layer, new: keras.Layer):
+    """Copies the variables of a layer to the one that takes its place, but for moving statistics.
+
+    A normalization has fewer variables than the one it replaces, a standardized kernel a gain.
+    """
+    if isinstance(new, keras.layers.Wrapper):
+        new = new.layer
+    for variable in old.weights:
+        if variable.name not in _rules.MOVING_STATISTICS:
+            getattr(new, variable.name).assign(variable)

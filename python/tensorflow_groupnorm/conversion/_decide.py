@@ -1,0 +1,191 @@
+"""Decides what becomes of each layer of a model, which stays as it is."""
+
+from __future__ import annotations
+
+import collections
+
+import keras
+
+from .._keras import get_keras_mask
+from . import _fusion, _rules
+from ._change import Build, Change
+from ._network import (
+    AT_OUTPUT,
+    BEFORE_KEPT,
+    BEFORE_KERNEL,
+    NORMALIZATIONS,
+    Graph,
+    Network,
+)
+from ._report import FUSED, KEPT, REPLACED, ConversionReport, LayerChange
+from ._walk import TRACKED, Path, captured, children, functional, walk
+
+_OPAQUE = (keras.layers.SpectralNormalization,)
+_UNREACHED = "a function or a set holds it, in which it cannot be replaced"
+
+
+def decide(model: keras.Model, options: _rules.Options, report: ConversionReport) -> list[Change]:
+    """Returns what is to be changed in a model.
+
+    Args:
+        model: the model; it is not changed.
+        options: what the user asked for.
+        report: is filled with what is replaced, fused and kept, and why.
+    """
+    return _Decider(model, options, report).changes
+
+
+class _Decider:
+    def __init__(self, model, options, report):
+        self._options = options
+        self._report = report
+        self._network = Network(list(walk(model)))
+        self._outputs = [] if functional(model) is None else functional(model).outputs
+        self._holders = _holders(model)
+        self._taken = set()
+        self._seen = set()
+        self._few = []
+        self.changes = []
+        self._visit(model, (), "", None)
+        self._note_unreached(model)
+        self._note_few_numbers()
+
+    def _visit(self, layer, path: Path, scope: str, reasons: list[str | None] | None):
+        """Decides about a layer and those inside.
+
+        Args:
+            layer: the layer or model.
+            path: where it is.
+            scope: the names of what it is inside, for the report.
+            reasons: for each of its outputs, why no normalization follows, or None if one does;
+                None for the model that is converted.
+        """
+        if id(layer) in self._seen:
+            return
+        self._seen.add(id(layer))
+        inside = f"{scope}{layer.name}/" if reasons is not None else ""
+        if _rules.concerns(layer, self._options):
+            if isinstance(layer, NORMALIZATIONS):
+                self._normalization(layer, path, scope)
+            else:
+                reason = next(filter(None, reasons), None)
+                self._kernel(layer, path, scope, reason)
+        elif functional(layer) is not None:
+            self._graph(layer, path, inside, reasons)
+        elif not isinstance(layer, _OPAQUE):
+            self._composite(layer, path, inside, reasons)
+
+    def _graph(self, model, path, scope, reasons):
+        graph = Graph(functional(model), self._counts, reasons)
+        for below, child in children(model):
+            if below[0] in ("operations", "layers"):
+                self._visit(child, path + below, scope, graph.reasons(child))
+        for below, child in children(model):
+            self._visit(child, path + below, scope, [_rules.OUTSIDE] * _outputs_of(child))
+
+    def _composite(self, layer, path, scope, reasons):
+        """Decides about a layer that calls other layers in code of its own."""
+        inside = [child for _, child in walk(layer)][1:]
+        norms = [norm for norm in inside if isinstance(norm, NORMALIZATIONS) and norm.built]
+        reason = AT_OUTPUT if reasons is None else next(filter(None, reasons), None)
+        if norms:
+            counts = all(self._counts(norm) for norm in norms)
+            reason = _rules.ASSUMED if counts else BEFORE_KEPT
+        elif sum(_rules.has_own_kernel(child) for child in inside) > 1:
+            reason = BEFORE_KERNEL
+        for below, child in children(layer):
+            self._visit(child, path + below, scope, [reason] * _outputs_of(child))
+
+    # Layers that concern the conversion
+
+    def _normalization(self, layer, path, scope):
+        decision = _rules.normalization(layer, self._options, self._is_masked(layer))
+        if decision.make is None:
+            self._note(layer, scope, KEPT, decision)
+            return
+        fusion = self._fusion(layer)
+        self._note(layer, scope, REPLACED, decision)
+        for name in decision.drops:
+            self._report.dropped[name] = self._report.dropped.get(name, 0) + 1
+        for operation in fusion.absorbed:
+            part = "residual" if operation is fusion.addition else fusion.activation
+            kind = type(operation).__name__
+            name = scope + operation.name
+            change = LayerChange(name, kind, FUSED, f"{part} of the normalization")
+            self._report.changes.append(change)
+        if decision.few:
+            self._few.append((scope + layer.name, decision.few))
+        addition, activation = (
+            None if operation is None else self._network.path(operation)
+            for operation in (fusion.addition, fusion.activation_operation)
+        )
+        self._change(
+            *(layer, path, decision.make(fusion.activation)),
+            addition=addition,
+            norm_input=fusion.norm_input,
+            activation=activation,
+        )
+
+    def _change(self, layer, path, new, **fusion):
+        self.changes.append(Change(path, new, type(layer).__name__, Build.of(layer), **fusion))
+
+    def _fusion(self, layer):
+        fused = self._options.fuse and self._options.norm is not None
+        if not fused or self._holders[id(layer)] > 1:
+            return _fusion.Fusion()
+        fusion = _fusion.find(self._network, layer, self._outputs, self._taken)
+        self._taken.add(id(fusion.addition))
+        return fusion
+
+    def _kernel(self, layer, path, scope, reason):
+        decision = _rules.kernel(layer, self._options, reason)
+        if decision.make is None:
+            self._note(layer, scope, KEPT, decision)
+            return
+        self._note(layer, scope, REPLACED, decision)
+        self._change(layer, path, decision.make())
+
+    def _counts(self, norm) -> bool:
+        return _rules.counts(norm, self._options)
+
+    def _is_masked(self, layer) -> bool:
+        inputs = [tensor for node in self._network.calls(layer) for tensor in node.input_tensors]
+        return any(get_keras_mask(tensor) is not None for tensor in inputs)
+
+    # The report
+
+    def _note(self, layer, scope, action, decision):
+        kind = _rules.describe(layer)
+        change = LayerChange(scope + layer.name, kind, action, decision.result, decision.reason)
+        self._report.changes.append(change)
+
+    def _note_unreached(self, model):
+        for path, layer in list(walk(model)):
+            unreached = [("", layer)] if TRACKED in path else captured(layer)
+            for name, held in unreached:
+                if id(held) not in self._seen and _rules.concerns(held, self._options):
+                    self._seen.add(id(held))
+                    scope = f"{layer.name}.{name}/" if name else ""
+                    self._note(held, scope, KEPT, _rules.Decision(reason=_UNREACHED))
+
+    def _note_few_numbers(self):
+        if self._few:
+            name, numbers = min(self._few, key=lambda norm: norm[1])
+            self._report.notes.append(
+                f"{len(self._few)} normalizations take statistics of fewer than "
+                f"{_rules.FEWEST_NUMBERS} numbers per group at this input size ({name}: "
+                f"{numbers}), which are noisy: take fewer groups (`groups`) or more channels per "
+                "group (`group_size`), or train on larger inputs"
+            )
+
+
+def _outputs_of(layer) -> int:
+    return 1 if functional(layer) is None else len(functional(layer).outputs)
+
+
+def _holders(model) -> dict[int, int]:
+    """Returns, by the id of a layer, how many models and layers of layers call or hold it."""
+    held = collections.Counter()
+    for _, holder in walk(model):
+        held.update({id(child) for _, child in children(holder)})
+    return held

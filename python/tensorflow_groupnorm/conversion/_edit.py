@@ -1,0 +1,133 @@
+"""Puts layers in the place of others, in the graphs, attributes and lists of a model."""
+
+from __future__ import annotations
+
+import keras
+
+from .._keras import Node, refresh_graph, replace_tracked
+from ._change import Change
+from ._walk import at, attributes, functional, items, walk
+
+
+def apply(root: keras.Layer, changes: list[Change]):
+    """Changes a model or layer in place.
+
+    Args:
+        root: the model or layer; what the changes concern is built.
+        changes: with paths from `root`.
+
+    Raises:
+        LookupError: if a path leads nowhere.
+    """
+    found = [layer for _, layer in walk(root)]
+    replaced = []
+    absorbed = set()
+    for change in changes:
+        old = at(root, change.path)
+        operations = [
+            None if path is None else at(root, path)
+            for path in (change.addition, change.activation)
+        ]
+        absorbed |= {id(operation) for operation in operations if operation is not None}
+        replaced.append((old, change, operations))
+    for old, change, (addition, activation) in replaced:
+        new = change.layer
+        change.build.apply(new)
+        if addition is None and activation is None:
+            for node in list(old._inbound_nodes):
+                _call(new, _arguments(node, old), node)
+        else:
+            _call_fused(new, old, change.norm_input, addition, activation)
+    by_id = {id(old): change.layer for old, change, _ in replaced}
+    for holder in found:
+        _substitute(holder, by_id)
+        if isinstance(holder, keras.Sequential):
+            _drop(holder, absorbed)
+    for holder in found:
+        if functional(holder) is not None:
+            refresh_graph(functional(holder))
+
+
+def _arguments(node, old) -> tuple[tuple, dict]:
+    """Returns the arguments of a call for the layer that takes the place of the one called."""
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    if not isinstance(old, keras.layers.BatchNormalization):
+        return args, kwargs
+    # No other normalization asks whether the model is being trained.
+    given = dict(zip(("inputs", "training", "mask"), args, strict=False)) | kwargs
+    inputs = given.pop("inputs")
+    given.pop("training", None)
+    return (inputs,), given
+
+
+def _call_fused(new, old, norm_input, addition, activation):
+    (node,) = old._inbound_nodes
+    args, kwargs = _arguments(node, old)
+    kwargs, last = dict(kwargs), node
+    if addition is not None:
+        (last,) = addition._inbound_nodes
+        kwargs["residual"] = last.input_tensors[1 - norm_input]
+    if activation is not None:
+        (last,) = activation._inbound_nodes
+    _call(new, (args, kwargs), last)
+
+
+def _call(layer, arguments, node):
+    """Lets what a call gave be given by a call of another layer; who reads it need not know."""
+    args, kwargs = arguments
+    for tensor in node.arguments.keras_tensors:
+        producer = tensor._keras_history.operation
+        if producer is not None and node in producer._outbound_nodes:
+            producer._outbound_nodes.remove(node)
+    Node(layer, args, kwargs, node.outputs)
+    readers = (n for n in node.operation._outbound_nodes if n not in layer._outbound_nodes)
+    layer._outbound_nodes.extend(readers)
+
+
+def _substitute(holder, by_id):
+    """Replaces layers by their ids in the attributes of a layer, and in what those hold."""
+    seen = set()
+    for old, new in [(child, by_id[id(child)]) for child in holder._layers if id(child) in by_id]:
+        replace_tracked(holder, old, new)
+    for name, value in attributes(holder).items():
+        new = _substituted(value, by_id, seen)
+        if new is not value:
+            setattr(holder, name, new)
+    if isinstance(holder, keras.Sequential):
+        layers = [by_id.get(id(layer), layer) for layer in holder._layers]
+        _set_layers(holder, layers)
+
+
+def _substituted(value, by_id, seen):
+    if isinstance(value, keras.Layer):
+        return by_id.get(id(value), value)
+    if id(value) in seen:
+        return value
+    seen.add(id(value))
+    new = [(key, item, _substituted(item, by_id, seen)) for key, item in items(value)]
+    new = {key: item for key, before, item in new if item is not before}
+    if not new:
+        return value
+    if isinstance(value, tuple):
+        values = [new.get(i, item) for i, item in enumerate(value)]
+        return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)
+    for key, item in new.items():
+        if isinstance(value, list):
+            list.__setitem__(value, key, item)
+        elif isinstance(value, dict):
+            dict.__setitem__(value, key, item)
+        else:
+            setattr(value, key, item)
+    return value
+
+
+def _drop(model: keras.Sequential, absorbed: set[int]):
+    _set_layers(model, [layer for layer in model._layers if id(layer) not in absorbed])
+
+
+def _set_layers(model: keras.Sequential, layers: list):
+    if [*map(id, layers)] == [*map(id, model._layers)]:
+        return
+    for layer in list(model._layers):
+        model._tracker.untrack(layer)
+    model._layers = layers
