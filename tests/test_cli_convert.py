@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -181,3 +182,68 @@ def test_layers_of_one_s_own_need_their_module(tmp_path, monkeypatch, capsys):
     assert type(keras.saving.load_model(argv[2]).layers[0]).__name__ == "Twice"
     assert cli.main([*argv, "--force", "--import", "no_such_module"]) == 1
     assert "no_such_module" in capsys.readouterr().err
+
+
+OWN_BLOCK = """
+import keras
+
+@keras.saving.register_keras_serializable("own_block")
+class Block(keras.layers.Layer):
+    def build(self, shape):
+        self.norm = keras.layers.BatchNormalization()
+        self.norm.build(shape)
+
+    def call(self, x):
+        return self.norm(x)
+"""
+
+
+@pytest.fixture
+def saved_block(tmp_path, monkeypatch):
+    (tmp_path / "own_block.py").write_text(OWN_BLOCK)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_block")
+    inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, own.Block(name="block")(inputs), name="blocks")
+    model.save(tmp_path / "in.keras")
+    yield tmp_path / "in.keras"
+    del sys.modules["own_block"]
+
+
+def test_what_is_written_was_read_back(saved_block, tmp_path, capsys):
+    out = tmp_path / "out.keras"
+    options = ["--groups", "2", "--import", "own_block"]
+    assert cli.main(["convert", str(saved_block), str(out), *options]) == 0
+    assert "block/batch_normalization" in capsys.readouterr().out
+    assert isinstance(keras.saving.load_model(out).get_layer("block").norm, GroupNormalization)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("forget", "another model was read back: it has other layers"),
+        ("zero", "another model was read back: its weight .*gamma has another value"),
+        ("fail", "could not be read back: Keras says: no such thing"),
+    ],
+)
+def test_a_file_that_reads_back_as_another_model_is_not_left(
+    fault, sentence, saved_block, tmp_path, capsys, monkeypatch
+):
+    load = keras.saving.load_model
+
+    def faulty(path, **kwargs):
+        model = load(path, **kwargs)
+        if ".tfgn-convert-" in str(path):
+            if fault == "fail":
+                raise ValueError("no such thing")
+            if fault == "forget":
+                del model.get_layer("block").__dict__["norm"]
+            model.get_layer("block").weights[0].assign([0.0] * 4)
+        return model
+
+    monkeypatch.setattr(keras.saving, "load_model", faulty)
+    out = tmp_path / "out.keras"
+    options = ["--groups", "2", "--import", "own_block"]
+    assert cli.main(["convert", str(saved_block), str(out), *options]) == 1
+    assert re.search(sentence, capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.glob("*.keras")) == ["in.keras"]

@@ -14,6 +14,8 @@ from pathlib import Path
 from ..variants import VARIANTS
 from ._common import fail, words
 
+_LOADING_ERRORS = (ValueError, TypeError, OSError, LookupError, AttributeError)
+
 
 def add(commands):
     """Makes `tfgn convert` known to the parser's `commands`."""
@@ -110,7 +112,9 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(str(error))
     path = args.output
     try:
-        _save(model, path)
+        failure = _save(model, path)
+        if failure:
+            return fail(failure)
         if args.report:
             path = args.report
             path.write_text(json.dumps(reports[0].to_dict(), indent=1))
@@ -131,7 +135,7 @@ def _load(path: Path):
     for arguments in ({}, {"compile": False}):
         try:
             model = keras.saving.load_model(path, **arguments)
-        except (ValueError, TypeError, OSError, LookupError, AttributeError) as error:
+        except _LOADING_ERRORS as error:
             failure = failure or error
             continue
         if failure is not None:
@@ -153,12 +157,53 @@ def _reason(error: Exception) -> str:
     return f"Keras says: {text.splitlines()[0] if text else type(error).__name__}"
 
 
-def _save(model, path: Path):
-    """Writes the model into a file that is whole or absent."""
+def _save(model, path: Path) -> str:
+    """Writes the model into a file that is whole or absent, and is the model when read back.
+
+    Returns:
+        Why there is no file, or nothing.
+    """
+    import keras
+
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfgn-convert-") as folder:
         unfinished = Path(folder) / path.name
-        model.save(unfinished)
+        try:
+            model.save(unfinished)
+        except NotImplementedError as error:
+            return f"nothing is written, as the model cannot be saved: {_reason(error)}"
+        try:
+            loaded = keras.saving.load_model(unfinished, compile=False)
+        except _LOADING_ERRORS as error:
+            return f"nothing is written, as it could not be read back: {_reason(error)}"
+        difference = _difference(model, loaded)
+        if difference:
+            return f"nothing is written, as another model was read back: {difference}"
         os.replace(unfinished, path)
+    return ""
+
+
+def _difference(model, loaded) -> str:
+    """Returns in what two models differ, or nothing."""
+    import numpy as np
+
+    from .._export._check import as_batch, largest_difference, run_model
+    from .._export._errors import ExportError
+    from .._export._model import named_signature
+    from ..conversion import described
+
+    if described(model) != described(loaded):
+        return "it has other layers"
+    for old, new in zip(model.weights, loaded.weights, strict=True):
+        if old.shape != new.shape or not np.array_equal(old.numpy(), new.numpy(), equal_nan=True):
+            return f"its weight {new.path} has another value"
+    try:
+        batch = as_batch(named_signature(model))
+        expected = run_model(model, batch)
+    except ExportError:
+        return ""  # It takes no random batch.
+    largest = largest_difference(expected, run_model(loaded, batch))
+    # Equal ops on equal weights differ by the order of sums, if at all.
+    return "" if largest <= 1e-6 else f"its outputs differ by {largest:.2g} of their magnitude"
 
 
 def _check(args: argparse.Namespace, parser: argparse.ArgumentParser):
