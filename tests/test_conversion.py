@@ -117,6 +117,7 @@ def test_report_as_text_and_as_json(capsys):
         ({"groups": 2.0}, "`groups` must be.*groups=2.0"),
         ({"group_size": 0}, "`group_size` must be None or a positive.*group_size=0"),
         ({"groups": 4, "group_size": 4}, "either `groups` or `group_size`.*groups=4, group_size=4"),
+        ({"groups": 32, "group_size": 4}, "either `groups` or `group_size`.*groups=32"),
         ({"weight_standardization": "ws"}, "`weight_standardization`: `variant` must be one of"),
         ({"weight_standardization": {"gain": True}}, "has the key 'variant'"),
         ({"keep": ["stam"]}, "'stam' is the name of none; close are 'stem'"),

@@ -20,7 +20,7 @@ def convert(
     model: keras.Model,
     norm: str | None = "gn",
     weight_standardization: str | dict | None = "bit",
-    groups: int = _DEFAULT_GROUPS,
+    groups: int | None = None,
     *,
     group_size: int | None = None,
     epsilon: float | None = None,
@@ -64,8 +64,9 @@ def convert(
         norm: `"gn"`, or None to leave the normalizations.
         weight_standardization: the name of a variant, see `tfgn.standardize_weights`; a dict with
             `variant` and, optionally, `epsilon` and `gain`; or None to leave the convolutions.
-        groups: number of groups; -1 for as many as channels, 1 for all channels together. Where
-            there is one value per channel (a vector, an image of one pixel), one group is used.
+        groups: number of groups, 32 by default; -1 for as many as channels, 1 for all channels
+            together. Where there is one value per channel (a vector, an image of one pixel), one
+            group is used.
         group_size: channels per group, instead of `groups`.
         epsilon: of the new GroupNormalization layers; None for that of each replaced layer.
         layer_normalization: whether to replace `LayerNormalization` over the last axis of images
@@ -98,7 +99,7 @@ def convert(
     options = _rules.Options(
         norm=norm,
         standardization=_standardization(weight_standardization),
-        groups=groups,
+        groups=_DEFAULT_GROUPS if groups is None else groups,
         group_size=group_size,
         epsilon=epsilon,
         layer_normalization=layer_normalization,
@@ -188,16 +189,14 @@ def _check_model(model):
 
 
 def _check_groups(groups, group_size):
-    if not isinstance(groups, int) or groups < -1 or groups == 0:
+    if groups is not None and (not isinstance(groups, int) or groups < -1 or groups == 0):
         raise ValueError(f"`groups` must be a positive integer or -1. Received: groups={groups!r}")
-    if group_size is None:
-        return
-    if not isinstance(group_size, int) or group_size < 1:
+    if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
         raise ValueError(
             "`group_size` must be None or a positive integer, the number of channels per group. "
             f"Received: group_size={group_size!r}"
         )
-    if groups != _DEFAULT_GROUPS:
+    if groups is not None and group_size is not None:
         raise ValueError(
             "Give either `groups` or `group_size`, not both. "
             f"Received: groups={groups}, group_size={group_size}"
