@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+import tensorflow_groupnorm as tfgn
 from derivatives import (
     array,
     by_autodiff,
@@ -65,6 +66,28 @@ def test_group_norm_values(dtype, rank, axis):
         assert y.dtype == x.dtype and y.shape == x.shape
         expected = group_norm_float64(x, gamma, beta, 4, axis, activation, residual)
         assert relative_error(y, expected) < tolerance
+
+
+@pytest.mark.parametrize("function", [tfgn.group_norm, stock.group_norm])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_groups_minus_one_is_as_many_as_channels(function, axis):
+    x = random(np.random.default_rng(0), [2, 6, 6, 6], "float32")
+    y = function(x, groups=-1, axis=axis)
+    np.testing.assert_array_equal(y, function(x, groups=6, axis=axis))
+    unknown = tf.TensorSpec([2, 6, None, None] if axis == -1 else [2, None, None, 6])
+    for spec in (unknown, tf.TensorSpec(None)):
+        with pytest.raises(ValueError, match="groups=-1.*number of channels|`x` must have a known"):
+            tf.function(lambda x: function(x, groups=-1, axis=axis), input_signature=[spec])(x)
+
+
+@pytest.mark.parametrize("function", [tfgn.group_norm, stock.group_norm])
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64", "string"])
+def test_group_norm_takes_floats_only(function, dtype):
+    x = tf.constant([["a"] * 8] * 2) if dtype == "string" else tf.cast(tf.ones([2, 8]), dtype)
+    message = f"`x` must be float16, bfloat16, float32 or float64. Received: x.dtype={dtype}"
+    for call in (function, tf.function(function, autograph=False)):
+        with pytest.raises(ValueError, match=message):
+            call(x, groups=2)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e2, 1e4])

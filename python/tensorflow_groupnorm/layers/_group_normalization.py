@@ -87,6 +87,8 @@ class GroupNormalization(keras.layers.GroupNormalization):
         if channels is not None:
             self._resolve_groups(channels)
         super().build(input_shape)
+        if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
+            self.activation.build(input_shape)
 
     def _resolve_groups(self, channels):
         if self.group_size is not None:
@@ -110,6 +112,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
         x = cast(inputs, dtype)
         gamma, beta = self._gamma_and_beta(x, scale, shift)
         mask = self._counting(inputs, mask)
+        fused_activation = _activations.fused_name(self.activation)
         group_norm = fused.group_norm if on_tensorflow() else _keras_ops.group_norm
         outputs = group_norm(
             x,
@@ -118,11 +121,11 @@ class GroupNormalization(keras.layers.GroupNormalization):
             self.groups,
             axis=self.axis,
             epsilon=self.epsilon,
-            activation=_activations.FUSED.get(self.activation),
+            activation=fused_activation,
             residual=None if residual is None else _tensors.like(x, residual, dtype),
             mask=mask,
         )
-        if self.activation not in _activations.FUSED:
+        if fused_activation is None:
             outputs = self.activation(outputs)
             outputs = outputs if mask is None else keras.ops.where(mask, outputs, 0)
         return cast(outputs, self.compute_dtype)
@@ -195,7 +198,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
         if self.group_size is not None:
             config["group_size"] = self.group_size
         if self.activation is not keras.activations.linear:
-            config["activation"] = keras.activations.serialize(self.activation)
+            config["activation"] = _activations.serialize(self.activation)
         if self.use_mask:
             config["use_mask"] = True
         return config
