@@ -1,6 +1,8 @@
 """`tfgn.convert`: layers and models with code of their own, and what they are loaded as."""
 
+import copy
 import functools
+import pickle
 
 import keras
 import numpy as np
@@ -239,6 +241,23 @@ def check_loads(model, x, tmp_path):
     model.save_weights(tmp_path / "model.weights.h5")
     again.load_weights(tmp_path / "model.weights.h5")
     np.testing.assert_array_equal(again(x), model(x))
+
+
+def test_other_ways_to_copy_a_converted_model(tmp_path):
+    model, _ = convert(randomize(subclassed("bn")), groups=2)
+    x = batch(model)
+    copies = [
+        pickle.loads(pickle.dumps(model)),
+        copy.deepcopy(model),
+        keras.models.clone_model(model),
+        keras.models.model_from_json(model.to_json()),
+    ]
+    for each in copies:
+        each.set_weights(model.get_weights())
+        assert described(each) == described(model)
+        np.testing.assert_array_equal(each(x), model(x))
+    exported = tfgn.export(model, tmp_path / "saved_model", portable=True)
+    assert exported.difference < 1e-5
 
 
 def test_convolutions_in_composites_are_standardized_and_load_so(tmp_path):
@@ -494,6 +513,28 @@ def test_what_cannot_be_reached_is_named():
     kept = {change.name: change.reason for change in report.changes if change.action == "kept"}
     assert {name.split("/")[-1] for name in kept} == {"hidden", "in_set"}
     assert all("cannot be replaced" in reason for reason in kept.values())
+
+
+class Untracked(Configured):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.helper = Helper(self.kind)
+
+    def call(self, x):
+        return self.helper(x)
+
+
+def test_layers_in_plain_objects_are_converted_with_a_note():
+    model = functional(Untracked(name="own"))
+    norm = model.get_layer("own").helper.steps[0]
+    norm.gamma.assign([1.0, 2.0, 3.0, 4.0])
+    converted, report = convert(model)
+    assert isinstance(converted.get_layer("own").helper.steps[0], Fused)
+    np.testing.assert_allclose(converted(batch(model)), model(batch(model)), rtol=1e-4, atol=1e-5)
+    assert report.notes == [
+        "Keras neither trains nor saves what only plain Python objects hold: "
+        "operations[1].helper.steps[0]"
+    ]
 
 
 class Undescribed(Configured):

@@ -27,6 +27,7 @@ __all__ = [
     "build_by_run",
     "functional_like_constructor",
     "get_keras_mask",
+    "inherit_state",
     "is_default",
     "is_in_graph",
     "name_scopes",
@@ -96,17 +97,25 @@ def name_scopes(path: str):
         yield
 
 
-def build_by_run(layer: keras.Layer, build_config: dict) -> bool:
+def build_by_run(layer: keras.Layer, build_config: dict):
     """Builds a layer without a `build` of its own, and the layers inside, by tracing its `call`.
 
-    Returns:
-        Whether that succeeded.
+    Nothing happens where the call cannot be traced.
     """
     with layer._open_name_scope():
-        return _build_by_run(layer, build_config)
+        if "input_shape" in build_config:
+            first = build_config["input_shape"]
+            built = layer._build_by_run_for_single_pos_arg(first)
+        else:
+            shapes = build_config.get("shapes_dict", {})
+            first = next(iter(shapes.values()), None)
+            built = layer._build_by_run_for_kwargs(shapes)
+        if built:
+            layer.build(first)  # Notes the shape.
 
 
-def _build_by_run(layer, build_config):
-    if "input_shape" in build_config:
-        return layer._build_by_run_for_single_pos_arg(build_config["input_shape"])
-    return layer._build_by_run_for_kwargs(build_config.get("shapes_dict", {}))
+def inherit_state(old: keras.Layer, new: keras.Layer):
+    """Hands on what Keras notes of a layer besides its config and variables."""
+    new.trainable = old.trainable
+    new._remat_mode = old._remat_mode
+    new._called = old._called  # Without a call, Keras exports no subclassed model.

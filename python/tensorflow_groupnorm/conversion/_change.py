@@ -35,8 +35,8 @@ class Build:
         with name_scopes(self.scope):
             if not is_default(layer.build):
                 layer.build_from_config(self.config)
-            elif build_by_run(layer, self.config):
-                layer.built = True
+            else:
+                build_by_run(layer, self.config)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import keras
 
+from .._keras import inherit_state
 from ..variants import check_variant
 from . import _arguments, _converted, _copy, _edit, _rules
 from ._decide import decide
@@ -126,8 +127,7 @@ def _convert(model, options, report, in_place) -> keras.Model:
     for path, old, other in pairs:
         if path not in replaced:
             _copy.copy_state(old, other)
-        other.trainable = old.trainable
-        other._remat_mode = old._remat_mode
+        inherit_state(old, other)
     originals = {path: at(model, path) for path in replaced}
     records = [
         (at(new, start), _converted.describe(at(model, start), inside))
@@ -136,8 +136,7 @@ def _convert(model, options, report, in_place) -> keras.Model:
     _edit.apply(new, changes)
     for path, old in originals.items():
         _copy.copy_replaced(old, replaced[path])
-        replaced[path].trainable = old.trainable
-        replaced[path]._remat_mode = old._remat_mode
+        inherit_state(old, replaced[path])
     for layer, conversion in records:
         _converted.mark(layer, conversion)
     # Last, for an optimizer goes by what is trainable.

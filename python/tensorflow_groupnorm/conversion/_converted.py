@@ -88,6 +88,11 @@ class Converted:
             "frozen": [list(path) for path, layer in walk(self) if not layer.trainable],
         }
 
+    def __reduce__(self):
+        # As the file that Keras saves. No module has these classes under their names.
+        _, arguments = super().__reduce__()
+        return keras.Model._unpickle_model, arguments
+
     @staticmethod
     def from_config(config: dict, custom_objects=None) -> keras.Layer:
         """Makes the original from its config and changes it.

@@ -18,7 +18,7 @@ from ._network import (
     Network,
 )
 from ._report import FUSED, KEPT, REPLACED, ConversionReport, LayerChange
-from ._walk import TRACKED, Path, captured, children, functional, walk
+from ._walk import TRACKED, Path, captured, children, dotted, functional, walk
 
 _OPAQUE = (keras.layers.SpectralNormalization,)
 _UNREACHED = "a function or a set holds it, in which it cannot be replaced"
@@ -49,6 +49,7 @@ class _Decider:
         self._visit(model, (), "", None)
         self._note_unreached(model)
         self._note_few_numbers()
+        self._note_untracked(model)
 
     def _visit(self, layer, path: Path, scope: str, reasons: list[str | None] | None):
         """Decides about a layer and those inside.
@@ -176,6 +177,19 @@ class _Decider:
                 f"{_rules.FEWEST_NUMBERS} numbers per group at this input size ({name}: "
                 f"{numbers}), which are noisy: take fewer groups (`groups`) or more channels per "
                 "group (`group_size`), or train on larger inputs"
+            )
+
+    def _note_untracked(self, model):
+        tracked = {id(layer) for layer in model._flatten_layers()}
+        names = [
+            dotted(path)
+            for path, layer in walk(model)
+            if id(layer) not in tracked and layer.weights
+        ]
+        if names:
+            self._report.notes.append(
+                f"Keras neither trains nor saves what only plain Python objects hold: {names[0]}"
+                + (f" and {len(names) - 1} more" if names[1:] else "")
             )
 
 
