@@ -56,6 +56,11 @@ class KernelScope(keras.StatelessScope):
         scope._parent = self
         return scope
 
+    @property
+    def renews(self):
+        """Whether this is a scope from `renewed`."""
+        return self._parent is not None
+
     def __enter__(self):
         with _within(self._outside()):
             replacements = self._compute()

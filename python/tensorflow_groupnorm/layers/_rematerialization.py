@@ -85,17 +85,37 @@ def _is_rematerialized(layer):
 def standardize_when_recomputed(layer, owners):
     """Has a layer, and the layers in it that hold `owners`, recompute standardized kernels.
 
+    A cell is not recomputed by itself, which would standardize at each time step, but with its
+    recurrent layer.
+
     Args:
         layer: the layer that a wrapper calls within a `KernelScope`.
         owners: the layers that own the kernels.
     """
+    cells = []
     for part in layer._flatten_layers():
-        if any(owner in part._flatten_layers() for owner in owners):
+        if isinstance(part, keras.layers.RNN):
+            within = part._flatten_layers(include_self=False)
+            cells += within
+            modes = [cell._remat_mode for cell in within if _is_rematerialized(cell)]
+            if modes and not _is_rematerialized(part):
+                part._remat_mode = RematMode("full", *modes[0][1:])
+    for part in layer._flatten_layers():
+        if any(part is cell for cell in cells):
+            part.rematerialized_call = _plain_call
+        elif any(owner in part._flatten_layers() for owner in owners):
             part.rematerialized_call = functools.partial(_rematerialized_part, part)
+
+
+def _plain_call(layer_call, *args, **kwargs):
+    return layer_call
 
 
 def _rematerialized_part(part, layer_call, *args, **kwargs):
     decide = functools.partial(type(part).rematerialized_call, part)
-    if current_scope() is None:
+    scope = current_scope()
+    if scope is None:
         return decide(layer_call, *args, **kwargs)
+    if scope.renews:  # A layer around this one is recomputed, and with it this one.
+        return layer_call
     return rematerialized(part, decide, layer_call, *args, **kwargs)

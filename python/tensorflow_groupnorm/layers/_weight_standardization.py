@@ -145,9 +145,10 @@ class WeightStandardization(KernelStandardization, keras.layers.Wrapper):
 
     def build(self, *args, **shapes):
         layer = self.layer
+        # A layer without a `build` is said to be built once it is loaded, its children are not.
+        if is_default(layer.build) and not all(part.built for part in layer._layers):
+            _build_by_a_run(layer, *args, **shapes)
         if not layer.built:
-            if is_default(layer.build):
-                _build_by_a_run(layer, *args, **shapes)
             layer.build(*args, **shapes)
             layer.built = True
         kernels = self._kernels()
