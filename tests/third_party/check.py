@@ -1,0 +1,331 @@
+"""Takes one model through all the steps, and says what came of each.
+
+    python -m third_party.check NAME [--folder FOLDER] [--original] [--traceback]
+
+With `--original` the model is trained, saved, loaded and exported as it is: what fails then is not
+the conversion's doing.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_groupnorm as tfgn
+
+from . import oracle, walk
+from .cases import all_cases
+
+# Of outputs of the same model, in this process and in a fresh one.
+SAME = 1e-6
+# Of gradients: they sum up many rounded products.
+GRADIENT = 2e-2
+LEARNING_RATE = 0.01
+
+
+class Check:
+    """One model on its way: what the earlier steps made, the later ones use."""
+
+    def __init__(self, case, folder, original=False, export=True):
+        self.case = case
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.as_it_is = original
+        self.export = export
+        self.results = {}
+        self.report = None
+
+    def steps(self):
+        after = ["train", "save", "load"] + ["saved_model", "tflite", "onnx"] * self.export
+        if self.as_it_is:
+            return ["build", *after]
+        return [
+            "build",
+            "copy",
+            "convert",
+            "same_class",
+            "kept",
+            "weights",
+            "values",
+            "gradients",
+            *after,
+        ]
+
+    def run(self, say=print, trace=False):
+        """Runs all steps that can be run; returns a dict from step to what failed, or None."""
+        for step in self.steps():
+            begin = time.monotonic()
+            error = self._run(step, trace)
+            self.results[step] = error
+            outcome = "ok" if error is None else f"FAILED: {error}"
+            say(f"{self.case.name} {step}: {outcome} ({time.monotonic() - begin:.1f} s)")
+            if error is not None and step in ("build", "convert"):
+                break
+        return self.results
+
+    def _run(self, step, trace):
+        pattern, reason = self.case.impossible.get(step, (None, None))
+        try:
+            getattr(self, step)()
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            if pattern and re.search(pattern, text, re.DOTALL):
+                return None
+            if trace:
+                traceback.print_exc()
+            return text
+        return f"is possible, in spite of what is said of it: {reason}" if pattern else None
+
+    def build(self):
+        keras.utils.set_random_seed(20180322)
+        self.original = self.case.build()
+        self.batch = (self.case.batch or random_batch)(self.original)
+        oracle.run(self.original, self.batch)
+        oracle.randomize(self.original)
+        self.expected = oracle.run(self.original, self.batch)
+        require(self.expected, "the model has no outputs of a floating-point type")
+        require(all(np.isfinite(t).all() for t in self.expected), "not finite")
+        self.norms = count(self.original, keras.layers.BatchNormalization)
+        self.stock = sum(
+            type(layer) is keras.layers.GroupNormalization for layer in walk.layers(self.original)
+        )
+        require(self.norms + self.stock, "the model has no normalization to convert")
+        if self.as_it_is:
+            self.converted = self.original
+
+    def copy(self):
+        """A conversion of nothing changes nothing."""
+        copied = self._convert(norm=None, weight_standardization=None)
+        self._same(self.expected, oracle.run(copied, self.batch), SAME)
+        # The class of the model itself has a step of its own.
+        require_equal(*(walk.classes(walk.layers(m)[1:]) for m in (self.original, copied)))
+
+    def convert(self):
+        self.converted = self._convert(report=self._keep_report)
+        oracle.run(self.converted, self.batch)
+        self._same(self.expected, oracle.run(self.original, self.batch), 0, "of the original")
+
+    def same_class(self):
+        require_equal([walk.classes([self.original])[0]], [walk.classes([self.converted])[0]])
+
+    def _convert(self, **arguments):
+        given = {"report": None, **self.case.arguments, **arguments}
+        return tfgn.convert(self.original, **given)
+
+    def _keep_report(self, report):
+        self.report = report
+        (self.folder / "report.txt").write_text(report.table(every_layer=True))
+
+    def kept(self):
+        """What is left is what the report says was kept."""
+        told = [
+            change
+            for change in self.report.changes
+            if change.action == "kept" and "BatchNormalization" in change.type
+        ]
+        left = count(self.converted, keras.layers.BatchNormalization)
+        require(
+            left == len(told),
+            f"{left} of {self.norms} BatchNormalization layers are left, "
+            f"the report says that {len(told)} were kept",
+        )
+        called = self._called(keras.layers.BatchNormalization)
+        require(called <= left, f"{called} BatchNormalization layers run, {left} can be reached")
+        stock = sum(
+            type(layer) is keras.layers.GroupNormalization for layer in walk.layers(self.converted)
+        )
+        require(not stock, f"{stock} of {self.stock} stock GroupNormalization layers are left")
+        for change in told:
+            require(change.reason, f"no reason is given for keeping {change.name}")
+
+    def _called(self, kind):
+        """Returns how many layers of a class a call of the converted model runs."""
+        inner, seen = kind.call, set()
+
+        def call(layer, *arguments, **keywords):
+            seen.add(id(layer))
+            return inner(layer, *arguments, **keywords)
+
+        kind.call = call
+        try:
+            oracle.run(self.converted, self.batch)
+        finally:
+            kind.call = inner
+        return len(seen)
+
+    def weights(self):
+        """All weights are there with the values they had, but for moving statistics."""
+        wanted = collections.Counter(
+            oracle.key(variable)
+            for variable in walk.variables(self.original)
+            if not variable.name.startswith(("moving_", "seed_generator"))
+        )
+        there = collections.Counter(map(oracle.key, walk.variables(self.converted)))
+        lost = wanted - there
+        require(not lost, f"{lost.total()} of {wanted.total()} weights are lost: {shapes(lost)}")
+
+    def values(self):
+        """The outputs are those of the original with groups and standardized kernels in it."""
+        self.oracle = oracle.Oracle(self.original, self.converted)
+        with self.oracle.acting() as model:
+            expected = oracle.run(model, self.batch)
+        self._same(expected, oracle.run(self.converted, self.batch), self.case.tolerance)
+
+    def gradients(self):
+        """So are the gradients of all weights."""
+        expected = self.oracle.gradients(self.batch)
+        weights = [v for v in walk.variables(self.converted) if v.trainable]
+        actual = oracle.gradients(self.converted, weights, self.batch)
+        missing, wrong = [], []
+        largest = max(float(tf.norm(g)) for g in expected.values() if g is not None)
+        for weight, gradient in zip(weights, actual, strict=True):
+            if (wanted := expected.get(oracle.key(weight))) is None:
+                continue
+            if gradient is None:
+                missing.append(weight.path)
+            elif tf.norm(gradient - wanted) > GRADIENT * tf.norm(wanted) + 1e-6 * largest:
+                wrong.append(weight.path)
+        require(not missing, f"{len(missing)} weights have no gradient: {missing[:3]}")
+        require(not wrong, f"{len(wrong)} of {len(weights)} gradients are wrong: {wrong[:3]}")
+
+    def train(self):
+        """A step of training is finite and changes every weight that has a gradient."""
+        model = self.converted
+        optimizer = keras.optimizers.SGD(LEARNING_RATE)
+        weights = [v for v in walk.variables(model) if v.trainable]
+        before = [np.array(weight) for weight in weights]
+
+        @tf.function
+        def step():
+            with tf.GradientTape() as tape:
+                outputs = oracle.run(model, self.batch, training=True)
+                loss = oracle.objective(outputs)
+            found = tape.gradient(loss, [weight.value for weight in weights])
+            pairs = [(g, w) for g, w in zip(found, weights, strict=True) if g is not None]
+            optimizer.apply_gradients(pairs)
+            return loss, [0.0 if g is None else tf.norm(tf.convert_to_tensor(g)) for g in found]
+
+        optimizer.build(weights)
+        loss, norms = step()
+        require(np.isfinite(loss), f"the loss is {loss}")
+        require(np.isfinite(norms).all(), "a gradient is not finite")
+        still = [
+            weight.path
+            for weight, norm, value in zip(weights, norms, before, strict=True)
+            if LEARNING_RATE * norm > 1e-3 * np.abs(value).max() and np.array_equal(weight, value)
+        ]
+        require(not still, f"weights that have a gradient did not change: {still[:3]}")
+
+    def save(self):
+        self.trained = oracle.run(self.converted, self.batch)
+        self.converted.save(self.folder / "model.keras")
+
+    def load(self):
+        """A fresh process, which knows the names of the packages alone, computes the same."""
+        batch = keras.tree.map_structure(np.asarray, self.batch)
+        (self.folder / "batch.pickle").write_bytes(pickle.dumps(batch))
+        command = [sys.executable, "-m", f"{__package__}.load", self.case.name, self.folder]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        require(done.returncode == 0, last_line(done.stderr))
+        with np.load(self.folder / "outputs.npz") as outputs:
+            self._same(self.trained, [outputs[name] for name in outputs.files], SAME)
+        loaded = json.loads((self.folder / "loaded.json").read_text())
+        require_equal(walk.classes(walk.layers(self.converted)), loaded["layers"])
+        require_equal([walk.classes([self.converted])[0]], [loaded["class"]])
+
+    def saved_model(self):
+        self._export("saved_model", portable=True)
+
+    def tflite(self):
+        self._export("tflite", portable=True)
+
+    def onnx(self):
+        self._export("onnx", portable=True)
+
+    def _export(self, format, **arguments):
+        example = self.batch
+        tfgn.export(
+            self.converted,
+            self.folder / f"exported.{format}",
+            format=format,
+            example=example,
+            overwrite=True,
+            **arguments,
+        )
+
+    def _same(self, expected, actual, tolerance, what=""):
+        found = oracle.difference(expected, actual)
+        require(found <= tolerance, f"outputs {what} differ by {found:.2g} of the largest")
+
+
+def random_batch(model, size=2):
+    """Returns random inputs of the model's own shapes and dtypes."""
+    generator = np.random.default_rng(3)
+
+    def value(tensor):
+        shape = [size, *tensor.shape[1:]]
+        require(None not in shape, f"an input has the shape {tensor.shape}")
+        if tf.as_dtype(tensor.dtype).is_integer:
+            return tf.constant(generator.integers(0, 2, shape), tensor.dtype)
+        return tf.constant(generator.standard_normal(shape), tensor.dtype)
+
+    return keras.tree.map_structure(value, model._inputs_struct)
+
+
+def count(model, kind):
+    return sum(isinstance(layer, kind) for layer in walk.layers(model))
+
+
+def shapes(keys):
+    return ", ".join(str(shape) for shape, *_ in list(keys)[:4])
+
+
+def last_line(text):
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it ended without a word"
+
+
+def require(condition, message):
+    # AssertionError of one's own: `assert` says nothing under `python -m`.
+    if not condition:
+        raise AssertionError(message)
+
+
+def require_equal(expected, actual):
+    lost = collections.Counter(expected) - collections.Counter(actual)
+    new = collections.Counter(actual) - collections.Counter(expected)
+    require(not lost and not new, f"layers differ: without {dict(lost)}, with {dict(new)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=all_cases(), metavar="NAME")
+    parser.add_argument("--folder", help="where to write; a temporary one by default")
+    parser.add_argument("--original", action="store_true", help="without converting it")
+    parser.add_argument("--no-export", action="store_true", help="leave out the exports")
+    parser.add_argument("--traceback", action="store_true", help="of what fails")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or temporary
+        check = Check(
+            all_cases()[arguments.name], folder, arguments.original, not arguments.no_export
+        )
+        results = check.run(lambda line: print(line, flush=True), arguments.traceback)
+        (Path(folder) / "results.json").write_text(json.dumps(results))
+    sys.exit(any(error is not None for error in results.values()))
+
+
+if __name__ == "__main__":
+    main()

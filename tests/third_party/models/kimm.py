@@ -1,0 +1,41 @@
+"""kimm: a model zoo of functional subclasses."""
+
+from ..cases import Package
+
+package = Package("kimm", "kimm")
+
+
+def model(name):
+    import kimm
+
+    return getattr(kimm.models, name)(input_shape=(64, 64, 3), weights=None, classes=5)
+
+
+@package.model()
+def lcnet():
+    return model("LCNet035")
+
+
+@package.model()
+def ghostnet():
+    return model("GhostNetW050")
+
+
+@package.model()
+def mobilevit():
+    return model("MobileViTXXS")
+
+
+@package.model()
+def repvgg():
+    return model("RepVGGA0")
+
+
+@package.model()
+def mobileone():
+    return model("MobileOneS0")
+
+
+@package.model()
+def regnet():
+    return model("RegNetY002")

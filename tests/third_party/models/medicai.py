@@ -1,0 +1,99 @@
+"""medicai: medical models in 2D and 3D, functional subclasses."""
+
+from ..cases import Package
+
+package = Package("medicai", "medicai.models")
+
+
+def resnet(shape=(64, 64, 3), **arguments):
+    from medicai.models import ResNetBackbone
+
+    return ResNetBackbone(
+        input_shape=shape,
+        num_blocks=[1, 1, 1, 1],
+        num_filters=[16, 16, 32, 32],
+        conv_filters=[16],
+        block_type="basic_block",
+        **arguments,
+    )
+
+
+@package.model()
+def unet():
+    from medicai.models import UNet
+
+    return UNet(encoder=resnet(), decoder_filters=(32, 16, 16, 16, 8), num_classes=2)
+
+
+@package.model()
+def unet_3d():
+    from medicai.models import UNet
+
+    encoder = resnet((32, 32, 32, 1))
+    return UNet(encoder=encoder, decoder_filters=(16, 16, 8, 8, 8), num_classes=2)
+
+
+@package.model()
+def unet_plus_plus():
+    from medicai.models import UNetPlusPlus
+
+    return UNetPlusPlus(encoder=resnet(), decoder_filters=(16, 16, 8, 8, 8), num_classes=2)
+
+
+@package.model()
+def deeplabv3_plus():
+    from medicai.models import DeepLabV3Plus
+
+    return DeepLabV3Plus(
+        encoder=resnet(), decoder_channels=16, decoder_dilation_rates=(1, 2, 3), num_classes=2
+    )
+
+
+@package.model()
+def upernet():
+    from medicai.models import UPerNet
+
+    return UPerNet(encoder=resnet(), decoder_filters=16, num_classes=2)
+
+
+@package.model()
+def unetr():
+    from medicai.models import UNETR, ViTBackbone
+
+    encoder = ViTBackbone(
+        input_shape=(32, 32, 32, 1),
+        patch_size=16,
+        num_layers=12,
+        num_heads=2,
+        hidden_dim=24,
+        mlp_dim=32,
+        use_class_token=False,
+    )
+    return UNETR(encoder=encoder, num_classes=2, feature_size=8, norm_name="batch")
+
+
+@package.model()
+def swin_unetr():
+    from medicai.models import SwinBackbone, SwinUNETR
+
+    encoder = SwinBackbone(
+        input_shape=(32, 32, 32, 1),
+        embed_dim=12,
+        patch_size=2,
+        window_size=4,
+        depths=[1, 1, 1, 1],
+        num_heads=[2, 2, 2, 2],
+    )
+    return SwinUNETR(encoder=encoder, num_classes=2, feature_size=12, norm_name="batch")
+
+
+@package.model()
+def efficientnet():
+    from medicai.models import EfficientNetBackbone
+
+    return EfficientNetBackbone(0.35, 0.2, (64, 64, 3))
+
+
+@package.model()
+def senet():
+    return resnet(se_block=True, use_pre_activation=True)

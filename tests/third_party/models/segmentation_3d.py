@@ -1,0 +1,46 @@
+"""segmentation-models-3D and classification-models-3D: functional models over volumes."""
+
+from ..cases import Package
+
+package = Package("segmentation_3d", "segmentation_models_3D", "classification_models_3D")
+VOLUME = (32, 32, 32, 2)
+
+
+def segmentation(name, backbone, **arguments):
+    import segmentation_models_3D
+
+    return getattr(segmentation_models_3D, name)(
+        backbone, input_shape=VOLUME, encoder_weights=None, classes=2, **arguments
+    )
+
+
+@package.model()
+def unet_mobilenet():
+    return segmentation("Unet", "mobilenet", decoder_filters=(32, 16, 16, 8, 8))
+
+
+@package.model()
+def linknet_resnet18():
+    return segmentation("Linknet", "resnet18", decoder_block_type="transpose")
+
+
+@package.model()
+def fpn_mobilenet_v2():
+    return segmentation("FPN", "mobilenetv2", pyramid_block_filters=16)
+
+
+def classification(name, **arguments):
+    from classification_models_3D.kkeras import Classifiers
+
+    model, _ = Classifiers.get(name)
+    return model(input_shape=VOLUME, weights=None, include_top=False, **arguments)
+
+
+@package.model()
+def seresnet18():
+    return classification("seresnet18")
+
+
+@package.model()
+def efficientnet_v2_b0():
+    return classification("efficientnetv2-b0")
