@@ -389,6 +389,8 @@ def test_several_inputs_are_refused(pack):
     for x in (images(), keras.Input((6, 5, 16))):
         with pytest.raises(ValueError, match=r"takes one tensor.*norm\(x, residual=r\)"):
             GroupNormalization(4)(pack([x, x]))
+        with pytest.raises(ValueError, match="takes one tensor"):
+            GroupNormalization(4).call(pack([x, x]))
 
 
 def test_ragged_and_sparse_tensors_are_refused():

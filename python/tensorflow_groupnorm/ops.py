@@ -114,7 +114,7 @@ def group_norm(
         _parameter(gamma, dtype),
         _parameter(beta, dtype),
         [] if residual is None else [tf.convert_to_tensor(residual, x.dtype)],
-        groups=_number_of_groups(groups, x.shape, axis),
+        groups=_as_many_as_channels(x, axis) if groups == -1 else groups,
         epsilon=epsilon,
         axis=axis,
         activation="linear" if activation is None else activation,
@@ -179,11 +179,12 @@ def _standardize_weights(w, gain, variant, epsilon, axis, dtype):
     ).w_hat
 
 
-def _number_of_groups(groups, shape, axis):
+def _as_many_as_channels(x, axis):
     """An axis out of range is left for the op to name."""
-    if groups != -1 or (shape.rank is not None and not -shape.rank <= axis < shape.rank):
-        return groups
-    return number_of_groups(groups, None if shape.rank is None else shape[axis])
+    rank = x.shape.rank
+    if rank is not None and not -rank <= axis < rank:
+        return -1
+    return number_of_groups(-1, None if rank is None else x.shape[axis])
 
 
 def _use_stock():

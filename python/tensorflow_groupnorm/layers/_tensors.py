@@ -35,10 +35,7 @@ def check_axis(axis):
 def check_input_shape(shape, axis):
     """Raises ValueError for several inputs, and where `axis` is no channel axis of the shape."""
     if isinstance(shape, dict) or any(isinstance(size, (list, tuple)) for size in shape):
-        raise ValueError(
-            "GroupNormalization takes one tensor: pass what is to be added as `residual`, "
-            f"norm(x, residual=r). Received: inputs of the shapes {shape}"
-        )
+        raise _several_inputs(f"inputs of the shapes {shape}")
     rank = len(shape)
     if not -rank <= axis < rank or axis % rank == 0:
         raise ValueError(
@@ -47,10 +44,17 @@ def check_input_shape(shape, axis):
         )
 
 
+def _several_inputs(received):
+    return ValueError(
+        "GroupNormalization takes one tensor: pass what is to be added as `residual`, "
+        f"norm(x, residual=r). Received: {received}"
+    )
+
+
 def check_inputs(inputs):
     """Raises ValueError for what is not one dense tensor."""
     if isinstance(inputs, (list, tuple, dict)):
-        check_input_shape([()], 0)
+        raise _several_inputs(f"inputs of type {type(inputs).__name__}")
     if isinstance(inputs, tf.RaggedTensor) or getattr(inputs, "ragged", False):
         raise ValueError(
             "GroupNormalization takes no ragged tensor: pad it with `inputs.to_tensor()` and pass "

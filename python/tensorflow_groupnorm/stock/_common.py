@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-FLOAT_DTYPES = (tf.float16, tf.bfloat16, tf.float32, tf.float64)
+FLOAT_DTYPES = (tf.float32, tf.bfloat16, tf.float16, tf.float64)
 
 
 def statistics_dtype(x):
