@@ -44,12 +44,7 @@ def convert(saved_model: Path, path: Path):
     import tf2onnx
 
     loaded = tf.saved_model.load(os.fspath(saved_model))  # Holds the variables of its functions.
-    function = loaded.signatures["serving_default"]
-    frozen = convert_variables_to_constants_v2(function)
-    inputs = [tensor.name for tensor in frozen.inputs]
-    outputs = [tensor.name for tensor in frozen.outputs]
-    names = dict(zip(inputs, function.structured_input_signature[1], strict=True))
-    names |= dict(zip(outputs, sorted(function.structured_outputs), strict=True))
+    frozen, names = _frozen(loaded.signatures["serving_default"])
     logger = tf.get_logger()
     level = logger.level
     try:
@@ -57,8 +52,8 @@ def convert(saved_model: Path, path: Path):
         tf2onnx.convert.from_graph_def(
             _without_erfc(frozen.graph.as_graph_def()),
             name=path.stem,
-            input_names=inputs,
-            output_names=outputs,
+            input_names=[tensor.name for tensor in frozen.inputs],
+            output_names=[tensor.name for tensor in frozen.outputs],
             opset=OPSET,
             tensors_to_rename=names,
             output_path=os.fspath(path),
@@ -70,6 +65,26 @@ def convert(saved_model: Path, path: Path):
         ) from error
     finally:
         logger.setLevel(level)
+
+
+def _frozen(signature):
+    """Returns a function without variables, and the names of its tensors in the signature.
+
+    The order in which a loaded signature lists its inputs depends on the hashes of their names.
+    """
+    specs = signature.structured_input_signature[1]
+    inputs, outputs = sorted(specs), sorted(signature.structured_outputs)
+
+    def call(*tensors):
+        results = signature(**dict(zip(inputs, tensors, strict=True)))
+        return [tf.identity(results[name]) for name in outputs]
+
+    function = tf.function(call).get_concrete_function(*(specs[name] for name in inputs))
+    frozen = convert_variables_to_constants_v2(function)
+    tensors = [*frozen.inputs, *frozen.outputs]
+    return frozen, {
+        tensor.name: name for tensor, name in zip(tensors, [*inputs, *outputs], strict=True)
+    }
 
 
 def _without_erfc(graph_def):

@@ -1,0 +1,121 @@
+"""Inputs and outputs of exported models: their names, structures, dtypes and batch sizes."""
+
+import export_runtimes
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_groupnorm as tfgn
+
+FORMATS = ["saved_model", "tflite", "onnx"]
+
+# Inputs of one shape and different meaning, that no order of names tells apart.
+MANY_INPUTS = """
+import os
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras
+import numpy as np
+import onnxruntime
+import tensorflow as tf
+import tensorflow_groupnorm as tfgn
+
+names = ["b", "a", *(f"x_{i}" for i in range(1, 12))]
+inputs = [keras.Input((4, 4, 2), name=name) for name in names]
+model = keras.Model(
+    inputs, [(i + 1) * tfgn.layers.GroupNormalization(1)(x) - i for i, x in enumerate(inputs)]
+)
+generator = np.random.default_rng(0)
+feed = {name: generator.standard_normal((3, 4, 4, 2)).astype("float32") for name in names}
+expected = [y.numpy() for y in model([feed[name] for name in names])]
+
+session = onnxruntime.InferenceSession(
+    tfgn.export(model, os.environ["FOLDER"] + "/m.onnx", True, "onnx", tolerance=np.inf).path
+)
+answers = dict(zip([y.name for y in session.get_outputs()], session.run(None, feed)))
+run = tf.lite.Interpreter(
+    str(tfgn.export(model, os.environ["FOLDER"] + "/m.tflite", True, "tflite").path)
+).get_signature_runner("serving_default")
+for outputs in (answers, run(**feed)):
+    for i, y in enumerate(expected):
+        np.testing.assert_allclose(outputs[f"output_{i}"], y, atol=1e-4)
+"""
+
+
+@pytest.mark.parametrize("seed", ["0", "1", "2"])
+def test_inputs_and_outputs_keep_their_names_whatever_the_hash_seed(seed, run_python, tmp_path):
+    result = run_python(MANY_INPUTS, PYTHONHASHSEED=seed, FOLDER=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+
+
+class Subclassed(keras.Model):
+    """Takes `structure(tensors)` and returns a list, with another factor for each tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = tfgn.layers.GroupNormalization(2)
+
+    def call(self, inputs):
+        return [self.norm(x) * (i + 1.0) for i, x in enumerate(keras.tree.flatten(inputs))]
+
+
+def _subclassed(structure):
+    model = Subclassed()
+    model(keras.tree.map_structure(lambda _: tf.zeros([1, 3, 4]), structure))
+    return model
+
+
+def _functional(structure):
+    inputs = keras.tree.map_structure(lambda name: keras.Input((3, 4), name=name), structure)
+    norm = tfgn.layers.GroupNormalization(2)
+    tensors = enumerate(keras.tree.flatten(inputs))
+    return keras.Model(inputs, {f"of {x.name}": norm(x) * (i + 1.0) for i, x in tensors})
+
+
+STRUCTURES = {
+    "list": ["b", "a"],
+    "dict": {"b": "b", "a": "a"},
+    "dict with names swapped": {"b": "a", "a": "b"},
+    "dict with other names": {"left": "z", "right": "y"},
+    "nested": {"p": ["z", "y"], "a": {"q": "x"}},
+    "twelve": [f"x{i}" for i in range(12)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")  # Keys other than names.
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("build", [_functional, _subclassed], ids=["functional", "subclassed"])
+@pytest.mark.parametrize("structure", STRUCTURES.values(), ids=list(STRUCTURES))
+def test_structures_of_inputs(structure, build, format, tmp_path):
+    model = build(structure)
+    exported = tfgn.export(model, tmp_path / "model", True, format)
+    generator = np.random.default_rng(0)
+    inputs = keras.tree.map_structure(
+        lambda _: tf.constant(generator.standard_normal([5, 3, 4]), tf.float32), structure
+    )
+    export_runtimes.check(model, exported.path, format, [inputs])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_inputs_that_are_outputs_or_unused_and_outputs_that_are_one_tensor(format, tmp_path):
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.norm = tfgn.layers.GroupNormalization(2)
+
+        def call(self, inputs):
+            _, used, passed = inputs
+            y = self.norm(used)
+            return {"y": y, "again": y, "passed": passed, "constant": tf.ones([2, 3])}
+
+    model = Model()
+    model([tf.zeros([1, 4])] * 3)
+    path = tfgn.export(model, tmp_path / "model", True, format).path
+    generator = np.random.default_rng(0)
+    inputs = [tf.constant(generator.standard_normal([5, 4]), tf.float32) for _ in range(3)]
+    feed = export_runtimes.by_name(model, [inputs])
+    if format == "onnx":  # ONNX knows no input that nothing depends on.
+        assert "args_0" in feed
+    actual = export_runtimes.RUN[format](path, feed)
+    assert actual.keys() == {"y", "again", "passed", "constant"}
+    for name, y in model(inputs).items():
+        np.testing.assert_allclose(actual[name], y, atol=1e-5)
