@@ -2,6 +2,12 @@
 
 import re
 
+#: What to do about ops of lookup tables.
+LOOKUPS = (
+    "look strings and integers up before the model, and export it without StringLookup, "
+    "TextVectorization and the like"
+)
+
 
 class ExportError(RuntimeError):
     """A model could not be exported. The message says why, in one sentence; nothing is written."""
@@ -9,6 +15,10 @@ class ExportError(RuntimeError):
 
 def first_line(error: Exception) -> str:
     """Returns what an error says, without what TensorFlow and Keras put around it."""
+    # MLIR puts the place in the graph before, in brackets within brackets.
+    refused = re.search(r"error: loc\(.*\)\): (.*)$", str(error), flags=re.MULTILINE)
+    if refused:
+        return refused[1]
     # TensorFlow puts a traceback of the graph's construction before, and names of nodes.
     *_, message = re.split(r"^\s*\w+Error: ", str(error), flags=re.MULTILINE)
     message = re.sub(r"\x1b\[\d*m|\{\{.*?\}\}", "", message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from ._errors import ExportError, first_line
+from . import _graph, _saved_model
+from ._errors import LOOKUPS, ExportError, first_line
 
 #: The newest that tf2onnx writes. GroupNorm comes in primitives, as GroupNormalization of opset 18
 #: has a scale per group and the one of 21, with a scale per channel, is beyond it.
@@ -35,36 +37,48 @@ def convert(saved_model: Path, path: Path):
     """Writes an `.onnx` file whose inputs and outputs have the names of the signature.
 
     Args:
-        saved_model: a SavedModel of stock ops with the signature `serving_default`.
+        saved_model: a SavedModel of stock ops with the signature `serving_default`; it is changed.
         path: the file to write.
 
     Raises:
         ExportError: if the model has an op that ONNX Runtime has no kernel for.
     """
+    import onnx
     import tf2onnx
 
+    tables = sorted(kind for kind in _saved_model.ops(saved_model) if "Table" in kind)
+    if tables:
+        raise ExportError(f"ONNX has no operator for {', '.join(tables)} ({LOOKUPS}).")
+    # tf2onnx knows EnsureShape, and takes sizes from it that TensorFlow cannot infer.
+    _graph.simplify(saved_model, _graph.IDENTITIES - {"EnsureShape"}, without_complements=True)
     loaded = tf.saved_model.load(os.fspath(saved_model))  # Holds the variables of its functions.
     frozen, names = _frozen(loaded.signatures["serving_default"])
     logger = tf.get_logger()
     level = logger.level
     try:
         logger.setLevel("ERROR")  # tf2onnx calls what TensorFlow has deprecated.
-        tf2onnx.convert.from_graph_def(
-            _without_erfc(frozen.graph.as_graph_def()),
-            name=path.stem,
-            input_names=[tensor.name for tensor in frozen.inputs],
-            output_names=[tensor.name for tensor in frozen.outputs],
-            opset=OPSET,
-            tensors_to_rename=names,
-            output_path=os.fspath(path),
-        )
-        _session(path)
+        with _transposes_kept():
+            model, _ = tf2onnx.convert.from_graph_def(
+                frozen.graph.as_graph_def(),
+                name=path.stem,
+                input_names=[tensor.name for tensor in frozen.inputs],
+                output_names=[tensor.name for tensor in frozen.outputs],
+                opset=OPSET,
+                tensors_to_rename=names,
+            )
+        missing = _missing(model.graph)
+        if not missing:
+            _mend(model)
+            onnx.save(model, path)
+            _session(path)
     except Exception as error:
         raise ExportError(
             f"ONNX Runtime cannot run the model after conversion: {first_line(error)}"
         ) from error
     finally:
         logger.setLevel(level)
+    if missing:
+        raise ExportError(f"ONNX has no operator for {', '.join(sorted(missing))} of TensorFlow.")
 
 
 def _frozen(signature):
@@ -80,24 +94,91 @@ def _frozen(signature):
         return [tf.identity(results[name]) for name in outputs]
 
     function = tf.function(call).get_concrete_function(*(specs[name] for name in inputs))
-    frozen = convert_variables_to_constants_v2(function)
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
     tensors = [*frozen.inputs, *frozen.outputs]
     return frozen, {
         tensor.name: name for tensor, name in zip(tensors, [*inputs, *outputs], strict=True)
     }
 
 
-def _without_erfc(graph_def):
-    """Writes erfc(x), of the GELU activation, as 1 - erf(x), which ONNX has."""
-    for node in [node for node in graph_def.node if node.op == "Erfc"]:
-        name, dtype = node.name, node.attr["T"].type
-        node.op, node.name = "Erf", f"{name}/erf"
-        one = graph_def.node.add(op="Const", name=f"{name}/one")
-        one.attr["dtype"].type = dtype
-        one.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(1, dtype, shape=[]))
-        difference = graph_def.node.add(op="Sub", name=name, input=[one.name, node.name])
-        difference.attr["T"].type = dtype
-    return graph_def
+@contextlib.contextmanager
+def _transposes_kept():
+    """Lets tf2onnx replace no transposition by a reshape, for the time of a `with` block.
+
+    It does so where all but one axis have size 1, by sizes that it notes for each tensor. It notes
+    wrong ones for `x * x` behind a transposition.
+    """
+    from tf2onnx import optimizer
+    from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
+
+    class Optimizer(TransposeOptimizer):
+        def post_optimize_action(self):
+            pass
+
+    optimizers = optimizer._optimizers
+    original = optimizers["optimize_transpose"]
+    try:
+        optimizers["optimize_transpose"] = Optimizer
+        yield
+    finally:
+        optimizers["optimize_transpose"] = original
+
+
+def _mend(model):
+    """Writes what tf2onnx writes wrong for some convolutions, in place.
+
+    It takes all convolutions in three dimensions for ones of a single group, and gives zeros behind
+    a transposed convolution as negative padding.
+    """
+    import onnx
+
+    attributes = [{item.name: item for item in node.attribute} for node in model.graph.node]
+    nodes = list(zip(model.graph.node, attributes, strict=True))
+    kernels = {kernel.name: kernel.dims for kernel in model.graph.initializer}
+    volumes = [
+        (node, items)
+        for node, items in nodes
+        if node.op_type == "Conv" and len(kernels.get(node.input[1], ())) == 5
+    ]
+    channels = _channels(model) if volumes else {}
+    for node, items in volumes:
+        # Kernels are [output channels, input channels / groups, ...].
+        per_group = kernels[node.input[1]][1]
+        items["group"].i = channels.get(node.input[0], per_group) // per_group
+    for node, items in nodes:
+        # Begins, then ends.
+        pads = list(items["pads"].ints) if "pads" in items else [0]
+        if node.op_type == "ConvTranspose" and min(pads) < 0:
+            padding = [max(-end, 0) for end in pads[len(pads) // 2 :]]
+            items["pads"].ints[:] = [max(size, 0) for size in pads]
+            node.attribute.append(onnx.helper.make_attribute("output_padding", padding))
+
+
+def _channels(model) -> dict[str, int]:
+    """Returns the sizes of axis 1, by the names of tensors."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {
+        value.name: value.type.tensor_type.shape.dim for value in [*graph.value_info, *graph.input]
+    }
+    return {name: dim[1].dim_value for name, dim in shapes.items() if len(dim) == 5}
+
+
+def _missing(graph) -> set[str]:
+    """Returns the ops of a graph, and of those within it, that ONNX does not have."""
+    import onnx
+
+    missing = {
+        node.op_type
+        for node in graph.node
+        if not node.domain and not onnx.defs.has(node.op_type, OPSET)
+    }
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                missing |= _missing(inner)
+    return missing
 
 
 def run(path: Path, inputs: dict) -> dict:

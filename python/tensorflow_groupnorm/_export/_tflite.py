@@ -7,21 +7,24 @@ import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from ._errors import ExportError, first_line
+from . import _graph
+from ._errors import LOOKUPS, ExportError, first_line
 
 
 def convert(saved_model: Path, path: Path):
     """Writes a `.tflite` file of TFLite's builtin ops alone.
 
     Args:
-        saved_model: a SavedModel of stock ops with the signature `serving_default`.
+        saved_model: a SavedModel of stock ops with the signature `serving_default`; it is changed.
         path: the file to write.
 
     Raises:
         ExportError: if an op of the model has no builtin counterpart.
     """
+    _graph.simplify(saved_model)
     converter = tf.lite.TFLiteConverter.from_saved_model(
         os.fspath(saved_model), signature_keys=["serving_default"]
     )
@@ -33,6 +36,13 @@ def convert(saved_model: Path, path: Path):
     except Exception as error:
         missing = re.findall(r"^(?:TF Select|Custom) ops: (.*)$", str(error), re.MULTILINE)
         reason = f"it has none for {', '.join(missing)}" if missing else first_line(error)
+        if re.search("Table|String", reason):
+            reason += f" ({LOOKUPS})"
+        elif "'tf.TensorList" in reason:
+            reason += (
+                " (recurrent layers need a fixed batch size: give input_signature with one, or "
+                "unroll them)"
+            )
         raise ExportError(
             f"TFLite cannot convert the model into its builtin ops: {reason}"
         ) from error
@@ -53,4 +63,5 @@ def run(path: Path, inputs: dict) -> dict:
         # It is to move to a package of its own, and still is in TensorFlow.
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
         interpreter = tf.lite.Interpreter(os.fspath(path))
-    return interpreter.get_signature_runner("serving_default")(**inputs)
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    return interpreter.get_signature_runner("serving_default")(**arrays)
