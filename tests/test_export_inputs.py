@@ -119,3 +119,80 @@ def test_inputs_that_are_outputs_or_unused_and_outputs_that_are_one_tensor(forma
     assert actual.keys() == {"y", "again", "passed", "constant"}
     for name, y in model(inputs).items():
         np.testing.assert_allclose(actual[name], y, atol=1e-5)
+
+
+def test_nested_outputs_are_refused_in_a_sentence(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, {"y": [tfgn.layers.GroupNormalization(2)(inputs), inputs * 2]})
+    with pytest.raises(tfgn.ExportError, match="has nested outputs: a signature has a tensor, or"):
+        tfgn.export(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_batch_size_that_a_model_insists_on_is_kept(format, tmp_path):
+    inputs = keras.Input((8, 4), batch_size=3)
+    x = keras.ops.reshape(inputs, (3, 2, 4, 4))
+    model = keras.Model(inputs, tfgn.layers.GroupNormalization(2)(x))
+    path = tfgn.export(model, tmp_path / "model", True, format).path
+    batch = tf.constant(np.random.default_rng(0).standard_normal([3, 8, 4]), tf.float32)
+    export_runtimes.check(model, path, format, [batch])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_batch_size_that_a_model_declares_only_stays_free(format, tmp_path):
+    inputs = keras.Input((8, 4), batch_size=1)
+    model = keras.Model(inputs, tfgn.layers.GroupNormalization(2)(inputs))
+    path = tfgn.export(model, tmp_path / "model", True, format).path
+    batch = tf.constant(np.random.default_rng(0).standard_normal([5, 8, 4]), tf.float32)
+    export_runtimes.check(model, path, format, [batch])
+
+
+def _of_words():
+    words = keras.Input((3,), dtype="string", name="words")
+    indices = keras.layers.StringLookup(vocabulary=["a", "b", "c"])(words)
+    x = keras.layers.Embedding(4, 8)(indices)
+    return keras.Model(words, tfgn.layers.GroupNormalization(2)(x))
+
+
+def _of_sentences():
+    sentences = keras.Input((), dtype="string", name="sentences")
+    indices = keras.layers.TextVectorization(vocabulary=["a", "b", "c"], output_sequence_length=3)(
+        sentences
+    )
+    x = keras.layers.Embedding(5, 8)(indices)
+    return keras.Model(sentences, tfgn.layers.GroupNormalization(2)(x))
+
+
+WORDS = tf.constant([["a", "c", "unknown"], ["b", "b", "a"]])
+SENTENCES = tf.constant(["A b, c!", "unknown"])
+
+
+@pytest.mark.parametrize(
+    ("build", "example", "format"),
+    [
+        (_of_words, WORDS, "saved_model"),
+        (_of_words, WORDS, "tflite"),
+        (_of_sentences, SENTENCES, "saved_model"),
+    ],
+)
+def test_strings(build, example, format, tmp_path):
+    model = build()
+    with pytest.raises(tfgn.ExportError, match="No random batch can be made .*: give example"):
+        tfgn.export(model, tmp_path / "model", True, format)
+    path = tfgn.export(model, tmp_path / "model", True, format, example=example[:1]).path
+    export_runtimes.check(model, path, format, [example])
+
+
+@pytest.mark.parametrize(
+    ("build", "example", "format", "ops"),
+    [
+        (_of_words, WORDS, "onnx", "HashTableV2, LookupTableFindV2"),
+        (_of_sentences, SENTENCES, "onnx", "HashTableV2, LookupTableFindV2"),
+        (_of_sentences, SENTENCES, "tflite", "StringLower, StringSplitV2"),
+    ],
+)
+def test_strings_that_a_format_has_no_ops_for(build, example, format, ops, tmp_path):
+    with pytest.raises(tfgn.ExportError, match=f"{ops}.*without StringLookup, TextVectorization"):
+        tfgn.export(build(), tmp_path / "model", True, format, example=example)
+    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ import keras
 from ..layers._common import on_tensorflow
 from . import _check, _onnx, _saved_model, _tflite
 from ._errors import ExportError, first_line
-from ._model import compute_dtype, computing_in_float32, named_signature
+from ._model import compute_dtype, computing_in_float32, named_signature, with_declared_batch
 
 FORMATS = ("saved_model", "tflite", "onnx")
 
@@ -105,8 +105,7 @@ def export(
     with precision:
         signature = named_signature(model, input_signature)
         try:
-            batch = _check.as_batch(signature, example)
-            expected = _check.run_model(model, batch)
+            signature, batch, expected = _on_a_batch(model, signature, input_signature, example)
         except ExportError as error:
             if portable or example is not None:
                 raise
@@ -150,6 +149,22 @@ def _check_target(path, overwrite):
         raise FileExistsError(f"{path} exists already: set overwrite, or choose another path.")
     if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").is_file():
         raise FileExistsError(f"{path} is a folder that holds no SavedModel, and is left as it is.")
+
+
+def _on_a_batch(model, signature, given, example):
+    """Returns the signature, a batch of it and the model's outputs for that.
+
+    The signature is of the batch size that the model declares where it takes no other one.
+    """
+    try:
+        batch = _check.as_batch(signature, example)
+        return signature, batch, _check.run_model(model, batch)
+    except ExportError:
+        declared = with_declared_batch(model, signature)
+        if given is not None or declared == signature:
+            raise
+        batch = _check.as_batch(declared, example)
+        return declared, batch, _check.run_model(model, batch)
 
 
 def _write(model, signature, folder, portable, format):

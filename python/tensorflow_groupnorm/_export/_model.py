@@ -55,6 +55,27 @@ def named_signature(model, given=None):
     return [keras.tree.map_structure(named, spec) for spec in given]
 
 
+def with_declared_batch(model, signature):
+    """Returns a signature of the batch sizes that the inputs of a model were declared with.
+
+    Args:
+        model: a built `keras.Model`. A subclassed one declares none.
+        signature: of `named_signature`, with the inputs of the model.
+    """
+    specs, inputs = keras.tree.flatten(signature), getattr(model, "inputs", None) or []
+    if len(specs) != len(inputs):
+        return signature
+    declared = [
+        tf.TensorSpec(
+            [*tensor.shape[:1], *spec.shape[1:]],
+            spec.dtype,
+            spec.name,
+        )
+        for spec, tensor in zip(specs, inputs, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(signature, declared)
+
+
 class _Float32(keras.DTypePolicy):
     """Computes in float32, from variables of any dtype."""
 

@@ -31,7 +31,7 @@ def write(model, signature, path: Path, *, stock: bool):
         stock: whether to use stock ops in place of the fused ones.
 
     Raises:
-        ExportError: if the constants do not fit into a graph.
+        ExportError: if the constants do not fit into a graph, or the outputs into a signature.
     """
     archive = keras.export.ExportArchive()
     # Makes lookup tables of the model part of it, but no variable that the call does not read.
@@ -44,7 +44,7 @@ def write(model, signature, path: Path, *, stock: bool):
 
     with _tracing.InferenceTrace(stock).active() as trace:
         function = archive.add_endpoint("serve", serve, signature)
-        function.get_concrete_function()
+        _require_flat(function.get_concrete_function().structured_outputs, model)
         if trace.folded_bytes > _LARGEST_CONSTANTS:
             raise ExportError(
                 f"The standardized kernels of {model.name} are {trace.folded_bytes / 2**30:.1f} "
@@ -53,6 +53,19 @@ def write(model, signature, path: Path, *, stock: bool):
             )
         archive.write_out(os.fspath(path), verbose=False)
     _write_requirements(path, stock)
+
+
+def _require_flat(outputs, model):
+    if isinstance(outputs, dict):
+        outputs = outputs.values()
+    elif not isinstance(outputs, (list, tuple)):
+        outputs = [outputs]
+    for output in outputs:
+        if not isinstance(output, tf.Tensor | tf.TensorSpec):
+            raise ExportError(
+                f"The model {model.name} has nested outputs: a signature has a tensor, or a list, "
+                "a tuple or a dict of tensors."
+            )
 
 
 def run(path: Path, inputs: dict) -> dict:
