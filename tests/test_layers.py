@@ -164,6 +164,16 @@ def test_groups_none():
     assert layer.groups == 4
 
 
+def test_integers_of_numpy():
+    one, two = np.int64(-1), np.int32(2)
+    layers = GroupNormalization(two, axis=one), GroupNormalization(group_size=two, axis=one)
+    for layer in layers:
+        layer.build((None, 4, 8))
+        config = layer.get_config()
+        assert type(config["axis"]) is int and {type(config["groups"])} <= {int, type(None)}
+    assert [layer.groups for layer in layers] == [2, 4]
+
+
 def test_config_of_version_0_1_0():
     config = GroupNormalization(group_size=2).get_config() | {"groups": 32}
     assert GroupNormalization.from_config(config).group_size == 2

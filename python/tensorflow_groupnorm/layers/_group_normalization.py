@@ -71,8 +71,10 @@ class GroupNormalization(keras.layers.GroupNormalization):
     def __init__(
         self, groups=None, *args, group_size=None, activation=None, use_mask=False, **kwargs
     ):
+        groups, group_size = _tensors.as_int(groups), _tensors.as_int(group_size)
         _tensors.check_groups(groups, group_size)
         super().__init__(_DEFAULT_GROUPS if groups is None else groups, *args, **kwargs)
+        self.axis = _tensors.as_int(self.axis)
         _tensors.check_axis(self.axis)
         # Building resolves `groups`; the config keeps what the user asked for.
         self._configured_groups = self.groups if group_size is None else None
@@ -131,7 +133,10 @@ class GroupNormalization(keras.layers.GroupNormalization):
         return cast(outputs, self.compute_dtype)
 
     def _dtype(self, inputs, residual):
-        """In which the layer computes: of what it is given, and of what it returns."""
+        """In which the layer computes: of what it is given, and of what it returns.
+
+        Nothing is rounded before its mean is taken out, or where the result could be held.
+        """
         dtypes = [dtype_of(x) for x in (inputs, residual) if x is not None]
         return common_dtype(self.compute_dtype, *dtypes)
 

@@ -1,16 +1,28 @@
 """What GroupNormalization takes: checks of its tensors, and what shapes they are brought into."""
 
+import operator
+
 import keras
 import tensorflow as tf
 
 from ._dtypes import cast
 
 
+def as_int(value):
+    """Returns an integer of any type as an int, and anything else as it is."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
+
+
 def check_groups(groups, group_size):
     """Raises ValueError unless at most one of the two is given, and `group_size` is sensible."""
     if group_size is None:
         return
-    if not isinstance(group_size, int) or group_size <= 0:
+    if type(group_size) is not int or group_size <= 0:
         raise ValueError(
             "`group_size` must be None or a positive integer, the number of channels "
             f"per group. Received: group_size={group_size!r}"
@@ -24,7 +36,7 @@ def check_groups(groups, group_size):
 
 def check_axis(axis):
     """Raises ValueError for an axis that is not one int."""
-    if isinstance(axis, int) and not isinstance(axis, bool):
+    if type(axis) is int:
         return
     raise ValueError(
         "`axis` must be an int, the one channel axis; several are not supported: reshape the "
