@@ -67,21 +67,34 @@ def check_inputs(inputs):
     """Raises ValueError for what is not one dense tensor."""
     if isinstance(inputs, (list, tuple, dict)):
         raise _several_inputs(f"inputs of type {type(inputs).__name__}")
-    if isinstance(inputs, tf.RaggedTensor) or getattr(inputs, "ragged", False):
+    if _is_ragged(inputs):
         raise ValueError(
             "GroupNormalization takes no ragged tensor: pad it with `inputs.to_tensor()` and pass "
             "a boolean `mask` of the unpadded positions to GroupNormalization(..., use_mask=True)"
         )
-    if isinstance(inputs, tf.SparseTensor) or getattr(inputs, "sparse", False):
+    if _is_sparse(inputs):
         raise ValueError(
             "GroupNormalization takes no sparse tensor: make it dense with `tf.sparse.to_dense`"
         )
+
+
+def _is_ragged(x):
+    return isinstance(x, tf.RaggedTensor) or getattr(x, "ragged", False)
+
+
+def _is_sparse(x):
+    return isinstance(x, tf.SparseTensor) or getattr(x, "sparse", False)
 
 
 def check_residual(residual, inputs):
     """Raises ValueError for a residual that does not broadcast to the inputs."""
     if residual is None:
         return
+    if _is_ragged(residual) or _is_sparse(residual):
+        raise ValueError(
+            "`residual` must be a dense tensor: `to_tensor()` makes a ragged one dense, "
+            f"`tf.sparse.to_dense` a sparse one. Received: residual={residual!r}"
+        )
     shape = getattr(residual, "shape", ())
     if len(shape) != len(inputs.shape) or not all(
         size in (1, None) or of_inputs in (size, None)
