@@ -44,6 +44,16 @@ def mlserver(wheel):
     return create("mlserver", wheel, "mlserver==1.7.1")
 
 
+def third_party(wheel):
+    """Makes the environment of the models that others wrote, as tests/third_party pins it.
+
+    Without the dependencies that the packages name: some forbid the others' versions, and none
+    of what they then miss is needed to build a model.
+    """
+    pinned = ROOT / "tests" / "third_party" / "requirements.txt"
+    return create("third_party", wheel, "--no-deps", "-r", pinned)
+
+
 def processes(pid):
     """Returns a process and all its descendants, as numbers."""
     everyone = [int(path.name) for path in Path("/proc").glob("[0-9]*")]

@@ -11,7 +11,7 @@ _NOT_PARTS = {
     *("train_function", "test_function", "predict_function", "_compile_loss", "_compile_metrics"),
 }
 _LEAVES = (str, bytes, int, float, complex, type, type(None), type(inspect))
-_STRANGERS = ("tensorflow", "numpy", "keras.src.backend", "keras.src.dtype_policies", "threading")
+_STRANGERS = ("tensorflow.", "numpy", "keras.src.backend", "keras.src.dtype_policies", "threading")
 
 
 def layers(model):
@@ -49,10 +49,9 @@ def _parts(part):
 
 def _filled(cell):
     try:
-        cell.cell_contents
+        return cell.cell_contents is not None
     except ValueError:
         return False
-    return True
 
 
 def variables(model):

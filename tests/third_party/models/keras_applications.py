@@ -5,16 +5,16 @@ from ..cases import Package
 package = Package("keras_applications", "keras")
 
 
-def application(name, size=64, **arguments):
+def application(name, **arguments):
     import keras
 
     model = getattr(keras.applications, name)
-    return model(weights=None, input_shape=(size, size, 3), classes=5, **arguments)
+    return model(weights=None, input_shape=(64, 64, 3), classes=5, **arguments)
 
 
 @package.model()
-def resnet50_v2():
-    return application("ResNet50V2")
+def mobilenet():
+    return application("MobileNet", alpha=0.25)
 
 
 @package.model()
@@ -23,15 +23,5 @@ def mobilenet_v2():
 
 
 @package.model()
-def efficientnet_v2_b0():
-    return application("EfficientNetV2B0")
-
-
-@package.model()
-def xception():
-    return application("Xception", 96)
-
-
-@package.model()
-def nasnet_mobile():
-    return application("NASNetMobile")
+def mobilenet_v3_small():
+    return application("MobileNetV3Small", minimalistic=True, include_preprocessing=False)

@@ -1,5 +1,7 @@
 """keras-cv, whose Stable Diffusion has stock GroupNormalization in layers of layers."""
 
+import numpy as np
+
 from ..cases import Package
 
 package = Package("keras_cv", "keras_cv")
@@ -10,7 +12,7 @@ def resnet_v2(shape=(64, 64, 3)):
 
     return keras_cv.models.ResNetV2Backbone(
         stackwise_filters=[16, 32, 32],
-        stackwise_blocks=[1, 1, 1],
+        stackwise_blocks=[2, 2, 2],
         stackwise_strides=[1, 2, 2],
         include_rescaling=False,
         input_shape=shape,
@@ -92,14 +94,12 @@ def deeplabv3_plus():
 
     backbone = keras_cv.models.ResNetV2Backbone(
         stackwise_filters=[16, 32, 32, 32],
-        stackwise_blocks=[1, 1, 1, 1],
+        stackwise_blocks=[2, 2, 2, 2],
         stackwise_strides=[1, 2, 2, 2],
         include_rescaling=False,
         input_shape=(64, 64, 3),
     )
     return keras_cv.models.DeepLabV3Plus(backbone, num_classes=3)
-
-    return stable_diffusion
 
 
 @package.model()
@@ -146,7 +146,11 @@ def res_block():
     return keras.Model([latent, step, context], x)
 
 
-@package.model()
+def images(model):
+    return np.float32(np.random.default_rng(3).standard_normal((1, 32, 32, 3)))
+
+
+@package.model(batch=images)
 def stable_diffusion_encoder():
     """The image encoder as it is, a subclass of Sequential."""
     from keras_cv.src.models.stable_diffusion.image_encoder import ImageEncoder

@@ -104,7 +104,6 @@ def efficientnet(block_types, **arguments):
         stackwise_nores_option=[False, False, False],
         stackwise_width_coefficients=[1.0, 1.0, 1.0],
         stackwise_depth_coefficients=[1.0, 1.0, 1.0],
-        num_features=64,
         input_shape=(64, 64, 3),
         **arguments,
     )

@@ -70,14 +70,20 @@ def u2net():
     return models.u2net_2d(SIZE, 1, [8, 16, 32], filter_4f_num=[16, 16], batch_norm=True)
 
 
-@package.model()
+@package.model(
+    impossible={
+        "build": ("has no attribute 'get_shape'", "it is written for the tensors of Keras 2")
+    }
+)
 def resunet_a():
     from keras_unet_collection import models
 
     return models.resunet_a_2d((32, 32, 3), [8, 16, 32], [1, 3], 2, 16, 8, batch_norm=True)
 
 
-@package.model()
+@package.model(
+    impossible={"build": ("A KerasTensor cannot be used", "it calls TensorFlow on Keras' inputs")}
+)
 def transunet():
     from keras_unet_collection import models
 

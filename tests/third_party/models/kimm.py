@@ -32,10 +32,5 @@ def repvgg():
 
 
 @package.model()
-def mobileone():
-    return model("MobileOneS0")
-
-
-@package.model()
 def regnet():
     return model("RegNetY002")

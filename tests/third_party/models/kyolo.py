@@ -22,11 +22,6 @@ def yolov8():
 
 
 @package.model()
-def yolov9():
-    return yolo("yolov9t")
-
-
-@package.model()
 def yolov10():
     return yolo("yolov10n")
 

@@ -11,8 +11,8 @@ def resnet(shape=(64, 64, 3), **arguments):
     return ResNetBackbone(
         input_shape=shape,
         num_blocks=[1, 1, 1, 1],
-        num_filters=[16, 16, 32, 32],
-        conv_filters=[16],
+        num_filters=[64, 64, 64, 64],
+        conv_filters=[64],
         block_type="basic_block",
         **arguments,
     )
@@ -83,6 +83,7 @@ def swin_unetr():
         window_size=4,
         depths=[1, 1, 1, 1],
         num_heads=[2, 2, 2, 2],
+        downsampling_strategy="swin_unetr_like",
     )
     return SwinUNETR(encoder=encoder, num_classes=2, feature_size=12, norm_name="batch")
 
@@ -91,7 +92,7 @@ def swin_unetr():
 def efficientnet():
     from medicai.models import EfficientNetBackbone
 
-    return EfficientNetBackbone(0.35, 0.2, (64, 64, 3))
+    return EfficientNetBackbone(0.35, 0.2, (64, 64, 3), name="efficientnet")
 
 
 @package.model()

@@ -3,7 +3,7 @@
 from ..cases import Package
 
 package = Package("segmentation_3d", "segmentation_models_3D", "classification_models_3D")
-VOLUME = (32, 32, 32, 2)
+VOLUME = (32, 32, 32, 1)
 
 
 def segmentation(name, backbone, **arguments):
@@ -15,8 +15,8 @@ def segmentation(name, backbone, **arguments):
 
 
 @package.model()
-def unet_mobilenet():
-    return segmentation("Unet", "mobilenet", decoder_filters=(32, 16, 16, 8, 8))
+def unet_resnet18():
+    return segmentation("Unet", "resnet18", decoder_filters=(32, 16, 16, 8, 8))
 
 
 @package.model()
@@ -25,8 +25,8 @@ def linknet_resnet18():
 
 
 @package.model()
-def fpn_mobilenet_v2():
-    return segmentation("FPN", "mobilenetv2", pyramid_block_filters=16)
+def fpn_densenet121():
+    return segmentation("FPN", "densenet121", pyramid_block_filters=16)
 
 
 def classification(name, **arguments):
@@ -42,5 +42,5 @@ def seresnet18():
 
 
 @package.model()
-def efficientnet_v2_b0():
-    return classification("efficientnetv2-b0")
+def mobilenet():
+    return classification("mobilenet", alpha=0.25)
