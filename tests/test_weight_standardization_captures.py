@@ -1,5 +1,7 @@
 """Standardized kernels where a layer's call is recomputed, traced, or reads them in its own way."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -91,9 +93,10 @@ def assert_same_gradients(actual, expected, tolerance):
         assert np.linalg.norm(np.subtract(a, b)) <= tolerance * np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("mode", REMAT_MODES)
+@pytest.mark.parametrize(
+    "how, mode", [*itertools.product(["eager", "graph"], REMAT_MODES), ("jit", "full")]
+)
 @pytest.mark.parametrize("make", [standardized, wrapped, distributed, distributing])
-@pytest.mark.parametrize("how", ["eager", "graph", "jit"])
 def test_gradients_under_rematerialization(mode, make, how):
     with keras.RematScope(**REMAT_MODES[mode]):
         layer = make()

@@ -58,10 +58,10 @@ class _Standardized(KernelStandardization):
         self._build_gains(own_kernels(self))
 
     def call(self, inputs):
-        refuse_tf_keras(self, inputs)
         return self._with_its_name(self._call)(inputs)
 
     def _call(self, inputs):
+        refuse_tf_keras(self, inputs)
         with KernelScope(self, lambda: self._standardized(own_kernels(self))):
             return super().call(inputs)
 
