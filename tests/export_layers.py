@@ -79,6 +79,11 @@ def _modulated():
     return keras.Model([x, condition], GroupNormalization(2)(x, scale=scale, shift=shift))
 
 
+def _masked_images():
+    x, mask = keras.Input(ANY_SIZE), keras.Input((None, None), dtype="bool")
+    return keras.Model([x, mask], GroupNormalization(2, use_mask=True)(x, mask=mask))
+
+
 def _asserted(x):
     with tf.control_dependencies([tf.debugging.assert_less(x, 1e9), tf.print("seen", summarize=0)]):
         return tf.identity(x)
@@ -205,10 +210,23 @@ BUILD = {
     "MultiHeadAttention, causal, any size": _with_itself(
         lambda x: layers.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True), (None, 4)
     ),
+    "standardized MultiHeadAttention": _with_itself(
+        lambda x: tfgn.layers.WeightStandardization(layers.MultiHeadAttention(2, 4))(x, x)
+    ),
     "Attention": _with_itself(lambda x: layers.Attention()([x, x])),
     "Embedding, masked": one(layers.Embedding, 10, 4, mask_zero=True, shape=(None,), dtype="int32"),
+    "use_mask, any size": row(
+        lambda: layers.Embedding(10, 4, mask_zero=True),
+        lambda: GroupNormalization(2, use_mask=True),
+        shape=(None,),
+        dtype="int32",
+    ),
+    "use_mask, images": _masked_images,
     "Masking": one(layers.Masking, shape=LINE),
     "LSTM": one(layers.LSTM, 4, return_sequences=True, shape=(6, 4)),
+    "standardized LSTM": one(
+        tfgn.layers.WeightStandardization, layers.LSTM(4, return_sequences=True), shape=(6, 4)
+    ),
     "LSTM, unrolled": one(layers.LSTM, 4, return_sequences=True, unroll=True, shape=(6, 4)),
     "GRU, both ways, masked": row(
         layers.Masking, lambda: layers.Bidirectional(layers.GRU(4)), shape=(6, 4)
@@ -273,6 +291,7 @@ REFUSED = {
     ("MaxPooling3D", "tflite"): "it has none for MaxPool3D$",
     ("MultiHeadAttention, causal, any size", "tflite"): "it has none for StridedSlice$",
     ("LSTM", "tflite"): "'tf.TensorListReserve' op .* need a fixed batch size: give input_signat",
+    ("standardized LSTM", "tflite"): "'tf.TensorListReserve' op .* need a fixed batch size",
     ("GRU, both ways, masked", "tflite"): "'tf.TensorListReserve' op .* need a fixed batch size",
     ("ConvLSTM2D", "tflite"): "'tf.TensorListReserve' op .* need a fixed batch size",
     ("Discretization", "onnx"): "ONNX has no operator for Bucketize",

@@ -5,11 +5,12 @@ import sys
 
 import export_models
 import keras
+import numpy as np
 import pytest
 import small_resnet
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
-from export_runtimes import check
+from export_runtimes import RUN, by_name, check
 from tensorflow_groupnorm._export import _tflite
 
 
@@ -61,6 +62,72 @@ def test_any_policy_becomes_float32(policy, format, tmp_path):
     inputs = [tf.constant(small_resnet.IMAGES[:3])]
     check(model, path, format, inputs, twin=float32_twin(model, small_resnet.build))
     assert {layer.compute_dtype for layer in model.layers} >= {policy.removeprefix("mixed_")}
+
+
+@keras.saving.register_keras_serializable("export_tests")
+class Block(keras.layers.Layer):
+    """A convolution, a norm and a larger image, to be converted inside."""
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.conv = keras.layers.Conv2D(filters, 3, padding="same")
+        self.norm = keras.layers.BatchNormalization()
+        self.up = keras.layers.UpSampling2D()
+
+    def call(self, inputs, training=None):
+        return self.up(keras.ops.relu(self.norm(self.conv(inputs), training=training)))
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+@keras.saving.register_keras_serializable("export_tests")
+class Network(keras.Model):
+    """Two of them, in a subclassed model."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = Block(8), Block(4)
+
+    def call(self, inputs, training=None):
+        return self.second(self.first(inputs, training=training), training=training)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def of_blocks():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, Block(4)(Block(8)(inputs)))
+
+
+def subclassed_of_blocks():
+    network = Network()
+    network(tf.zeros([1, 8, 8, 3]))
+    return network
+
+
+@pytest.mark.parametrize("format", ["saved_model", "tflite", "onnx"])
+@pytest.mark.parametrize("build", [of_blocks, subclassed_of_blocks])
+def test_converted_composite_layers_are_exported(build, format, tmp_path, capsys):
+    model = tfgn.convert(build())
+    inputs = tf.random.normal([3, 8, 8, 3])
+    model(inputs)
+    path = tfgn.export(model, tmp_path / "model", True, format).path
+    check(model, path, format, [inputs])
+
+
+@pytest.mark.parametrize("format", ["saved_model", "tflite", "onnx"])
+def test_rematerialization_is_left_to_training(format, tmp_path):
+    with keras.RematScope("full"):
+        model = small_resnet.build()
+        model = keras.Sequential([keras.Input((8, 8, 3)), model])
+    path = tfgn.export(model, tmp_path / "model", True, format).path
+    assert {layer._remat_mode.mode for layer in model.layers} == {"full"}
+    actual = RUN[format](path, by_name(model, [tf.constant(small_resnet.IMAGES)]))
+    expected = small_resnet.build()(small_resnet.IMAGES)
+    np.testing.assert_allclose(actual["output_0"], expected, atol=1e-5)
 
 
 def inverse(x):

@@ -14,7 +14,13 @@ import keras
 from ..layers._common import on_tensorflow
 from . import _check, _onnx, _saved_model, _tflite
 from ._errors import ExportError, first_line
-from ._model import compute_dtype, computing_in_float32, named_signature, with_declared_batch
+from ._model import (
+    compute_dtype,
+    computing_in_float32,
+    named_signature,
+    with_declared_batch,
+    without_rematerialization,
+)
 
 FORMATS = ("saved_model", "tflite", "onnx")
 
@@ -102,7 +108,7 @@ def export(
     _check_target(path, overwrite)
     # What runs TFLite and ONNX files has convolutions in float32 alone.
     precision = contextlib.nullcontext() if format == "saved_model" else computing_in_float32(model)
-    with precision:
+    with precision, without_rematerialization(model):
         signature = named_signature(model, input_signature)
         try:
             signature, batch, expected = _on_a_batch(model, signature, input_signature, example)

@@ -76,6 +76,28 @@ def with_declared_batch(model, signature):
     return keras.tree.pack_sequence_as(signature, declared)
 
 
+@contextlib.contextmanager
+def without_rematerialization(model):
+    """Lets nothing be computed again in a backward pass, for the time of a `with` block.
+
+    There is none. In a graph TensorFlow refuses keyword arguments of a rematerialized call, such as
+    the `training=False` of a model that was built in a `keras.RematScope`.
+    """
+    operations = model._flatten_layers()
+    # The functional model inside a sequential one, which is none of its layers.
+    inside = [getattr(layer, "_functional", None) for layer in operations]
+    operations += [functional for functional in inside if functional is not None]
+    operations += [op for layer in operations for op in getattr(layer, "operations", ())]
+    modes = [(operation, operation._remat_mode) for operation in operations]
+    try:
+        for operation, _ in modes:
+            operation._remat_mode = None
+        yield
+    finally:
+        for operation, mode in modes:
+            operation._remat_mode = mode
+
+
 class _Float32(keras.DTypePolicy):
     """Computes in float32, from variables of any dtype."""
 
