@@ -14,6 +14,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 X = np.random.default_rng(0).normal(0.3, 1, (4, 8, 8, 4)).astype("float32")
 
+KERNEL_BIAS_GAIN = ["kernel", "bias", "gain"]
+
 REMAT_MODES = {
     "none": dict(mode=None),
     "full": dict(mode="full"),
@@ -73,12 +75,11 @@ def by_formula(layer, x):
 def gradients(call, layer, x):
     """Returns the gradients of the kernel, the bias, the gain and the input."""
     x = tf.convert_to_tensor(x)
-    names = ["kernel", "bias", "gain"]
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = tf.cast(call(x), "float32")
         loss = tf.reduce_sum(y * tf.cos(y))
-    return tape.gradient(loss, [*(named(layer)[name] for name in names), x])
+    return tape.gradient(loss, [*(named(layer)[name] for name in KERNEL_BIAS_GAIN), x])
 
 
 def run(how, function):
@@ -171,6 +172,26 @@ def test_regularizers_of_a_rematerialized_layer_keep_their_gradient():
     total, actual = losses_and_gradients(mode="full")
     expected_total, expected = losses_and_gradients(mode=None)
     np.testing.assert_allclose(total, expected_total, rtol=1e-5)
+    assert_same_gradients(actual, expected, 1e-4)
+
+
+@pytest.mark.parametrize("make", [standardized, wrapped])
+def test_a_stateless_call_under_rematerialization(make):
+    with keras.RematScope("full"):
+        layer = make()
+    layer.build(X.shape)
+    randomize(layer)
+    x = tf.constant(X)
+    values = [tf.constant(v.numpy()) for v in layer.trainable_variables]
+    expected = gradients(lambda x: by_formula(layer, x), layer, x)
+    for variable in layer.trainable_variables:
+        variable.assign(2 * variable + 1)  # What counts is what the call is given.
+    with tf.GradientTape() as tape:
+        tape.watch([values, x])
+        y, _ = layer.stateless_call(values, [], x)
+        loss = tf.reduce_sum(y * tf.cos(y))
+    names = [variable.name for variable in layer.trainable_variables]
+    actual = tape.gradient(loss, [*(values[names.index(n)] for n in KERNEL_BIAS_GAIN), x])
     assert_same_gradients(actual, expected, 1e-4)
 
 

@@ -142,6 +142,18 @@ def test_named_kernels(tmp_path):
     np.testing.assert_array_equal(loaded(SEQUENCE), model(SEQUENCE))
 
 
+def test_kernels_in_lists():
+    stock = keras.Sequential([keras.layers.Dense(3), keras.layers.Dense(2)])
+    layer = WeightStandardization(stock, kernels=["layers.1.kernel"], gain=True)
+    y = layer(SEQUENCE)
+    second = stock.layers[1]
+    w_hat = tfgn.standardize_weights(second.kernel.value, layer.layers_1_gain.value)
+    expected = stock.layers[0](SEQUENCE) @ w_hat + second.bias.value
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="`kernels`.*'layers.2.kernel'.*out of range"):
+        WeightStandardization(stock, kernels="layers.2.kernel")(SEQUENCE)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

@@ -87,8 +87,8 @@ def kernels_within(layer, names=None, axis=None):
 
     Args:
         layer: a built layer, as given to `WeightStandardization`.
-        names: attributes of the layers that own the kernels, or paths of attributes from `layer`
-            with dots; None for all that the types of the layers tell.
+        names: attributes of the layers that own the kernels, or paths from `layer` with dots, of
+            attributes and of numbers in a list; None for all that the types of the layers tell.
         axis: int or list of ints, the output-channel axes of all; None finds them by type.
 
     Raises:
@@ -165,12 +165,17 @@ def _kernel(owner, name, axis, path):
 
 def _follow(layer, parts, path):
     try:
-        return functools.reduce(getattr, parts, layer)
-    except AttributeError as error:
+        return functools.reduce(_attribute, parts, layer)
+    except (AttributeError, LookupError, TypeError) as error:
         raise ValueError(
-            "`kernels` names attributes of the layer, or paths of attributes with dots. "
+            "`kernels` names attributes of the layer, or paths of attributes and numbers with "
+            "dots. "
             f"Received: {path!r} for {layer!r}, and {error}"
         ) from error
+
+
+def _attribute(value, part):
+    return value[int(part)] if part.isdigit() else getattr(value, part)
 
 
 def _check_kernel(layer, kernel):

@@ -152,6 +152,14 @@ def _within(scope):
         set_global_attribute(_CURRENT, current)
 
 
+def in_foreign_scope():
+    """Whether a stateless scope other than a KernelScope gives variables their values."""
+    scope = get_stateless_scope()
+    while isinstance(scope, KernelScope):
+        scope = scope.original_scope
+    return scope is not None
+
+
 def dtype_as_read(variable):
     """Returns the dtype in which `variable.value` would come: stored, or as autocasting asks.
 

@@ -9,7 +9,7 @@ from keras.src.backend import AutocastScope
 from keras.src.backend.common.remat import RematMode
 from keras.src.backend.common.variables import get_autocast_scope
 
-from ._kernel_scope import current_scope
+from ._kernel_scope import current_scope, in_foreign_scope
 
 
 def rematerialized(layer, decide, layer_call, *args, **kwargs):
@@ -17,7 +17,8 @@ def rematerialized(layer, decide, layer_call, *args, **kwargs):
 
     The second run, too, reads standardized kernels, computed from the variables within what is
     rematerialized, and runs in the precision of the first; and keyword arguments are taken in
-    graphs, where `tf.recompute_grad` takes none.
+    graphs, where `tf.recompute_grad` takes none. In a `stateless_call` nothing is rematerialized:
+    the values that it is given would be gone in the second run.
 
     Args:
         layer: the layer that is called.
@@ -33,6 +34,8 @@ def rematerialized(layer, decide, layer_call, *args, **kwargs):
     # In the mode "activations" it is not `call` that is rematerialized.
     if decided is layer_call or layer._remat_mode.mode == "activations":
         return decided
+    if in_foreign_scope():
+        return layer_call
     scope = current_scope()
     return _recomputed(layer_call, contextlib.nullcontext if scope is None else scope.renewed)
 

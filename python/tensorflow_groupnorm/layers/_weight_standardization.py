@@ -66,8 +66,9 @@ class WeightStandardization(KernelStandardization, keras.layers.Wrapper):
         axis: int or list of ints, the output-channel axes of each kernel. None finds them by the
             type of the layer that has the kernel, the last axis for one that is not Keras' own.
         kernels: str or list of str, the kernels to standardize: attributes of the layer that has
-            the kernels (`"recurrent_kernel"`), or paths of attributes with dots from `layer`
-            (`"attention.query_dense.kernel"`), each a `keras.Variable`. None for those above.
+            the kernels (`"recurrent_kernel"`), or paths from `layer` with dots
+            (`"attention.query_dense.kernel"`, `"layers.0.kernel"`), each a `keras.Variable`. None
+            for those above.
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. The dtype policy is
             that of `layer` unless given.
 
