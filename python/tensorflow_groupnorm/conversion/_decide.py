@@ -9,6 +9,7 @@ import keras
 from .._keras import get_keras_mask
 from . import _fusion, _rules
 from ._change import Build, Change
+from ._composites import Composites
 from ._network import (
     AT_OUTPUT,
     BEFORE_KEPT,
@@ -39,19 +40,21 @@ class _Decider:
     def __init__(self, model, options, report):
         self._options = options
         self._report = report
-        self._network = Network(list(walk(model)))
+        found = list(walk(model))
+        self._network = Network(found)
         self._outputs = [] if functional(model) is None else functional(model).outputs
         self._holders = _holders(model)
         self._taken = set()
         self._seen = set()
         self._few = []
         self.changes = []
-        self._visit(model, (), "", None)
+        with Composites(layer for _, layer in found) as self._composites:
+            self._visit(model, (), "", None)
         self._note_unreached(model)
         self._note_few_numbers()
         self._note_untracked(model)
 
-    def _visit(self, layer, path: Path, scope: str, reasons: list[str | None] | None):
+    def _visit(self, layer, path: Path, scope: str, reasons: list[str | None] | None, calls=()):
         """Decides about a layer and those inside.
 
         Args:
@@ -60,6 +63,7 @@ class _Decider:
             scope: the names of what it is inside, for the report.
             reasons: for each of its outputs, why no normalization follows, or None if one does;
                 None for the model that is converted.
+            calls: the nodes at which it is called, where they are known.
         """
         if id(layer) in self._seen:
             return
@@ -71,21 +75,28 @@ class _Decider:
             else:
                 reason = next(filter(None, reasons), None)
                 self._kernel(layer, path, scope, reason)
-        elif functional(layer) is not None:
-            self._graph(layer, path, inside, reasons)
         elif not isinstance(layer, _OPAQUE):
-            self._composite(layer, path, inside, reasons)
+            graph = self._composites.graph(layer, calls)
+            if graph is not None:
+                self._graph(layer, graph, path, inside, reasons)
+            else:
+                self._composite(layer, path, inside, reasons)
 
-    def _graph(self, model, path, scope, reasons):
-        graph = Graph(functional(model), self._counts, reasons)
-        for below, child in children(model):
-            if below[0] in ("operations", "layers"):
-                self._visit(child, path + below, scope, graph.reasons(child))
-        for below, child in children(model):
+    def _graph(self, layer, graph, path, scope, reasons):
+        """Decides about a layer or model whose graph is known."""
+        if reasons is not None and len(reasons) != len(graph.outputs):
+            reasons = [next(filter(None, reasons), None)] * len(graph.outputs)
+        graph = Graph(graph, self._counts, self._composites, reasons)
+        inside = list(children(layer))
+        for below, child in inside:
+            calls = graph.calls(child)
+            if calls:
+                self._visit(child, path + below, scope, graph.reasons(child), calls)
+        for below, child in inside:
             self._visit(child, path + below, scope, [_rules.OUTSIDE] * _outputs_of(child))
 
     def _composite(self, layer, path, scope, reasons):
-        """Decides about a layer that calls other layers in code of its own."""
+        """Decides about a layer that calls other layers in code that cannot be followed."""
         inside = [child for _, child in walk(layer)][1:]
         norms = [norm for norm in inside if isinstance(norm, NORMALIZATIONS) and norm.built]
         reason = AT_OUTPUT if reasons is None else next(filter(None, reasons), None)

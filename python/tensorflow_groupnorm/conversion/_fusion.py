@@ -7,6 +7,7 @@ import dataclasses
 import keras
 
 from .._keras import AddOperation, ReluOperations, SiluOperation
+from ..layers._activations import fused_name, resolve
 from ._network import Network
 
 
@@ -89,10 +90,11 @@ def _activation(network: Network, output, outputs: list):
 
 def activation_name(operation) -> str | None:
     """Returns `"relu"` or `"silu"` for an operation that is just that, else None."""
-    if type(operation) in (keras.layers.ReLU, ReluOperations[0]):
+    if isinstance(operation, keras.Layer):
+        function = resolve(operation, operation.compute_dtype)
+        name = fused_name(function)
+        return None if name == "linear" else name
+    if type(operation) is ReluOperations[0]:
         plain = not (operation.negative_slope or operation.threshold)
         return "relu" if plain and operation.max_value is None else None
-    if type(operation) is keras.layers.Activation:
-        functions = {keras.activations.relu: "relu", keras.activations.silu: "silu"}
-        return functions.get(operation.activation)
     return {ReluOperations[1]: "relu", SiluOperation: "silu"}.get(type(operation))

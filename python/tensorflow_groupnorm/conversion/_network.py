@@ -8,6 +8,7 @@ import keras
 
 from .. import layers
 from .._keras import Functional, is_in_graph
+from ._composites import Composites
 from ._walk import Path, attributes, functional, items
 
 NORMALIZATIONS = (
@@ -100,6 +101,7 @@ class Graph:
     Args:
         model: the functional model.
         counts: whether a normalization takes back the scale of what it reads.
+        composites: follows the calls of layers that are made of layers.
         outputs: for each output of the model, in order, why no normalization follows it where
             the model is used, or None if one does. Defaults to the end of all there is.
     """
@@ -108,10 +110,12 @@ class Graph:
         self,
         model: Functional,
         counts: Callable[[keras.Layer], bool],
+        composites: Composites,
         outputs: list[str | None] | None = None,
     ):
         self.model = model
         self._counts = counts
+        self._composites = composites
         self._reasons = [AT_OUTPUT] * len(model.outputs) if outputs is None else outputs
         self._calls = {}
         self._readers = {}
@@ -124,9 +128,13 @@ class Graph:
                 for tensor in node.input_tensors:
                     self._readers.setdefault(id(tensor), []).append(node)
 
+    def calls(self, operation) -> list:
+        """Returns the calls of an operation in this graph."""
+        return self._calls.get(id(operation), [])
+
     def reasons(self, operation) -> list[str | None]:
         """Returns, for each output of an operation, why one of its calls is not normalized."""
-        calls = [self._outputs(node) for node in self._calls.get(id(operation), [])]
+        calls = [self._outputs(node) for node in self.calls(operation)]
         return [next(filter(None, reasons), None) for reasons in zip(*calls, strict=True)]
 
     def not_normalized(self, tensor) -> str | None:
@@ -138,7 +146,7 @@ class Graph:
         if id(tensor) not in self._memo:
             reasons = [
                 reason
-                for output, reason in zip(self.model.outputs, self._reasons, strict=True)
+                for output, reason in zip(self.model.outputs, self._reasons, strict=False)
                 if output is tensor
             ]
             for node in self._readers.get(id(tensor), []):
@@ -153,14 +161,15 @@ class Graph:
         operation = node.operation
         if isinstance(unwrap(operation), NORMALIZATIONS):
             return [None if self._counts(unwrap(operation)) else BEFORE_KEPT]
-        inner = functional(operation)
-        if inner is not None:
-            inside = Graph(inner, self._counts, self._outputs(node))
-            return [
-                inside.not_normalized(inner_input)
-                for inner_input, argument in zip(inner.inputs, node.input_tensors, strict=False)
-                if argument is tensor
-            ]
+        if isinstance(operation, keras.Layer):
+            inner = self._composites.graph(operation, [node])
+            if inner is not None:
+                inside = Graph(inner, self._counts, self._composites, self._outputs(node))
+                return [
+                    inside.not_normalized(inner_input)
+                    for inner_input, argument in zip(inner.inputs, node.input_tensors, strict=False)
+                    if argument is tensor
+                ]
         if _has_kernel(operation):
             return [BEFORE_KERNEL]
         return self._outputs(node)

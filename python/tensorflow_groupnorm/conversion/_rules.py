@@ -32,11 +32,11 @@ _STANDARDIZED = {
 _WRAPPED = (keras.layers.DepthwiseConv1D, keras.layers.SeparableConv1D)
 _CONVOLUTIONS = (*_STANDARDIZED, *_WRAPPED)
 
-#: Said of convolutions in a layer that has normalizations as well.
+#: Said of convolutions in a layer that has normalizations as well, and whose code is not followed.
 ASSUMED = "what follows it in call() is not known; taken to be a normalization"
 
-#: Said of layers that a model holds, but does not call in its graph.
-OUTSIDE = "it is not in the graph of its model; what follows it is not known"
+#: Said of layers that a model or layer holds, but does not call in its graph.
+OUTSIDE = "it is called outside of the graph, if at all; what follows it is not known"
 
 #: The variables of a batch normalization that no other has a use for.
 MOVING_STATISTICS = ("moving_mean", "moving_variance")

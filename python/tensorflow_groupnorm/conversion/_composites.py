@@ -1,0 +1,97 @@
+"""What layers with a `call` of their own do with the layers inside, followed symbolically."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import keras
+
+from .._keras import Functional
+from ._walk import functional
+
+
+class Composites:
+    """Follows the calls of layers; a context manager, at whose end no trace of that is left.
+
+    Args:
+        layers: all layers of the model.
+    """
+
+    def __init__(self, layers: Iterable[keras.Layer]):
+        self._before = [
+            (layer, len(layer._inbound_nodes), len(layer._outbound_nodes), layer._called)
+            for layer in layers
+        ]
+        self._graphs = {}
+
+    def __enter__(self) -> Composites:
+        return self
+
+    def __exit__(self, *exception):
+        for layer, inbound, outbound, called in self._before:
+            del layer._inbound_nodes[inbound:]
+            del layer._outbound_nodes[outbound:]
+            layer._called = called
+
+    def graph(self, layer: keras.Layer, calls: list) -> Functional | None:
+        """Returns the graph of a layer that is made of layers, or None where there is none to see.
+
+        Args:
+            layer: the layer.
+            calls: nodes at which it is called; without any, the shapes that it was built for tell
+                the inputs.
+        """
+        if functional(layer) is not None:
+            return functional(layer)
+        if id(layer) not in self._graphs:
+            self._graphs[id(layer)] = self._follow(layer, calls) if _is_composite(layer) else None
+        return self._graphs[id(layer)]
+
+    def _follow(self, layer, calls):
+        try:
+            args, kwargs = _inputs(layer, calls)
+            # Nothing that the call assigns may reach the model.
+            with keras.StatelessScope(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                outputs = layer.call(*args, **kwargs)
+            inputs = [x for x in keras.tree.flatten((args, kwargs)) if _is_symbolic(x)]
+            outputs = [x for x in keras.tree.flatten(outputs) if _is_symbolic(x)]
+            return Functional(inputs, outputs)
+        except Exception:
+            # Whatever the code of others does not do with symbolic tensors: it is not followed.
+            return None
+
+
+def _is_composite(layer) -> bool:
+    own = type(layer).__module__.partition(".")[0] != "keras"
+    return own and layer.built and bool(layer._layers)
+
+
+def _is_symbolic(value) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _inputs(layer, calls):
+    if calls:
+        arguments = calls[0].arguments
+        return keras.tree.map_structure(_input_like, (arguments.args, arguments.kwargs))
+    build_config = layer.get_build_config() or {}
+    if "input_shape" in build_config:
+        return (_inputs_of(build_config["input_shape"], layer),), {}
+    shapes = {key.removesuffix("_shape"): s for key, s in build_config["shapes_dict"].items()}
+    return (), {key: _inputs_of(shape, layer) for key, shape in shapes.items()}
+
+
+def _inputs_of(shape, layer):
+    if isinstance(shape, (tuple, list)) and all(s is None or isinstance(s, int) for s in shape):
+        return keras.Input(batch_shape=tuple(shape), dtype=layer.input_dtype)
+    if isinstance(shape, dict):
+        return {key: _inputs_of(value, layer) for key, value in shape.items()}
+    return [_inputs_of(value, layer) for value in shape]
+
+
+def _input_like(value):
+    if not _is_symbolic(value):
+        return value
+    return keras.Input(batch_shape=value.shape, dtype=value.dtype)

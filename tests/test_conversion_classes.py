@@ -1,0 +1,221 @@
+"""`tfgn.convert`: functional and `Sequential` subclasses, and models without a config."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow_groupnorm as tfgn
+from composites import Nested, batch, check_loads, functional, norm, normalizations, register
+from conversions import Fused, convert, images, randomize
+from keras import layers
+
+# Keras reads its variables through an interface that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@register
+class Backbone(keras.Model):
+    """A functional model that its constructor makes, with methods and tensors in attributes."""
+
+    def __init__(self, filters=4, kind="bn", **kwargs):
+        inputs = keras.Input((6, 6, 3))
+        x, outputs = inputs, {}
+        for level in ("P1", "P2"):
+            x = layers.Conv2D(filters, 3, padding="same", name=f"{level}_conv")(x)
+            x = layers.ReLU(name=f"{level}_relu")(norm(kind, f"{level}_norm")(x))
+            outputs[level] = x
+        super().__init__(inputs, layers.Conv2D(2, 1, name="last")(x), **kwargs)
+        self.filters = filters
+        self.kind = kind
+        self.pyramid_outputs = outputs
+        self.first_norm = self.get_layer("P1_norm")
+        self.features = keras.Model(inputs, outputs["P1"], name="features")
+
+    def encode(self, x):
+        return self.features(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 3 * keras.ops.mean((y - y_pred) ** 2)
+
+    def get_config(self):
+        return {"filters": self.filters, "kind": self.kind, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@pytest.mark.parametrize("kind", ["gn", "bn"])
+def test_functional_subclasses_keep_class_methods_and_tensors(kind, tmp_path):
+    model = randomize(Backbone(kind=kind, name="mine"))
+    standardization = None if kind == "gn" else "bit"
+    converted, report = convert(model, groups=2, weight_standardization=standardization)
+    assert isinstance(converted, Backbone) and converted.name == "mine" and not report.notes
+    assert converted.first_norm is converted.get_layer("P1_norm")
+    assert isinstance(converted.first_norm, Fused)
+    x = images(2, 6, 6, 3)
+    extractor = keras.Model(converted.inputs, converted.pyramid_outputs)
+    features = extractor([x])
+    np.testing.assert_array_equal(converted.encode(x), features["P1"])
+    np.testing.assert_array_equal(converted.get_layer("last")(features["P2"]), converted(x))
+    if kind == "gn":
+        np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(converted.encode(x), model.encode(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        converted.compute_loss(y=0.0, y_pred=converted(x)),
+        3 * np.mean(converted(x) ** 2),
+        rtol=1e-4,
+    )
+    converted.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, Backbone)
+    np.testing.assert_array_equal(loaded(x), converted(x))
+    np.testing.assert_array_equal(loaded.encode(x), converted.encode(x))
+    assert loaded.get_config()["changes"] == converted.get_config()["changes"]
+
+
+def test_functional_subclass_in_another_model(tmp_path):
+    inputs = keras.Input((6, 6, 3))
+    model = randomize(keras.Model(inputs, layers.ReLU()(Backbone(name="own")(inputs))))
+    converted, _ = convert(model, groups=2)
+    assert isinstance(converted.get_layer("own"), Backbone)
+    check_loads(converted, images(2, 6, 6, 3), tmp_path)
+
+
+@register
+class Chain(keras.Sequential):
+    """Its config names what its constructor takes, and not its layers."""
+
+    def __init__(self, filters=4, **kwargs):
+        steps = [layers.Conv2D(filters, 3, name="conv"), norm("gn", "norm")]
+        steps += [layers.ReLU(name="relu"), layers.Dense(2, name="head")]
+        super().__init__([keras.Input((6, 6, 3)), *steps], **kwargs)
+        self.filters = filters
+
+    def twice(self, x):
+        return 2 * self(x)
+
+    def get_config(self):
+        return {"filters": self.filters, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def test_sequential_subclasses_keep_class_and_methods(tmp_path):
+    model = randomize(Chain(4, name="mine"))
+    converted, report = convert(model, weight_standardization=None)
+    assert isinstance(converted, Chain) and converted.filters == 4 and not report.notes
+    assert report.count("fused") == 1 and len(converted.layers) == 3
+    x = images(2, 6, 6, 3)
+    np.testing.assert_allclose(converted.twice(x), 2 * model(x), rtol=1e-4, atol=1e-5)
+    check_loads(converted, x, tmp_path)
+
+
+class ChainOf(keras.Sequential):
+    def __init__(self, filters):
+        steps = [layers.Conv2D(filters, 3), norm("gn", "norm"), layers.ReLU()]
+        super().__init__([keras.Input((6, 6, 3)), *steps], name="mine")
+
+
+class NamedFunctional(keras.Model):
+    def __init__(self, filters):
+        inputs = keras.Input((6, 6, 3))
+        x = norm("gn", "norm")(layers.Conv2D(filters, 3)(inputs))
+        super().__init__(inputs, layers.Dense(2)(layers.ReLU()(x)), name="mine")
+
+
+@pytest.mark.parametrize("cls", [ChainOf, NamedFunctional])
+def test_classes_that_no_config_describes_are_said_to_be_lost(cls, tmp_path):
+    model = randomize(cls(4))
+    x = images(2, 6, 6, 3)
+    converted, report = convert(model, weight_standardization=None)
+    assert not isinstance(converted, cls)
+    assert f"its class {cls.__name__} cannot be made from its config" in report.notes[0]
+    np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
+    check_loads(converted, x, tmp_path)
+    before = np.array(model(x))
+    same = tfgn.convert(model, in_place=True, weight_standardization=None, report=None)
+    assert same is model and isinstance(model.get_layer("norm"), Fused)
+    np.testing.assert_allclose(model(x), before, rtol=1e-4, atol=1e-5)
+
+
+class Vae(keras.Model):
+    """In the style of keras.io: a model of two models."""
+
+    def __init__(self, encoder, decoder, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.tracker = keras.metrics.Mean(name="total")
+
+    def call(self, x):
+        return self.decoder(self.encoder(x))
+
+
+def make_vae():
+    inputs = keras.Input((6, 6, 4))
+    encoder = keras.Model(inputs, norm("gn", "first")(layers.Conv2D(4, 3)(inputs)))
+    decoder = keras.Sequential([keras.Input((4, 4, 4)), norm("gn", "second"), layers.ReLU()])
+    model = Vae(encoder, decoder)
+    model(images(2, 6, 6, 4))
+    return randomize(model)
+
+
+class NoConfig(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.norm = norm("gn", "norm")
+
+    def call(self, x):
+        return self.norm(x)
+
+
+class RaisingConfig(NoConfig):
+    def get_config(self):
+        raise RuntimeError("not today")
+
+
+def no_config(cls):
+    model = cls()
+    model(images(2, 6, 6, 4))
+    return randomize(model)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_vae,
+        functools.partial(no_config, NoConfig),
+        functools.partial(no_config, RaisingConfig),
+    ],
+)
+def test_models_without_a_config_are_converted_in_place(make, tmp_path):
+    model = make()
+    model.compile("sgd", "mse")
+    x = images(2, 6, 6, 4)
+    before = np.array(model(x))
+    with pytest.raises(ValueError, match="cannot be copied.*in_place=True"):
+        tfgn.convert(model)
+    assert not any(isinstance(layer, Fused) for layer in model._flatten_layers())
+    converted = tfgn.convert(model, in_place=True, weight_standardization=None, report=None)
+    assert converted is model and model.compiled
+    assert all(isinstance(layer, Fused) for layer in normalizations(model))
+    np.testing.assert_allclose(model(x), before, rtol=1e-4, atol=1e-5)
+    history = model.fit(x, np.zeros(before.shape), verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    if make is make_vae or make.args[0] is RaisingConfig:
+        with pytest.raises(NotImplementedError, match="was converted and cannot be saved"):
+            model.save(tmp_path / "model.keras")
+
+
+def test_in_place_conversion_of_a_functional_model(tmp_path):
+    model = randomize(functional(Nested(kind="gn", name="own")))
+    x = batch(model)
+    before, feature = np.array(model(x)), model.get_layer("own").output
+    converted = tfgn.convert(model, in_place=True, weight_standardization=None, report=None)
+    assert converted is model and model.get_layer("own").output is feature
+    np.testing.assert_allclose(model(x), before, rtol=1e-4, atol=1e-5)
+    check_loads(model, x, tmp_path)
