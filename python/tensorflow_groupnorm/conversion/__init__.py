@@ -1,6 +1,7 @@
 """Turns a Keras model with BatchNormalization into one with GroupNorm and weight standardization.
 
-    convert -> _copy, _decide, _edit, _converted -> _rules, _fusion -> _network, _change -> _walk
+    convert -> _copy, _decide, _edit, _converted -> _rules, _fusion -> _network
+        -> _composites -> _change, _walk
 
 - `_walk`: the layers inside a layer, and the paths that lead to them.
 - `_copy`: a model anew from its config, and its weights.
@@ -8,6 +9,7 @@
     - `_rules`: what becomes of a normalization, and of a convolution.
     - `_fusion`: which additions and activations a normalization takes into its kernel.
     - `_network`: who reads what in functional models; whether a normalization follows a layer.
+    - `_composites`: the same of layers with a `call` of their own, as far as that can be followed.
 - `_edit`: carries the changes out, in the copy and in what is loaded.
 - `_converted`: models and layers with code of their own, as they are saved and loaded.
 - `_arguments`: what layers and compiled models were made with.

@@ -61,7 +61,8 @@ def convert(
         model: a built Keras model: functional, `Sequential`, subclassed, or nested. It is not
             changed. Under a layer or model with a `call` of its own, the layers that are made in
             `__init__` or `build` and held in attributes, lists, dicts and plain objects are
-            replaced; nothing is fused.
+            replaced; nothing is fused. What follows a convolution is seen if the `call` runs on
+            symbolic tensors; if not, a normalization is assumed where there are any.
         norm: `"gn"`, or None to leave the normalizations.
         weight_standardization: the name of a variant, see `tfgn.standardize_weights`; a dict with
             `variant` and, optionally, `epsilon` and `gain`; or None to leave the convolutions.
