@@ -69,8 +69,9 @@ def export(
     random numbers, a warning says that it was not checked. The model itself is not changed.
 
     A SavedModel is as of `keras.Model.export`: the endpoint `serve`, the signature
-    `serving_default`, any batch size. The file `assets.extra/tensorflow_groupnorm.json` in it says
-    which custom ops it has and which packages and versions it needs. TFLite files hold TFLite's
+    `serving_default`, any batch size unless the model runs with the one that it declares alone. The
+    file `assets.extra/tensorflow_groupnorm.json` in it says which custom ops it has and which
+    packages and versions it needs. TFLite files hold TFLite's
     builtin ops alone, ONNX files opset 18; both compute in float32 whatever the dtype policy.
 
     Args:
@@ -93,9 +94,9 @@ def export(
 
     Raises:
         ExportError: if the model does not know the shapes of its inputs, does not run on the batch,
-            calls custom ops by their raw name in spite of `portable`, has ops that the format
-            lacks, or if what was written differs from the model by more than `tolerance`. Nothing
-            is written then.
+            has nested outputs, calls custom ops by their raw name in spite of `portable`, has ops
+            that the format lacks, or if what was written differs from the model by more than
+            `tolerance`. Nothing is written then.
         FileExistsError: if there is something at `path`, a link included, and `overwrite` is not
             set, or if that is a folder of anything but a SavedModel.
         NotADirectoryError: if `path` is below a file.
