@@ -240,6 +240,8 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(tmp_path):
     path = tmp_path / "model"
     with pytest.raises(TypeError, match="`model` must be a keras.Model. Received: model=3"):
         tfgn.export(3, path)
+    with pytest.raises(TypeError, match="`model` must be a keras.Model. Received: model=3"):
+        tfgn.export(3, path, portable=True, format="tflite")
     with pytest.raises(tfgn.ExportError, match="does not know the shapes of its inputs: call it"):
         tfgn.export(export_models.Subclassed(), path)
     with pytest.raises(ValueError, match="must be one of saved_model, tflite, onnx. Rec.*'h5'"):

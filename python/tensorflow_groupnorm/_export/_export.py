@@ -105,7 +105,7 @@ def export(
         ValueError: for another argument outside of the above.
     """
     path = Path(path)
-    _check_arguments(portable, format)
+    _check_arguments(model, portable, format)
     _check_target(path, overwrite)
     # What runs TFLite and ONNX files has convolutions in float32 alone.
     precision = contextlib.nullcontext() if format == "saved_model" else computing_in_float32(model)
@@ -130,12 +130,14 @@ def export(
     return Exported(path, format, portable, custom_ops, difference)
 
 
-def _check_arguments(portable, format):
+def _check_arguments(model, portable, format):
     if not on_tensorflow():
         raise RuntimeError(
             "export needs Keras on TensorFlow (KERAS_BACKEND=tensorflow). "
             f"Received: KERAS_BACKEND={keras.backend.backend()}"
         )
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {', '.join(FORMATS)}. Received: {format!r}")
     if format != "saved_model" and not portable:

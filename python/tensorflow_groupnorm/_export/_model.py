@@ -29,11 +29,8 @@ def named_signature(model, given=None):
         of its own, under which servers find the input.
 
     Raises:
-        TypeError: if `model` is no Keras model.
         ExportError: if the model does not know its inputs yet.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
     if given is None:
         try:
             given = get_input_signature(model)
