@@ -89,10 +89,8 @@ class KernelScope(keras.StatelessScope):
         return self.original_scope.get_current_value(variable)
 
     def _check_read(self, variable):
-        functions, frames = (
-            _functions_between(tf.compat.v1.get_default_graph(), self._graph),
-            _Frames.running(),
-        )
+        functions = _functions_between(tf.compat.v1.get_default_graph(), self._graph)
+        frames = _Frames.running()
         if functions > frames.keras_functions - self._frames.keras_functions:
             where = "in a tf.function, which keeps the kernel of the call that traced it"
             remedy = "call it without tf.function, and put tf.function around the whole model"
@@ -122,6 +120,7 @@ class KernelScope(keras.StatelessScope):
 
     def __exit__(self, *exception):
         super().__exit__(*exception)
+        self._replacements = {}  # A rematerialized call keeps the scope, not its tensors.
         if exception[0] is not None:
             return
         if self._parent is not None:
@@ -129,9 +128,9 @@ class KernelScope(keras.StatelessScope):
         elif self._unread:
             paths = ", ".join(variable.path for variable in self._unread.values())
             raise RuntimeError(
-                f"{self._layer!r} standardized nothing: the layer's `call` did not read {paths}. "
-                "Only what `call` reads from a Keras variable is standardized; a tf.function that "
-                "was traced before reads nothing again."
+                f"{self._layer!r} cannot standardize {paths}, which the layer's `call` did not "
+                "read. Only what `call` reads from a Keras variable is standardized; a tf.function "
+                "that was traced before reads nothing again."
             )
         for loss in self.losses:
             self._layer.add_loss(loss)
