@@ -219,3 +219,39 @@ def test_in_place_conversion_of_a_functional_model(tmp_path):
     assert converted is model and model.get_layer("own").output is feature
     np.testing.assert_allclose(model(x), before, rtol=1e-4, atol=1e-5)
     check_loads(model, x, tmp_path)
+
+
+@register
+class Unnamed(keras.Model):
+    """Leaves the names of its layers to Keras, which numbers them."""
+
+    def __init__(self, **kwargs):
+        inputs = keras.Input((6, 6, 3))
+        x = inputs
+        for _ in range(3):
+            x = layers.ReLU()(norm("bn")(layers.Conv2D(4, 3, padding="same")(x)))
+            x = keras.ops.add(layers.Conv2D(4, 1)(x), x)
+        super().__init__(inputs, layers.Conv2D(2, 1)(x), **kwargs)
+
+    def get_config(self):
+        return {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+@pytest.mark.parametrize("made_before", [0, 1, 2])
+def test_names_that_keras_numbers(made_before, tmp_path):
+    """Of a layer that is replaced the new number may be the old one of a layer that stays."""
+    model = randomize(Unnamed())
+    converted, _ = convert(model, groups=2)
+    assert [a.name for a in converted.layers] == [
+        a.name for a in model.layers if not isinstance(a, layers.ReLU)
+    ]
+    converted.save(tmp_path / "model.keras")
+    keras.backend.clear_session()
+    for _ in range(made_before):
+        layers.Conv2D(2, 1), layers.BatchNormalization()
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(images(2, 6, 6, 3)), converted(images(2, 6, 6, 3)))

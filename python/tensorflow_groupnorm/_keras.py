@@ -57,6 +57,7 @@ def refresh_graph(functional: Functional):
             functional._operations,
             functional._operations_by_depth,
         ) = _map_graph(functional._inputs, functional._outputs)
+    functional.output_names = [x._keras_history.operation.name for x in functional.outputs]
     after = functional.layers
     known = before | {id(layer) for layer in after}
     others = [layer for layer in functional._layers if id(layer) not in known]

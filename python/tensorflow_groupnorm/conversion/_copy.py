@@ -159,7 +159,8 @@ def _input_like(tensor):
 def counterparts(model: keras.Model, new: keras.Model) -> list[tuple[Path, keras.Layer, object]]:
     """Returns, for each layer of a model, its path, itself and the layer of the copy.
 
-    The layers of the copy are built on the way, so that those that a `build` makes exist.
+    The layers of the copy are built on the way, so that those that a `build` makes exist, and
+    named as in the model.
 
     Raises:
         NotCopiedError: if the copy is not made of the same layers.
@@ -182,8 +183,17 @@ def counterparts(model: keras.Model, new: keras.Model) -> list[tuple[Path, keras
                 f"from its config. {_IN_PLACE}"
             )
         Build.of(old).apply(other)
+        _name_like(old, other)
         pairs.append((path, old, other))
     return pairs
+
+
+def _name_like(old, new):
+    new.name = old.name
+    if functional(old) is not None:
+        operations = zip(functional(old).operations, functional(new).operations, strict=True)
+        for ours, theirs in operations:
+            theirs.name = ours.name
 
 
 def copy_state(old: keras.Layer, new: keras.Layer):

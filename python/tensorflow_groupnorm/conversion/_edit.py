@@ -32,6 +32,8 @@ def apply(root: keras.Layer, changes: list[Change]):
         replaced.append((old, change, operations))
     for old, change, (addition, activation) in replaced:
         new = change.layer
+        # Where Keras numbers layers anew, another name might be that of a layer that stays.
+        new.name = old.name
         change.build.apply(new)
         if addition is None and activation is None:
             for node in list(old._inbound_nodes):
