@@ -181,10 +181,21 @@ def test_models_with_another_call_than_their_graph_are_not_fused():
     np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_remat_mode_is_carried_over():
-    with keras.RematScope(mode="full"):
-        model = functional(layers.Conv2D(4, 3), side=6)
-        model = keras.Model(model.inputs, norm("bn", "norm")(model.outputs[0]))
+@pytest.mark.parametrize("mode", ["full", "larger_than"])
+def test_remat_mode_is_carried_over(mode):
+    inputs = keras.Input((6, 4))
+    with keras.RematScope(mode=mode, output_size_threshold=1):
+        x = layers.DepthwiseConv1D(3, name="conv")(inputs)
+        x = norm("bn", "norm")(x)
+    # Keras itself cannot train a rematerialized Dense in a graph.
+    model = randomize(keras.Model(inputs, layers.Dense(2, name="head")(x)))
     converted, _ = convert(model, groups=2)
-    modes = {layer.name: layer._remat_mode.mode for layer in converted.layers[1:]}
-    assert set(modes.values()) == {"full"} and "norm" in modes
+    for layer in converted.layers[1:-1]:
+        assert layer._remat_mode.mode == mode
+    wrapper = converted.get_layer("conv")
+    assert wrapper.layer._remat_mode.mode == mode
+    converted.compile("sgd", "mse")
+    before = [np.array(w) for w in converted.trainable_weights]
+    converted.fit(images(2, 6, 4), np.zeros((2, 4, 2)), verbose=0)
+    for value, weight in zip(before, converted.trainable_weights, strict=True):
+        assert not np.array_equal(value, weight), weight.path

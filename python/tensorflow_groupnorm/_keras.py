@@ -32,6 +32,7 @@ __all__ = [
     "is_in_graph",
     "name_scopes",
     "refresh_graph",
+    "rematerialized_like",
     "replace_tracked",
 ]
 
@@ -113,6 +114,12 @@ def build_by_run(layer: keras.Layer, build_config: dict):
             built = layer._build_by_run_for_kwargs(shapes)
         if built:
             layer.build(first)  # Notes the shape.
+
+
+def rematerialized_like(layer: keras.Layer) -> contextlib.AbstractContextManager:
+    """Returns a scope in which layers are made with the rematerialization mode of another one."""
+    mode = layer._remat_mode
+    return keras.RematScope(mode=None) if mode is None else keras.RematScope(**mode._asdict())
 
 
 def inherit_state(old: keras.Layer, new: keras.Layer):

@@ -137,7 +137,7 @@ def _convert(model, options, report, in_place) -> keras.Model:
     _edit.apply(new, changes)
     for path, old in originals.items():
         _copy.copy_replaced(old, replaced[path])
-        inherit_state(old, replaced[path])
+        replaced[path].trainable = old.trainable
     for layer, conversion in records:
         _converted.mark(layer, conversion)
     # Last, for an optimizer goes by what is trainable.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import functools
 
 import keras
 
-from .._keras import get_keras_mask
+from .._keras import get_keras_mask, rematerialized_like
 from . import _fusion, _rules
 from ._change import Build, Change
 from ._composites import Composites
@@ -132,13 +133,15 @@ class _Decider:
             for operation in (fusion.addition, fusion.activation_operation)
         )
         self._change(
-            *(layer, path, decision.make(fusion.activation)),
+            *(layer, path, functools.partial(decision.make, fusion.activation)),
             addition=addition,
             norm_input=fusion.norm_input,
             activation=activation,
         )
 
-    def _change(self, layer, path, new, **fusion):
+    def _change(self, layer, path, make, **fusion):
+        with rematerialized_like(layer):
+            new = make()
         self.changes.append(Change(path, new, type(layer).__name__, Build.of(layer), **fusion))
 
     def _fusion(self, layer):
@@ -155,7 +158,7 @@ class _Decider:
             self._note(layer, scope, KEPT, decision)
             return
         self._note(layer, scope, REPLACED, decision)
-        self._change(layer, path, decision.make())
+        self._change(layer, path, decision.make)
 
     def _counts(self, norm) -> bool:
         return _rules.counts(norm, self._options)
