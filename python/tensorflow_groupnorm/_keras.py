@@ -6,7 +6,12 @@ import contextlib
 
 import keras
 from keras.src.activations import activations as _activations
-from keras.src.backend import get_keras_mask
+from keras.src.backend import AutocastScope, get_keras_mask
+from keras.src.backend.common.global_state import set_global_attribute as _set_global_attribute
+from keras.src.backend.common.remat import RematMode
+from keras.src.backend.common.stateless_scope import get_stateless_scope, in_stateless_scope
+from keras.src.backend.common.variables import get_autocast_scope
+from keras.src.export.export_utils import get_input_signature, make_tf_tensor_spec
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.models.functional import make_node_key as _make_node_key
 from keras.src.ops import nn as _nn
@@ -15,31 +20,55 @@ from keras.src.ops.function import map_graph as _map_graph
 from keras.src.ops.node import Node
 from keras.src.saving.serialization_lib import SafeModeScope
 from keras.src.utils import is_default
+from keras.src.utils.naming import auto_name, to_snake_case
+from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
 from keras.src.utils.tracking import DotNotTrackScope as _NotTracking
 
 __all__ = [
     "AddOperation",
+    "AutocastScope",
     "Functional",
     "Node",
     "ReluOperations",
+    "RematMode",
     "SafeModeScope",
     "SiluOperation",
+    "auto_name",
     "build_by_run",
     "functional_like_constructor",
+    "get_autocast_scope",
+    "get_input_signature",
     "get_keras_mask",
+    "get_stateless_scope",
+    "in_stateless_scope",
     "inherit_state",
+    "inject_argument_info_in_traceback",
     "is_default",
     "is_in_graph",
+    "make_tf_tensor_spec",
     "name_scopes",
     "refresh_graph",
     "rematerialized_like",
     "replace_tracked",
+    "stateless_scope",
+    "to_snake_case",
 ]
 
 #: The operations of `keras.ops.add`, `keras.activations.relu` and so on in a functional model.
 AddOperation = _numpy.Add
 ReluOperations = (_activations.ReLU, _nn.Relu)
 SiluOperation = _nn.Silu
+
+
+@contextlib.contextmanager
+def stateless_scope(scope: keras.StatelessScope | None):
+    """Makes a stateless scope the current one without entering it; None for none at all."""
+    current = get_stateless_scope()
+    _set_global_attribute("stateless_scope", scope)
+    try:
+        yield
+    finally:
+        _set_global_attribute("stateless_scope", current)
 
 
 def is_in_graph(functional: Functional, node: Node) -> bool:

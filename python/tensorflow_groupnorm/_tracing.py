@@ -13,9 +13,8 @@ import contextvars
 import hashlib
 
 import tensorflow as tf
-from keras.src.backend import AutocastScope
-from keras.src.backend.common.stateless_scope import in_stateless_scope
-from keras.src.backend.common.variables import get_autocast_scope
+
+from ._keras import AutocastScope, get_autocast_scope, in_stateless_scope
 
 _CURRENT: contextvars.ContextVar[InferenceTrace | None] = contextvars.ContextVar(
     "inference_trace", default=None

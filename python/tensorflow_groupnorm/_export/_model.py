@@ -8,8 +8,8 @@ import re
 
 import keras
 import tensorflow as tf
-from keras.src.export.export_utils import get_input_signature, make_tf_tensor_spec
 
+from .._keras import get_input_signature, make_tf_tensor_spec
 from ._errors import ExportError, first_line
 
 # Bits of the significand.

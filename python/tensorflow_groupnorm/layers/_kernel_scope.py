@@ -1,17 +1,12 @@
 """Replaces what a layer reads from its kernel variables, for the time of a call."""
 
-import contextlib
 import sys
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.global_state import set_global_attribute
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.backend.common.variables import get_autocast_scope
 
-# The attribute of Keras' global state that holds the innermost stateless scope.
-_CURRENT = "stateless_scope"
+from .._keras import get_autocast_scope, get_stateless_scope, stateless_scope
 
 # Graphs that TensorFlow makes for the branches and bodies of an outer graph and differentiates with
 # it; whatever else has a graph of its own, a `tf.function` above all, keeps what it once captured.
@@ -62,7 +57,7 @@ class KernelScope(keras.StatelessScope):
         return self._parent is not None
 
     def __enter__(self):
-        with _within(self._outside()):
+        with stateless_scope(self._outside()):
             replacements = self._compute()
         self._replacements = {id(variable): tensor for variable, tensor in replacements}
         self._unread = {id(variable): variable for variable, _ in replacements}
@@ -115,7 +110,7 @@ class KernelScope(keras.StatelessScope):
                 f"{self._layer!r} cannot standardize the variable {variable.path}: the layer "
                 "assigns to it in its `call`, where it reads as the standardized kernel."
             )
-        with _within(self.original_scope):
+        with stateless_scope(self.original_scope):
             variable.assign(value)
 
     def __exit__(self, *exception):
@@ -138,17 +133,6 @@ class KernelScope(keras.StatelessScope):
     def _note_reads(self, scope):
         for key in set(self._unread) - set(scope._unread):
             del self._unread[key]
-
-
-@contextlib.contextmanager
-def _within(scope):
-    """Makes a stateless scope the current one, None for none at all."""
-    current = get_stateless_scope()
-    set_global_attribute(_CURRENT, scope)
-    try:
-        yield
-    finally:
-        set_global_attribute(_CURRENT, current)
 
 
 def in_foreign_scope():

@@ -5,10 +5,10 @@ import math
 
 import keras
 import tensorflow as tf
-from keras.src.backend import AutocastScope
 
 from .. import _tracing
 from .. import ops as fused
+from .._keras import AutocastScope
 from ..variants import check_variant
 from ._common import on_tensorflow
 from ._kernel_owners import output_axes

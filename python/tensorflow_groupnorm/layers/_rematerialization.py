@@ -5,10 +5,8 @@ import functools
 
 import keras
 import tensorflow as tf
-from keras.src.backend import AutocastScope
-from keras.src.backend.common.remat import RematMode
-from keras.src.backend.common.variables import get_autocast_scope
 
+from .._keras import AutocastScope, RematMode, get_autocast_scope
 from ._kernel_scope import current_scope, in_foreign_scope
 
 

@@ -9,9 +9,8 @@ import contextlib
 import re
 
 import keras
-from keras.src.utils.naming import auto_name, to_snake_case
-from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
 
+from .._keras import auto_name, inject_argument_info_in_traceback, to_snake_case
 from ._common import refuse_tf_keras, register, supports_jit
 from ._kernel_owners import own_kernels
 from ._kernel_scope import KernelScope

@@ -4,8 +4,8 @@ import functools
 import inspect
 
 import keras
-from keras.src.utils import is_default
 
+from .._keras import is_default
 from ._common import refuse_tf_keras, register, supports_jit
 from ._kernel_owners import kernels_within
 from ._kernel_scope import KernelScope
