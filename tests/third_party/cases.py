@@ -22,6 +22,7 @@ class Case:
         impossible: what cannot be done, a dict from the name of a step to a pattern that the error
             matches and the reason. A step that is said to be impossible has to fail.
         arguments: of `tfgn.convert`.
+        environment: variables that its processes need.
         tolerance: the largest difference from the oracle, relative to the largest magnitude.
     """
 
@@ -33,6 +34,7 @@ class Case:
     safe_mode: bool = True
     impossible: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     arguments: Mapping = dataclasses.field(default_factory=dict)
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tolerance: float = 1e-3
 
 
@@ -53,6 +55,18 @@ class Package:
             return build
 
         return register
+
+
+def layer_classes(*modules):
+    """Returns the layers, models among them, that modules define or import, by name."""
+    import keras
+
+    found = {}
+    for module in modules:
+        for name, value in vars(importlib.import_module(module)).items():
+            if isinstance(value, type) and issubclass(value, keras.layers.Layer):
+                found[name] = value
+    return found
 
 
 def all_cases():

@@ -27,6 +27,7 @@ import tensorflow_groupnorm as tfgn
 from . import oracle, walk
 from .cases import all_cases
 
+SEED = 20180322
 # Of outputs of the same model, in this process and in a fresh one.
 SAME = 1e-6
 # Of gradients: they sum up many rounded products.
@@ -87,11 +88,7 @@ class Check:
         return f"is possible, in spite of what is said of it: {reason}" if pattern else None
 
     def build(self):
-        keras.utils.set_random_seed(20180322)
-        self.original = self.case.build()
-        self.batch = (self.case.batch or random_batch)(self.original)
-        oracle.run(self.original, self.batch)
-        oracle.randomize(self.original)
+        self.original = self._made()
         self.expected = oracle.run(self.original, self.batch)
         require(self.expected, "the model has no outputs of a floating-point type")
         require(all(np.isfinite(t).all() for t in self.expected), "not finite")
@@ -102,6 +99,14 @@ class Check:
         require(self.norms + self.stock, "the model has no normalization to convert")
         if self.as_it_is:
             self.converted = self.original
+
+    def _made(self):
+        keras.utils.set_random_seed(SEED)
+        model = self.case.build()
+        self.batch = (self.case.batch or random_batch)(model)
+        oracle.run(model, self.batch)
+        oracle.randomize(model)
+        return model
 
     def copy(self):
         """A conversion of nothing changes nothing."""
@@ -135,7 +140,11 @@ class Check:
 
     def _convert(self, **arguments):
         given = {"report": None, **self.case.arguments, **arguments}
-        return tfgn.convert(self.original, **given)
+        # The oracle needs an original that stays what it is.
+        model = self._made() if given.get("in_place") else self.original
+        converted = tfgn.convert(model, **given)
+        require((converted is model) == bool(given.get("in_place")), "in place, or not")
+        return converted
 
     def _keep_report(self, report):
         self.report = report
@@ -241,7 +250,8 @@ class Check:
         losses = keras.tree.map_structure(
             lambda y: "mse" if tf.as_dtype(y.dtype).is_floating else None, outputs
         )
-        model.compile(optimizer, loss=losses)
+        # Metrics of an earlier `compile`, such as accuracies, stay where none are given.
+        model.compile(optimizer, loss=losses, metrics=losses)
         size = keras.tree.flatten(self.batch)[0].shape[0]
         history = model.fit(self.batch, targets, batch_size=size, verbose=0)
         return history.history["loss"][0]
@@ -349,7 +359,10 @@ def main():
     parser.add_argument("--no-export", action="store_true", help="leave out the exports")
     parser.add_argument("--traceback", action="store_true", help="of what fails")
     arguments = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    case = all_cases()[arguments.name]
+    if case.environment.items() - os.environ.items():
+        # TensorFlow, which is imported already, reads it once.
+        os.execve(sys.executable, sys.orig_argv, os.environ | case.environment)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or temporary
         check = Check(

@@ -30,11 +30,6 @@ def resnet_classifier():
 
 
 @package.model()
-def resnet_v2():
-    return resnet(use_pre_activation=True, block_type="basic_block", input_conv_filters=[64])
-
-
-@package.model()
 def resnet_vd():
     return resnet(
         input_conv_filters=[16, 16, 32],
@@ -70,11 +65,6 @@ def cspnet(block_type, **arguments):
 @package.model()
 def cspnet_dark():
     return cspnet("dark_block", stage_type="csp")
-
-
-@package.model()
-def cspnet_edge():
-    return cspnet("edge_block", stage_type="cs3")
 
 
 @package.model()
@@ -117,11 +107,6 @@ def efficientnet_v1():
 @package.model()
 def efficientnet_v2():
     return efficientnet(["fused", "fused", "unfused"])
-
-
-@package.model()
-def efficientnet_cba():
-    return efficientnet(["cba", "v1", "v1"])
 
 
 @package.model()
@@ -275,11 +260,6 @@ def retinanet(**arguments):
 
 
 @package.model()
-def retinanet_fpn():
-    return retinanet(use_fpn_batch_norm=True)
-
-
-@package.model()
 def retinanet_detector():
     import keras_hub
 
@@ -289,24 +269,6 @@ def retinanet_detector():
         use_prediction_head_norm=True,
         pre_logits_num_conv_layers=2,
     )
-
-
-@package.model()
-def basnet():
-    import keras_hub
-
-    encoder = resnet(
-        (None, None, 3),
-        input_conv_filters=[64],
-        stackwise_num_filters=[64, 64, 64, 64],
-        stackwise_num_blocks=[2, 2, 2, 2],
-        stackwise_num_strides=[1, 2, 2, 2],
-        block_type="basic_block",
-    )
-    backbone = keras_hub.models.BASNetBackbone(
-        encoder, num_classes=1, projection_filters=64, image_shape=(64, 64, 3)
-    )
-    return keras_hub.models.BASNetImageSegmenter(backbone)
 
 
 @package.model()

@@ -1,18 +1,11 @@
 """keras-unet-collection: functional models with layers of its own for activations and patches."""
 
-from ..cases import Package
+from ..cases import Package, layer_classes
 
 
 def custom_objects():
-    from keras_unet_collection import activations, layer_utils, transformer_layers
-
-    modules = (activations, layer_utils, transformer_layers)
-    return {
-        name: value
-        for module in modules
-        for name, value in vars(module).items()
-        if isinstance(value, type)
-    }
+    modules = ("activations", "layer_utils", "transformer_layers")
+    return layer_classes(*(f"keras_unet_collection.{module}" for module in modules))
 
 
 package = Package("keras_unet_collection", "keras_unet_collection", custom_objects=custom_objects)
@@ -54,13 +47,6 @@ def r2_unet():
     from keras_unet_collection import models
 
     return models.r2_unet_2d(SIZE, [8, 16, 32], 2, batch_norm=True, activation="PReLU")
-
-
-@package.model()
-def vnet():
-    from keras_unet_collection import models
-
-    return models.vnet_2d(SIZE, [8, 16, 32], 2, batch_norm=True, pool=False, unpool=False)
 
 
 @package.model()

@@ -1,11 +1,19 @@
 """keras-vision: FastViT and MobileViT."""
 
-from ..cases import Package
-
-package = Package("keras_vision", "keras_vision.fastvit.fastvit")
+from ..cases import Package, layer_classes
 
 
-@package.model()
+def custom_objects():
+    modules = ("base_layers", "conv_ffn", "fastvit", "mobileone", "multihead_self_attention")
+    modules += ("rep_cpe", "replknet", "squeeze_excite")
+    return layer_classes(*(f"keras_vision.fastvit.{module}" for module in modules))
+
+
+package = Package("keras_vision", "keras_vision.fastvit.fastvit", custom_objects=custom_objects)
+
+
+# TensorFlow 2.21 ends the process in a step of training of the model as it is: oneDNN.
+@package.model(environment={"TF_ENABLE_ONEDNN_OPTS": "0"})
 def fastvit():
     from keras_vision.fastvit.fastvit import build_fastvit
 

@@ -1,8 +1,8 @@
 """kimm: a model zoo of functional subclasses."""
 
-from ..cases import Package
+from ..cases import Package, layer_classes
 
-package = Package("kimm", "kimm")
+package = Package("kimm", "kimm", custom_objects=lambda: layer_classes("kimm.models"))
 
 
 def model(name):
@@ -29,8 +29,3 @@ def mobilevit():
 @package.model()
 def repvgg():
     return model("RepVGGA0")
-
-
-@package.model()
-def regnet():
-    return model("RegNetY002")

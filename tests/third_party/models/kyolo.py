@@ -12,11 +12,6 @@ def yolo(name, **arguments):
 
 
 @package.model()
-def yolov5():
-    return yolo("yolov5n")
-
-
-@package.model()
 def yolov8():
     return yolo("yolov8n")
 
@@ -24,11 +19,6 @@ def yolov8():
 @package.model()
 def yolov10():
     return yolo("yolov10n")
-
-
-@package.model()
-def yolo11():
-    return yolo("yolo11n")
 
 
 @package.model()

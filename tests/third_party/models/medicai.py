@@ -5,39 +5,25 @@ from ..cases import Package
 package = Package("medicai", "medicai.models")
 
 
-def resnet(shape=(64, 64, 3), **arguments):
-    from medicai.models import ResNetBackbone
+def densenet(shape=(64, 64, 3)):
+    from medicai.models import DenseNetBackbone
 
-    return ResNetBackbone(
-        input_shape=shape,
-        num_blocks=[1, 1, 1, 1],
-        num_filters=[64, 64, 64, 64],
-        conv_filters=[64],
-        block_type="basic_block",
-        **arguments,
-    )
+    return DenseNetBackbone(blocks=[2, 2, 2, 2], input_shape=shape, growth_rate=8)
 
 
 @package.model()
 def unet():
     from medicai.models import UNet
 
-    return UNet(encoder=resnet(), decoder_filters=(32, 16, 16, 16, 8), num_classes=2)
+    return UNet(encoder=densenet(), decoder_filters=(32, 16, 16, 16, 8), num_classes=2)
 
 
 @package.model()
 def unet_3d():
     from medicai.models import UNet
 
-    encoder = resnet((32, 32, 32, 1))
+    encoder = densenet((32, 32, 32, 1))
     return UNet(encoder=encoder, decoder_filters=(16, 16, 8, 8, 8), num_classes=2)
-
-
-@package.model()
-def unet_plus_plus():
-    from medicai.models import UNetPlusPlus
-
-    return UNetPlusPlus(encoder=resnet(), decoder_filters=(16, 16, 8, 8, 8), num_classes=2)
 
 
 @package.model()
@@ -45,7 +31,7 @@ def deeplabv3_plus():
     from medicai.models import DeepLabV3Plus
 
     return DeepLabV3Plus(
-        encoder=resnet(), decoder_channels=16, decoder_dilation_rates=(1, 2, 3), num_classes=2
+        encoder=densenet(), decoder_channels=16, decoder_dilation_rates=(1, 2, 3), num_classes=2
     )
 
 
@@ -53,7 +39,7 @@ def deeplabv3_plus():
 def upernet():
     from medicai.models import UPerNet
 
-    return UPerNet(encoder=resnet(), decoder_filters=16, num_classes=2)
+    return UPerNet(encoder=densenet(), decoder_filters=16, num_classes=2)
 
 
 @package.model()
@@ -95,6 +81,24 @@ def efficientnet():
     return EfficientNetBackbone(0.35, 0.2, (64, 64, 3), name="efficientnet")
 
 
-@package.model()
+@package.model(
+    arguments={"in_place": True},
+    impossible={
+        # Nor can it be copied, hence in_place.
+        "load": (
+            "multiple values for keyword argument 'name'",
+            "its constructor does not take the config that it gives: Keras cannot load it either",
+        ),
+    },
+)
 def senet():
-    return resnet(se_block=True, use_pre_activation=True)
+    from medicai.models import ResNetBackbone
+
+    return ResNetBackbone(
+        input_shape=(64, 64, 3),
+        num_blocks=[1, 1, 1, 1],
+        num_filters=[64, 64, 64, 64],
+        block_type="basic_block",
+        use_pre_activation=True,
+        se_block=True,
+    )

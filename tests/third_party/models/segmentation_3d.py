@@ -24,11 +24,6 @@ def linknet_resnet18():
     return segmentation("Linknet", "resnet18", decoder_block_type="transpose")
 
 
-@package.model()
-def fpn_densenet121():
-    return segmentation("FPN", "densenet121", pyramid_block_filters=16)
-
-
 def classification(name, **arguments):
     from classification_models_3D.kkeras import Classifiers
 

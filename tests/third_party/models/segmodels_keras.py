@@ -19,11 +19,6 @@ def unet_mobilenet():
 
 
 @package.model()
-def linknet_resnet18():
-    return segmentation("Linknet", "resnet18", decoder_block_type="transpose")
-
-
-@package.model()
 def fpn_efficientnet():
     return segmentation("FPN", "efficientnetb0", pyramid_block_filters=16)
 
