@@ -255,3 +255,41 @@ def test_names_that_keras_numbers(made_before, tmp_path):
         layers.Conv2D(2, 1), layers.BatchNormalization()
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(images(2, 6, 6, 3)), converted(images(2, 6, 6, 3)))
+
+
+@register
+class Configurable(keras.Model):
+    """Its config lacks some of its arguments."""
+
+    def __init__(self, activation="relu", filters=4, **kwargs):
+        inputs = keras.Input((6, 6, 3))
+        x = layers.Conv2D(filters, 3, strides=2, name="conv")(inputs)
+        x = layers.Activation(activation, name="act")(norm("gn", "norm")(x))
+        x = layers.LayerNormalization(name="kept")(x)
+        super().__init__(inputs, layers.Conv2D(2, 1, name="last")(x), **kwargs)
+
+    def get_config(self):
+        return {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def test_arguments_that_a_config_leaves_out_are_copied_and_loaded(tmp_path):
+    model = randomize(Configurable(activation="gelu"))
+    model.get_layer("kept").epsilon = 0.5
+    converted, report = convert(model, weight_standardization=None)
+    x = images(2, 6, 6, 3)
+    assert isinstance(converted, Configurable) and not report.notes
+    np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
+    check_loads(converted, x, tmp_path)
+
+
+def test_another_graph_of_the_same_class_is_not_taken_for_a_copy(tmp_path):
+    model = randomize(Configurable(filters=6))
+    converted, report = convert(model, weight_standardization=None)
+    assert "is a plain Functional model now" in report.notes[0]
+    x = images(2, 6, 6, 3)
+    np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
+    check_loads(converted, x, tmp_path)

@@ -10,6 +10,7 @@ import keras
 from .._keras import inherit_state
 from ..variants import check_variant
 from . import _arguments, _converted, _copy, _edit, _rules
+from ._change import Build, Change
 from ._decide import decide
 from ._report import ConversionReport
 from ._walk import at, functional, walk
@@ -124,6 +125,7 @@ def _convert(model, options, report, in_place) -> keras.Model:
         report.notes += notes
         pairs = _copy.counterparts(model, new)
     changes = decide(model, options, report)
+    changes += _made_again(pairs, {change.path for change in changes})
     replaced = {change.path: change.layer for change in changes}
     for path, old, other in pairs:
         if path not in replaced:
@@ -136,7 +138,10 @@ def _convert(model, options, report, in_place) -> keras.Model:
     ]
     _edit.apply(new, changes)
     for path, old in originals.items():
-        _copy.copy_replaced(old, replaced[path])
+        if type(old) is type(replaced[path]):
+            _copy.copy_state(old, replaced[path])
+        else:
+            _copy.copy_replaced(old, replaced[path])
         replaced[path].trainable = old.trainable
     for layer, conversion in records:
         _converted.mark(layer, conversion)
@@ -145,6 +150,15 @@ def _convert(model, options, report, in_place) -> keras.Model:
         if isinstance(old, keras.Model) and old.compiled:
             _compile(old, other, report)
     return new
+
+
+def _made_again(pairs, changed) -> list[Change]:
+    """Returns changes of the layers that came out different in the copy into ones that did not."""
+    return [
+        Change(path, _copy.again(old), type(old).__name__, Build.of(old))
+        for path, old, new in pairs
+        if path not in changed and _copy.differs(old, new)
+    ]
 
 
 def _by_recorder(model, changes) -> dict:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from .._keras import Functional, SafeModeScope, functional_like_constructor
 from . import _arguments, _rules
 from ._change import Build
-from ._walk import TRACKED, Path, at, dotted, functional, walk
+from ._walk import Path, at, dotted, functional, walk
 
 _IN_PLACE = "`tfgn.convert(model, in_place=True)` changes the model itself, without a copy."
 
@@ -119,8 +119,12 @@ def _with_its_graph(model):
     return new if functional(new) is not None and _kinds(new) == _kinds(model) else None
 
 
-def _kinds(model) -> list[type]:
-    return [type(operation) for operation in functional(model).operations]
+def _kinds(model) -> list[tuple]:
+    """Returns the classes of a graph's operations and the shapes of what they give."""
+    return [
+        (type(operation), [x.shape for node in operation._inbound_nodes for x in node.outputs])
+        for operation in functional(model).operations
+    ]
 
 
 def _copy_lambda(layer):
@@ -170,8 +174,8 @@ def counterparts(model: keras.Model, new: keras.Model) -> list[tuple[Path, keras
         try:
             other = at(new, path)
         except LookupError:
-            if not (old.weights or TRACKED not in path):
-                continue
+            if not (old._trainable_variables or old._non_trainable_variables):
+                continue  # The layers inside come by themselves.
             raise NotCopiedError(
                 f"The model {model.name!r} cannot be copied: a copy made from its config has no "
                 f"{dotted(path)}, a {type(old).__name__}. {_IN_PLACE}"
@@ -186,6 +190,32 @@ def counterparts(model: keras.Model, new: keras.Model) -> list[tuple[Path, keras
         _name_like(old, other)
         pairs.append((path, old, other))
     return pairs
+
+
+def differs(old: keras.Layer, new: keras.Layer) -> bool:
+    """Whether a layer of Keras' own was made with other arguments than its counterpart.
+
+    What a config of the user's own class leaves out, or a user has set on the layers of a model
+    since, is at its default in a copy.
+    """
+    if old is new or old._layers or type(old).__module__.partition(".")[0] != "keras":
+        return False
+    return _arguments_that_count(old) != _arguments_that_count(new)
+
+
+def _arguments_that_count(layer) -> dict:
+    config = layer.get_config()
+    return {
+        key: str(value)
+        for key, value in config.items()
+        # The weights are copied, `trainable` is handed on.
+        if key not in ("name", "trainable", "seed", "batch_shape") and "initializer" not in key
+    }
+
+
+def again(layer: keras.Layer) -> keras.Layer:
+    """Returns a layer made anew with the same arguments."""
+    return _named_like(layer, _from_config(layer))
 
 
 def _name_like(old, new):

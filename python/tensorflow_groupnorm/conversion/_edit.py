@@ -37,7 +37,7 @@ def apply(root: keras.Layer, changes: list[Change]):
         change.build.apply(new)
         if addition is None and activation is None:
             for node in list(old._inbound_nodes):
-                _call(new, _arguments(node, old), node)
+                _call(new, _arguments(node, old, new), node)
         else:
             _call_fused(new, old, change.norm_input, addition, activation)
     by_id = {id(old): change.layer for old, change, _ in replaced}
@@ -50,10 +50,10 @@ def apply(root: keras.Layer, changes: list[Change]):
             refresh_graph(functional(holder))
 
 
-def _arguments(node, old) -> tuple[tuple, dict]:
+def _arguments(node, old, new) -> tuple[tuple, dict]:
     """Returns the arguments of a call for the layer that takes the place of the one called."""
     args, kwargs = node.arguments.args, node.arguments.kwargs
-    if not isinstance(old, keras.layers.BatchNormalization):
+    if not isinstance(old, keras.layers.BatchNormalization) or type(old) is type(new):
         return args, kwargs
     # No other normalization asks whether the model is being trained.
     given = dict(zip(("inputs", "training", "mask"), args, strict=False)) | kwargs
@@ -64,7 +64,7 @@ def _arguments(node, old) -> tuple[tuple, dict]:
 
 def _call_fused(new, old, norm_input, addition, activation):
     (node,) = old._inbound_nodes
-    args, kwargs = _arguments(node, old)
+    args, kwargs = _arguments(node, old, new)
     kwargs, last = dict(kwargs), node
     if addition is not None:
         (last,) = addition._inbound_nodes
