@@ -126,3 +126,11 @@ def test_report_as_text_and_as_json(capsys):
 def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         tfgn.convert(resnet(batch_norm), **arguments)
+
+
+def test_models_of_tf_keras_are_refused_with_what_to_do():
+    functional = type("Functional", (), {"__module__": "tf_keras.src.engine.functional"})
+    own = type("Own", (functional,), {})
+    for model in (functional(), own()):
+        with pytest.raises(TypeError, match="tf-keras.*`tfgn convert old.h5 new.keras`"):
+            tfgn.convert(model)
