@@ -14,7 +14,8 @@ import pytest
 import small_resnet
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
-from tensorflow_groupnorm import _library, _plugin, cli
+from tensorflow_groupnorm import _library, cli
+from tfgn_base import plugin
 
 TFGN = "import sys, tfgn_cli; sys.exit(tfgn_cli.main())"
 SAVED_MODEL_CLI = "from tensorflow.python.tools.saved_model_cli import main; main()"
@@ -91,7 +92,7 @@ def test_stock_tools_run_fused_models_with_the_plugin(environment, tmp_path):
 
 @pytest.fixture
 def site_packages(tmp_path, monkeypatch):
-    monkeypatch.setattr(_plugin, "site_packages", lambda: tmp_path)
+    monkeypatch.setattr(plugin, "site_packages", lambda: tmp_path)
     return tmp_path
 
 
@@ -113,8 +114,8 @@ def test_library_that_fails_is_not_installed(step, before, site_packages, monkey
     folder = installed_by_hand(site_packages) if before else site_packages
     expected = contents(folder)
     found = f"print({json.dumps([__file__, '2.21.0'])!r})"
-    monkeypatch.setattr(_plugin, "_FIND", found)
-    monkeypatch.setattr(_plugin, step, "raise ImportError('built for another.')")
+    monkeypatch.setattr(plugin, "_FIND", found)
+    monkeypatch.setattr(plugin, step, "raise ImportError('built for another.')")
     assert cli.main(["install-plugin"]) == 1
     sentence = "tfgn: The op library was tried, and is not installed: built for another.\n"
     assert capsys.readouterr().err == sentence
@@ -125,22 +126,22 @@ def test_old_copy_is_out_of_sight_while_the_library_is_tried(site_packages, monk
     folder = installed_by_hand(site_packages)
     look = f"import os; assert not [f for f in os.listdir({str(folder)!r}) if f.endswith('.so')]"
     found = f"print({json.dumps([__file__, '2.21.0'])!r})"
-    monkeypatch.setattr(_plugin, "_FIND", f"{look}\n{found}")
-    monkeypatch.setattr(_plugin, "_TRY", "")
-    assert _plugin.install() == _plugin.Plugin(folder / "_tfgn_ops.so", "2.21.0")
+    monkeypatch.setattr(plugin, "_FIND", f"{look}\n{found}")
+    monkeypatch.setattr(plugin, "_TRY", "")
+    assert plugin.install() == plugin.Plugin(folder / "_tfgn_ops.so", "2.21.0")
     assert contents(folder)["_tfgn_ops.so"] == Path(__file__).read_text()
     assert len(contents(folder)) == 2
 
 
 def test_op_that_tensorflow_does_not_know_is_noticed():
-    exec(_plugin._TRY)
+    exec(plugin._TRY)
     with pytest.raises(tf.errors.NotFoundError, match="Op type not registered 'NoGroupNorm'"):
-        exec(_plugin._TRY.replace("GroupNorm", "NoGroupNorm"))
+        exec(plugin._TRY.replace("GroupNorm", "NoGroupNorm"))
 
 
 def test_folder_that_cannot_be_written_is_one_sentence(site_packages, monkeypatch, capsys):
     (site_packages / "tensorflow-plugins").write_text("a file")
-    monkeypatch.setattr(_plugin, "_FIND", f"print({json.dumps([__file__, '2.21.0'])!r})")
+    monkeypatch.setattr(plugin, "_FIND", f"print({json.dumps([__file__, '2.21.0'])!r})")
     assert cli.main(["install-plugin"]) == 1
     error = capsys.readouterr().err
     assert "The op library cannot be copied to" in error and error.count("\n") == 1
@@ -161,14 +162,14 @@ def test_plugins_of_others_are_left_alone(site_packages, capsys):
 )
 def test_plugin_for_another_tensorflow_is_noticed(tensorflow, wrong, site_packages):
     installed_by_hand(site_packages, tensorflow)
-    problem = _plugin.installed().problem()
+    problem = plugin.installed().problem()
     assert bool(problem) == wrong
     assert not wrong or "is for TensorFlow 2.1, and TensorFlow" in problem
 
 
 def test_plugin_path_is_the_library_that_is_loaded():
     assert Path(tfgn.plugin_path()) in _library._mapped_files()
-    assert Path(tfgn.plugin_path()).name == _plugin.LIBRARY
+    assert Path(tfgn.plugin_path()).name == plugin.LIBRARY
 
 
 def test_plugin_path_of_another_tensorflow_is_an_error(monkeypatch):

@@ -14,7 +14,7 @@ from derivatives import (
     relative_error,
 )
 from tensorflow_groupnorm import stock
-from tensorflow_groupnorm.variants import VARIANTS, resolve
+from tfgn_base.variants import VARIANTS, resolve
 
 
 def standardized_float64(w, gain, variant, axis, epsilon=None):

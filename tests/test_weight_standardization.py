@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from tensorflow_groupnorm.layers import WeightStandardization
-from tensorflow_groupnorm.variants import VARIANTS
+from tfgn_base.variants import VARIANTS
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -7,6 +7,8 @@ import os
 import platform
 import warnings
 
+from tfgn_base import plugin
+
 
 def collect() -> dict:
     """Describes the package, the machine and whether the fused ops are on.
@@ -27,7 +29,7 @@ def collect() -> dict:
     import keras
     import tensorflow as tf
 
-    from . import _library, _plugin
+    from . import _library
 
     with warnings.catch_warnings():
         # The reason is part of the answer.
@@ -37,7 +39,7 @@ def collect() -> dict:
         build, cpu_target = _library.build_info(), _library.cpu_target()
     except ImportError:
         build, cpu_target = {}, None
-    plugin = _plugin.installed()
+    copy = plugin.installed()
     return {
         "tensorflow_groupnorm": importlib.metadata.version("tensorflow-groupnorm"),
         "tensorflow": tf.__version__,
@@ -53,7 +55,7 @@ def collect() -> dict:
         "reason": reason,
         "xla": xla_reason is None,
         "xla_reason": xla_reason,
-        "plugin": None if plugin is None else os.fspath(plugin.path),
+        "plugin": None if copy is None else os.fspath(copy.path),
     }
 
 

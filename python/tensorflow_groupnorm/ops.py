@@ -4,11 +4,11 @@ import math
 
 import keras
 import tensorflow as tf
+from tfgn_base.variants import resolve
 
 from . import _library, _tracing, stock
 from .stock._common import check_float
 from .stock._group_norm import number_of_groups
-from .variants import resolve
 
 _OPS = _library.load()
 

@@ -11,7 +11,8 @@ import argparse
 import importlib.metadata
 import sys
 
-from .. import _plugin
+from tfgn_base import plugin
+
 from . import bench, convert, export, info, install_plugin, study
 from ._common import EXIT_INTERRUPTED, Parser, fail
 
@@ -31,9 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     args = parser.parse_args(argv)
-    plugin = _plugin.installed()
-    if plugin and plugin.problem() and args.command is not install_plugin.run:
-        return fail(plugin.problem())
+    installed = plugin.installed()
+    if installed and installed.problem() and args.command is not install_plugin.run:
+        return fail(installed.problem())
     try:
         return args.command(args)
     except ImportError as error:

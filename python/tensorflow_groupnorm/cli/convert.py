@@ -11,7 +11,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from ..variants import VARIANTS
+from tfgn_base.variants import VARIANTS
+
 from ._common import fail, words
 
 _LOADING_ERRORS = (ValueError, TypeError, OSError, LookupError, AttributeError)

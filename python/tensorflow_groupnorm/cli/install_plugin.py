@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .. import _plugin
+from tfgn_base import plugin
+
 from ._common import fail
 
 
@@ -30,13 +31,13 @@ def run(args: argparse.Namespace) -> int:
     """Installs or removes the plugin; returns the exit code."""
     try:
         if args.remove:
-            removed = _plugin.remove()
+            removed = plugin.remove()
             print(f"removed {removed}" if removed else "there is no plugin to remove")
             return 0
         print("trying the op library in TensorFlow", flush=True)
-        plugin = _plugin.install()
-    except (_plugin.PluginError, OSError) as error:
+        copy = plugin.install()
+    except (plugin.PluginError, OSError) as error:
         return fail(str(error))
-    print(f"TensorFlow {plugin.tensorflow} loads {plugin.path} at every import")
+    print(f"TensorFlow {copy.tensorflow} loads {copy.path} at every import")
     print("remove it before you upgrade TensorFlow: tfgn install-plugin --remove")
     return 0

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Callable, Iterable
 
 import keras
+from tfgn_base.variants import check_variant
 
 from .._keras import inherit_state
-from ..variants import check_variant
 from . import _arguments, _converted, _copy, _edit, _rules
 from ._change import Build, Change
 from ._decide import decide

@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable
 
 import keras
+from tfgn_base.variants import VARIANTS
 
 from .. import layers
 from ..layers._kernels import KernelStandardization, output_axes
-from ..variants import VARIANTS
 from ._arguments import config_of
 from ._network import AT_OUTPUT, BEFORE_KEPT, BEFORE_KERNEL, NORMALIZATIONS
 

@@ -5,11 +5,11 @@ import math
 
 import keras
 import tensorflow as tf
+from tfgn_base.variants import check_variant
 
 from .. import _tracing
 from .. import ops as fused
 from .._keras import AutocastScope
-from ..variants import check_variant
 from ._common import on_tensorflow
 from ._kernel_owners import output_axes
 from ._kernel_scope import dtype_as_read

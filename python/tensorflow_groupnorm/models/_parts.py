@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
+from tfgn_base.variants import check_variant
 
 from ..layers import GroupNormalization, StandardizedConv2D
-from ..variants import check_variant
 
 NORMS = ("gn", "bn", None)
 STEMS = ("large", "small")

@@ -3,8 +3,8 @@
 import math
 
 import tensorflow as tf
+from tfgn_base.variants import check_variant, resolve
 
-from ..variants import check_variant, resolve
 from ._common import center, check_float, dim, live_zero, mean_over, statistics_dtype, sum_over
 
 
