@@ -266,6 +266,8 @@ class Configurable(keras.Model):
         x = layers.Conv2D(filters, 3, strides=2, name="conv")(inputs)
         x = layers.Activation(activation, name="act")(norm("gn", "norm")(x))
         x = layers.LayerNormalization(name="kept")(x)
+        # Keras has no config of a layer of its own that has none and was given an object.
+        x = layers.Identity(dtype=keras.DTypePolicy("float32"))(x)
         super().__init__(inputs, layers.Conv2D(2, 1, name="last")(x), **kwargs)
 
     def get_config(self):

@@ -65,7 +65,8 @@ class Composites:
 
 def _is_composite(layer) -> bool:
     own = type(layer).__module__.partition(".")[0] != "keras"
-    return own and layer.built and bool(layer._layers)
+    # A layer that is not built yet would be, by a call that is not the model's own.
+    return own and bool(layer._layers) and all(inner.built for inner in layer._flatten_layers())
 
 
 def _is_symbolic(value) -> bool:

@@ -203,8 +203,11 @@ def differs(old: keras.Layer, new: keras.Layer) -> bool:
     return _arguments_that_count(old) != _arguments_that_count(new)
 
 
-def _arguments_that_count(layer) -> dict:
-    config = layer.get_config()
+def _arguments_that_count(layer) -> dict | None:
+    try:
+        config = layer.get_config()
+    except NotImplementedError:
+        return None  # Made with what no config holds, such as a dtype policy for each layer.
     return {
         key: str(value)
         for key, value in config.items()

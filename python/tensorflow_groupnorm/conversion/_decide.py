@@ -11,14 +11,7 @@ from .._keras import get_keras_mask, rematerialized_like
 from . import _fusion, _rules
 from ._change import Build, Change
 from ._composites import Composites
-from ._network import (
-    AT_OUTPUT,
-    BEFORE_KEPT,
-    BEFORE_KERNEL,
-    NORMALIZATIONS,
-    Graph,
-    Network,
-)
+from ._network import AT_OUTPUT, BEFORE_KEPT, BEFORE_KERNEL, NORMALIZATIONS, Graph, Network
 from ._report import FUSED, KEPT, REPLACED, ConversionReport, LayerChange
 from ._walk import TRACKED, Path, captured, children, dotted, functional, walk
 
@@ -187,10 +180,10 @@ class _Decider:
         if self._few:
             name, numbers = min(self._few, key=lambda norm: norm[1])
             self._report.notes.append(
-                f"{len(self._few)} normalizations take statistics of fewer than "
-                f"{_rules.FEWEST_NUMBERS} numbers per group at this input size ({name}: "
-                f"{numbers}), which are noisy: take fewer groups (`groups`) or more channels per "
-                "group (`group_size`), or train on larger inputs"
+                f"groups of fewer than {_rules.FEWEST_NUMBERS} numbers, whose statistics are "
+                f"noise, in {len(self._few)} of the normalizations at this input size ({name}: "
+                f"{numbers}): take fewer groups (`groups`), more channels per group "
+                "(`group_size`) or larger inputs"
             )
 
     def _note_untracked(self, model):

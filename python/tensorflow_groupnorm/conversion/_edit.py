@@ -44,7 +44,8 @@ def apply(root: keras.Layer, changes: list[Change]):
     for holder in found:
         _substitute(holder, by_id)
         if isinstance(holder, keras.Sequential):
-            _drop(holder, absorbed)
+            kept = [layer for layer in holder._layers if id(layer) not in absorbed]
+            _set_layers(holder, [by_id.get(id(layer), layer) for layer in kept])
     for holder in found:
         if functional(holder) is not None:
             refresh_graph(functional(holder))
@@ -95,9 +96,6 @@ def _substitute(holder, by_id):
         new = _substituted(value, by_id, seen)
         if new is not value:
             setattr(holder, name, new)
-    if isinstance(holder, keras.Sequential):
-        layers = [by_id.get(id(layer), layer) for layer in holder._layers]
-        _set_layers(holder, layers)
 
 
 def _substituted(value, by_id, seen):
@@ -121,10 +119,6 @@ def _substituted(value, by_id, seen):
         else:
             setattr(value, key, item)
     return value
-
-
-def _drop(model: keras.Sequential, absorbed: set[int]):
-    _set_layers(model, [layer for layer in model._layers if id(layer) not in absorbed])
 
 
 def _set_layers(model: keras.Sequential, layers: list):
