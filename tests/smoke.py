@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
-from tensorflow_groupnorm import _info, _library
+from tensorflow_groupnorm import _library
+from tfgn_study import environment
 
 RNG = np.random.default_rng(0)
 OPTIONS = {"groups": 4, "activation": "silu"}
@@ -90,7 +91,7 @@ def main():
     if supports_jit:
         assert_near(tf.function(results, jit_compile=True)(tfgn), expected)
     check_saving(*check_training(jit_compile=supports_jit))
-    print(json.dumps(_info.collect()))
+    print(json.dumps(environment.collect()))
 
 
 if __name__ == "__main__":

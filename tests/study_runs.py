@@ -1,6 +1,6 @@
 """Runs of a study: configurations, and results of trainings that never were."""
 
-from tensorflow_groupnorm.study import config
+from tfgn_study import config
 
 
 def run_config(**changes):

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 import tensorflow as tf
-from tensorflow_groupnorm import _info, _library, cli
+from tensorflow_groupnorm import _library, cli
+from tfgn_study import environment
 
 # As the installed command starts, which leaves out the __init__ of the package.
 COMMAND = """
@@ -114,15 +115,15 @@ def test_info_says_why_the_fused_ops_are_off(run_python):
     assert facts["xla"] is False and facts["xla_reason"] == facts["reason"]
     assert "was built for TensorFlow" in facts["reason"]
     assert "FusedOpsUnavailableWarning" not in result.stderr
-    last_line = _info.text(facts).splitlines()[-1]
+    last_line = environment.text(facts).splitlines()[-1]
     assert re.match("fused ops +off: tensorflow-groupnorm .* was built for", last_line)
 
 
 def test_info_says_why_xla_is_off(monkeypatch):
     monkeypatch.setattr(_library, "xla_error", lambda: "no kernels.")
-    facts = _info.collect()
+    facts = environment.collect()
     assert facts["fused"] is True and facts["xla"] is False
-    assert "XLA (jit_compile=True)  off: no kernels." in _info.text(facts).splitlines()
+    assert "XLA (jit_compile=True)  off: no kernels." in environment.text(facts).splitlines()
 
 
 def test_info_as_json(capsys):
@@ -174,13 +175,10 @@ def test_ctrl_c_is_exit_code_130_and_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err == "\ntfgn: interrupted; nothing new is kept\n"
 
 
-def test_missing_package_of_the_study_is_named(capsys, monkeypatch):
-    for name in ("runner", "data"):
-        monkeypatch.delitem(sys.modules, f"tensorflow_groupnorm.study.{name}", raising=False)
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    import tensorflow_groupnorm.study as study
-
-    for name in ("runner", "data"):
-        monkeypatch.delattr(study, name, raising=False)
-    assert cli.main(["study"]) == 1
-    assert "pip install 'tensorflow-groupnorm[study]'" in capsys.readouterr().err
+def test_missing_package_of_the_study_is_named(run_python):
+    without_scikit_learn = "import sys; sys.modules['sklearn.datasets'] = None"
+    result = run_python(without_scikit_learn + COMMAND.format(argv=["study"]))
+    assert result.returncode == 1
+    assert result.stderr == (
+        "tfgn: sklearn.datasets is missing: pip install 'tensorflow-groupnorm[study]'\n"
+    )

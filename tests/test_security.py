@@ -141,7 +141,7 @@ def test_code_inside_our_layers_is_not_run(tmp_path):
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", '" onload="alert(1)'])
 def test_report_shows_names_as_text(name):
-    from tensorflow_groupnorm.study import page
+    from tfgn_study.report import page
 
     html = page.render(f"# Study of {name}\n\n{name}\n\n| {name} |\n|---|\n| {name} |\n", {})
     assert "<script" not in html and 'onload="' not in html and "alert(1)" in html

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from study_runs import fake_result, no_track
 from tensorflow_groupnorm import cli
-from tensorflow_groupnorm.study import config, data, pool, runner
+from tfgn_study import config, runner
+from tfgn_study.data import dataset as data
+from tfgn_study.train import pool
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 from tensorflow_groupnorm import layers, models
-from tensorflow_groupnorm.study import config, networks, resnet
+from tfgn_study import config, networks
+from tfgn_study.train import resnet
 
 
 @pytest.mark.parametrize("norm", config.NORMS)

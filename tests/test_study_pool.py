@@ -5,7 +5,8 @@ import signal
 import sys
 
 import pytest
-from tensorflow_groupnorm.study import config, pool
+from tfgn_study import config
+from tfgn_study.train import pool
 
 
 def run_config(seed=0):

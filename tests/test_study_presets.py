@@ -9,7 +9,10 @@ from bit_checkpoints import bit_arrays
 from PIL import Image
 from study_runs import fake_result, no_track, run_config
 from tensorflow_groupnorm import cli, layers
-from tensorflow_groupnorm.study import config, data, pool, presets, public, resnet
+from tfgn_study import config, presets
+from tfgn_study.data import dataset as data
+from tfgn_study.data import public
+from tfgn_study.train import pool, resnet
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,10 @@ import json
 import numpy as np
 from study_runs import fake_result
 from tensorflow_groupnorm import cli
-from tensorflow_groupnorm.study import config, data, plots, pool, report, tables
+from tfgn_study import config
+from tfgn_study.data import dataset as data
+from tfgn_study.report import plots, report, tables
+from tfgn_study.train import pool
 
 
 def summary_of(errors, **changes):

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from study_runs import run_config
 from tensorflow_groupnorm import models
-from tensorflow_groupnorm.study import checkpoint, images, optimizers, resnet, worker
+from tfgn_study.train import checkpoint, images, optimizers, resnet, worker
 
 # Keras hands variables to NumPy in the manner of NumPy 1 when it saves weights.
 KERAS_SAVES = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -170,7 +170,7 @@ def test_options_change_the_training_and_nothing_after_it(arrays, plain, change)
 def test_precision_and_jit_learn_as_float32_does(arrays, change):
     """In a process of its own: Keras does without XLA where determinism is enabled, as here."""
     run = run_config(epochs=6, norm="gn+ws", learning_rate=0.2, **change)
-    command = [sys.executable, "-m", "tensorflow_groupnorm.study.worker"]
+    command = [sys.executable, "-m", "tfgn_study.train.worker"]
     command += [json.dumps(run.as_dict()), str(arrays)]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"}
     answer = subprocess.run(command, capture_output=True, text=True, env=environment)

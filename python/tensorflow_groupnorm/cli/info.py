@@ -19,8 +19,8 @@ def add(commands):
 
 
 def _print_info(args: argparse.Namespace) -> int:
-    from .. import _info
+    from tfgn_study import environment
 
-    environment = _info.collect()
-    print(json.dumps(environment, indent=1) if args.json else _info.text(environment))
+    facts = environment.collect()
+    print(json.dumps(facts, indent=1) if args.json else environment.text(facts))
     return 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..study import presets
-from ..study.config import (
+from tfgn_study import presets
+from tfgn_study.config import (
     FINAL_EPOCHS,
     NORMS,
     PRECISIONS,
@@ -15,7 +15,8 @@ from ..study.config import (
     Study,
     StudyError,
 )
-from ..study.networks import MODELS
+from tfgn_study.networks import MODELS
+
 from ._common import fail, words
 
 
@@ -198,7 +199,7 @@ def _running(parser):
 def _run_study(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         study = Study(**presets.options(args.preset, _given(args)))
-        from ..study import runner
+        from tfgn_study import runner
 
         runner.run(study)
     except StudyError as error:

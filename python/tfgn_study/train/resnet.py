@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import keras
+from tensorflow_groupnorm import models
+from tensorflow_groupnorm.layers import GroupNormalization, StandardizedConv2D
 
-from .. import models
-from ..layers import GroupNormalization, StandardizedConv2D
-from .config import RunConfig
-from .networks import MODELS
+from ..config import RunConfig
+from ..networks import MODELS
 
 #: As in the paper. The 0.99 of Keras forgets its initial values only after 500 steps, more than a
 #: short training at a large batch has.

@@ -29,11 +29,11 @@ def collect() -> dict:
     import keras
     import tensorflow as tf
 
-    from . import _library
-
     with warnings.catch_warnings():
-        # The reason is part of the answer.
-        warnings.simplefilter("ignore", _library.FusedOpsUnavailableWarning)
+        # That the ops are off is part of the answer. The import already warns of it.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        from tensorflow_groupnorm import _library
+
         reason, xla_reason = _library.load_error(), _library.xla_error()
     try:
         build, cpu_target = _library.build_info(), _library.cpu_target()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rich.table import Table
 
-from .presets import PRESETS
+from ..presets import PRESETS
 
 
 def by_batch_size(summary: dict, text: Callable[[dict], str], best: bool = False) -> str:

@@ -8,8 +8,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from .config import Study
-from .norms import norm_of
+from ..config import Study
+from ..norms import norm_of
 
 #: Colors of Okabe and Ito, which color-blind readers can tell apart, and markers for everybody.
 STYLES = {

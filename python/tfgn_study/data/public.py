@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .config import Study, StudyError
+from ..config import Study, StudyError
 from .sources import Source, Track, identity_of, read_images, square
 
 PETS_HELP = (

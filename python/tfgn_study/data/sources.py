@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from .config import Study, StudyError
+from ..config import Study, StudyError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 

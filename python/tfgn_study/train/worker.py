@@ -1,6 +1,6 @@
 """Trains one run in a process of its own, so that its peak memory is its own.
 
-`python -m tensorflow_groupnorm.study.worker CONFIG DATA` takes a `RunConfig` as JSON and the path
+`python -m tfgn_study.train.worker CONFIG DATA` takes a `RunConfig` as JSON and the path
 of the images, and writes one JSON object per line: progress, and at last the result. Of the options
 `--bit-checkpoint FILE` is what is fine-tuned, `--checkpoints FOLDER` where a run can go on, and
 `--end-with-stdin` ends the process with its standard input, as the process ends that started it.
@@ -23,11 +23,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow_groupnorm import models
 
-from .. import models
+from ..config import FINAL_EPOCHS, RunConfig
 from . import images, optimizers, resnet
 from .checkpoint import Checkpoint
-from .config import FINAL_EPOCHS, RunConfig
 
 #: Seconds between two progress messages.
 REPORT_INTERVAL = 0.2

@@ -9,13 +9,13 @@ import statistics
 from pathlib import Path
 
 from rich.console import Console
+from tfgn_base.files import atomic
 
+from ..config import FINAL_EPOCHS, REFERENCE_BATCH_SIZE, RunConfig, Study
+from ..data.dataset import Dataset
+from ..norms import NORMS, norm_of
+from ..presets import PRESETS
 from . import page, plots, tables
-from .config import FINAL_EPOCHS, REFERENCE_BATCH_SIZE, RunConfig, Study
-from .data import Dataset
-from .files import atomic
-from .norms import NORMS, norm_of
-from .presets import PRESETS
 
 
 def title(config: RunConfig, study: Study) -> str:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .config import RunConfig, RunError
+from ..config import RunConfig, RunError
 
 
 def train(
@@ -69,7 +69,7 @@ def _start(
     config: RunConfig, data: Path, folder: Path, workers: int, arguments: Sequence[str]
 ) -> subprocess.Popen:
     command = [
-        *(sys.executable, "-m", "tensorflow_groupnorm.study.worker"),
+        *(sys.executable, "-m", "tfgn_study.train.worker"),
         *(json.dumps(config.as_dict()), str(data), "--end-with-stdin"),
         *arguments,
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from .config import RunConfig
+from ..config import RunConfig
 
 #: Images are shifted by up to this part of their side, as in 4 of CIFAR's 32 pixels
 #: (arXiv 1512.03385, section 4.2).

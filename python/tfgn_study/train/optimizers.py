@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import keras
+from tensorflow_groupnorm import adaptive_grad_clip
 
-from ..clipping import adaptive_grad_clip
-from .config import RunConfig
+from ..config import RunConfig
 
 
 class AdaptivelyClippedSGD(keras.optimizers.SGD):

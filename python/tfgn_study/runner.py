@@ -19,11 +19,13 @@ from rich.progress import (
     TimeRemainingColumn,
     track,
 )
+from tfgn_base.files import atomic
 
-from .. import _info
-from . import data, pool, report
 from .config import Interrupted, RunConfig, Study, StudyError
-from .files import atomic
+from .data.dataset import Dataset, prepare
+from .environment import collect
+from .report import report
+from .train import pool
 
 
 def run(study: Study, console: Console | None = None) -> dict:
@@ -44,7 +46,7 @@ def run(study: Study, console: Console | None = None) -> dict:
     console = console or Console(markup=False)  # Paths may hold brackets.
     runs_folder = study.out / "runs"
     _make_writable(runs_folder)
-    dataset = data.prepare(
+    dataset = prepare(
         study, lambda files, text: track(files, text, console=console, transient=True)
     )
     largest = max(study.batch_sizes)
@@ -53,7 +55,7 @@ def run(study: Study, console: Console | None = None) -> dict:
             f"batch_sizes must be at most the {dataset.train} training images of {dataset.name}; "
             f"received {largest}"
         )
-    environment = _info.collect()
+    environment = collect()
     software = (
         f"tensorflow-groupnorm {environment['tensorflow_groupnorm']}, "
         f"TensorFlow {environment['tensorflow']}, Keras {environment['keras']}, "
@@ -109,7 +111,7 @@ def _load(folder: Path, config: RunConfig) -> dict | None:
     return None
 
 
-def _train_all(runs: list[RunConfig], study: Study, dataset: data.Dataset, console: Console):
+def _train_all(runs: list[RunConfig], study: Study, dataset: Dataset, console: Console):
     """Trains and keeps runs, `study.workers` at a time.
 
     Yields:

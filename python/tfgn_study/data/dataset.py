@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from tfgn_base.files import atomic
 
+from ..config import Study
 from . import public, sources
-from .config import Study
-from .files import atomic
 
 #: What reads the images, by `Study.dataset`.
 SOURCES = {

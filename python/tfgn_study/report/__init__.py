@@ -1,0 +1,1 @@
+"""What a study found out, as tables, plots and a page."""
