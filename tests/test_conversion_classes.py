@@ -266,8 +266,6 @@ class Configurable(keras.Model):
         x = layers.Conv2D(filters, 3, strides=2, name="conv")(inputs)
         x = layers.Activation(activation, name="act")(norm("gn", "norm")(x))
         x = layers.LayerNormalization(name="kept")(x)
-        # Keras has no config of a layer of its own that has none and was given an object.
-        x = layers.Identity(dtype=keras.DTypePolicy("float32"))(x)
         super().__init__(inputs, layers.Conv2D(2, 1, name="last")(x), **kwargs)
 
     def get_config(self):
@@ -295,3 +293,33 @@ def test_another_graph_of_the_same_class_is_not_taken_for_a_copy(tmp_path):
     x = images(2, 6, 6, 3)
     np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
     check_loads(converted, x, tmp_path)
+
+
+@register
+class WithIdentity(keras.Model):
+    """Has a layer of Keras' own of which Keras has no config, as it was given an object."""
+
+    def __init__(self, **kwargs):
+        inputs = keras.Input((6, 6, 4))
+        x = layers.Identity(dtype=keras.DTypePolicy("float32"), name="same")(inputs)
+        super().__init__(inputs, layers.Dense(2, name="head")(norm("gn", "norm")(x)), **kwargs)
+
+    def get_config(self):
+        return {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def test_layers_that_have_no_config_in_a_model_that_has_one(tmp_path):
+    model = randomize(WithIdentity())
+    with pytest.raises(NotImplementedError):
+        model.get_layer("same").get_config()
+    converted, _ = convert(model)
+    assert isinstance(converted, WithIdentity)
+    x = images(2, 6, 6, 4)
+    np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
+    converted.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), converted(x))
