@@ -22,6 +22,7 @@ class Case:
         impossible: what cannot be done, a dict from the name of a step to a pattern that the error
             matches and the reason. A step that is said to be impossible has to fail.
         arguments: of `tfgn.convert`.
+        kept: how many BatchNormalization layers nothing can replace.
         environment: variables that its processes need.
         tolerance: the largest difference from the oracle, relative to the largest magnitude.
     """
@@ -33,6 +34,7 @@ class Case:
     custom_objects: Callable[[], dict] = dict
     safe_mode: bool = True
     impossible: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    kept: int = 0
     arguments: Mapping = dataclasses.field(default_factory=dict)
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tolerance: float = 1e-3

@@ -159,9 +159,9 @@ class Check:
         ]
         left = count(self.converted, keras.layers.BatchNormalization)
         require(
-            left == len(told),
-            f"{left} of {self.norms} BatchNormalization layers are left, "
-            f"the report says that {len(told)} were kept",
+            left == len(told) == self.case.kept,
+            f"of {self.norms} BatchNormalization layers {self.case.kept} are to be kept, "
+            f"{left} are left, and the report says that {len(told)} were kept",
         )
         called = self._called(keras.layers.BatchNormalization)
         require(called <= left, f"{called} BatchNormalization layers run, {left} can be reached")
@@ -201,6 +201,14 @@ class Check:
     def values(self):
         """The outputs are those of the original with groups and standardized kernels in it."""
         self.oracle = oracle.Oracle(self.original, self.converted)
+        left = count(self.converted, keras.layers.BatchNormalization)
+        replaced = len(self.oracle.groups)
+        require(
+            replaced + left == self.norms,
+            f"{self.norms} BatchNormalization layers became {replaced} GroupNormalization layers "
+            f"with their weights, and {left} are left",
+        )
+        require(self.oracle.kernels, "no kernel is standardized")
         with self.oracle.acting() as model:
             expected = oracle.run(model, self.batch)
         self._same(expected, oracle.run(self.converted, self.batch), self.case.tolerance)
@@ -251,7 +259,8 @@ class Check:
             lambda y: "mse" if tf.as_dtype(y.dtype).is_floating else None, outputs
         )
         # Metrics of an earlier `compile`, such as accuracies, stay where none are given.
-        model.compile(optimizer, loss=losses, metrics=losses)
+        metrics = [losses] if isinstance(losses, str) else losses
+        model.compile(optimizer, loss=losses, metrics=metrics)
         size = keras.tree.flatten(self.batch)[0].shape[0]
         history = model.fit(self.batch, targets, batch_size=size, verbose=0)
         return history.history["loss"][0]

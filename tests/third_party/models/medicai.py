@@ -1,8 +1,10 @@
 """medicai: medical models in 2D and 3D, functional subclasses."""
 
-from ..cases import Package
+from ..cases import Package, layer_classes
 
-package = Package("medicai", "medicai.models")
+package = Package(
+    "medicai", "medicai.models", custom_objects=lambda: layer_classes("medicai.models")
+)
 
 
 def densenet(shape=(64, 64, 3)):
@@ -31,7 +33,11 @@ def deeplabv3_plus():
     from medicai.models import DeepLabV3Plus
 
     return DeepLabV3Plus(
-        encoder=densenet(), decoder_channels=16, decoder_dilation_rates=(1, 2, 3), num_classes=2
+        encoder=densenet(),
+        decoder_channels=16,
+        decoder_dilation_rates=(1, 2, 3),
+        num_classes=2,
+        head_upsample=1,
     )
 
 
@@ -39,7 +45,7 @@ def deeplabv3_plus():
 def upernet():
     from medicai.models import UPerNet
 
-    return UPerNet(encoder=densenet(), decoder_filters=16, num_classes=2)
+    return UPerNet(encoder=densenet(), decoder_filters=16, num_classes=2, head_upsample=1)
 
 
 @package.model()
