@@ -145,6 +145,25 @@ def test_configs_that_do_not_describe_the_layer_are_refused():
         tfgn.convert(model)
 
 
+class Sized(Configured):
+    """Its config does not say how wide it is."""
+
+    def __init__(self, width=4, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = norm("gn", "norm")
+        self.dense = layers.Dense(width, name="dense")
+
+    def call(self, x):
+        return self.dense(self.norm(x))
+
+
+def test_weights_of_other_shapes_are_named():
+    model = functional(Sized(width=6, name="own"))
+    shapes = r"\[\(6, 2\), \(2,\)\] in the model, and \[\(4, 2\), \(2,\)\] in a copy"
+    with pytest.raises(ValueError, match=f"The Dense 'head' cannot be copied.*{shapes}"):
+        tfgn.convert(model)
+
+
 def test_layer_that_is_never_built_is_left():
     class Spare(InInit):
         def __init__(self, **kwargs):

@@ -233,16 +233,19 @@ def copy_state(old: keras.Layer, new: keras.Layer):
     """Copies the variables and assets of a layer, without those of the layers inside."""
     if not old.built or old is new:
         return
+    shapes = [
+        [tuple(v.shape) for v in layer._trainable_variables + layer._non_trainable_variables]
+        for layer in (old, new)
+    ]
+    if shapes[0] != shapes[1]:
+        raise NotCopiedError(
+            f"The {type(old).__name__} {old.name!r} cannot be copied: its weights have the shapes "
+            f"{shapes[0]} in the model, and {shapes[1]} in a copy made from its config. {_IN_PLACE}"
+        )
     store = {}
     old.save_own_variables(store)
     if store:
-        try:
-            new.load_own_variables(store)
-        except (ValueError, KeyError, AttributeError) as error:
-            raise NotCopiedError(
-                f"The weights of the {type(old).__name__} {old.name!r} do not fit into a copy made "
-                f"from its config: {_arguments.first_paragraph(error)} {_IN_PLACE}"
-            ) from error
+        new.load_own_variables(store)
     for name, value in vars(old).items():
         if isinstance(value, tf.Variable):
             getattr(new, name).assign(value)
