@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from tensorflow_groupnorm import cli
+import tfgn_cli
 from tensorflow_groupnorm.layers import GroupNormalization, StandardizedConv2D
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
@@ -39,7 +39,7 @@ def saved(tmp_path):
 def test_converts_a_file(saved, tmp_path, capsys):
     out, report = tmp_path / "out.keras", tmp_path / "report.json"
     options = ["--group-size", "4", "--weight-standardization", "nfnet", "--report", str(report)]
-    assert cli.main(["convert", str(saved), str(out), *options]) == 0
+    assert tfgn_cli.main(["convert", str(saved), str(out), *options]) == 0
     printed = capsys.readouterr().out
     assert "Conversion of small: 2 replaced, 1 fused, 1 kept" in printed and str(out) in printed
     model = keras.saving.load_model(out)
@@ -56,10 +56,10 @@ def test_converts_a_file(saved, tmp_path, capsys):
 def test_options_that_leave_things(saved, tmp_path, capsys):
     out = tmp_path / "out.keras"
     options = ["--weight-standardization", "none", "--no-fuse", "--every-layer", "--groups", "2"]
-    assert cli.main(["convert", str(saved), str(out), *options]) == 0
+    assert tfgn_cli.main(["convert", str(saved), str(out), *options]) == 0
     assert "1 replaced, 0 fused, 0 kept" in capsys.readouterr().out
     options = ["--force", "--keep", "conv", "--norm", "none"]
-    assert cli.main(["convert", str(saved), str(out), *options]) == 0
+    assert tfgn_cli.main(["convert", str(saved), str(out), *options]) == 0
     assert "0 replaced, 0 fused, 2 kept" in capsys.readouterr().out
 
 
@@ -80,7 +80,7 @@ def test_options_that_leave_things(saved, tmp_path, capsys):
 def test_bad_input(argv, sentence, saved, tmp_path, capsys):
     places = {"IN": str(saved), "OUT": str(tmp_path / "out.keras")}
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["convert", *(places.get(word, word) for word in argv)])
+        tfgn_cli.main(["convert", *(places.get(word, word) for word in argv)])
     error = capsys.readouterr().err
     assert exit_.value.code == 2
     assert sentence in error and error.count("\n") == 1
@@ -91,9 +91,9 @@ def test_link_is_replaced_and_not_followed(saved, tmp_path, capsys):
     target, link = tmp_path / "target.keras", tmp_path / "out.keras"
     link.symlink_to(target)
     with pytest.raises(SystemExit):
-        cli.main(["convert", str(saved), str(link)])
+        tfgn_cli.main(["convert", str(saved), str(link)])
     assert f"{link} exists; --force overwrites it" in capsys.readouterr().err
-    assert cli.main(["convert", str(saved), str(link), "--force"]) == 0
+    assert tfgn_cli.main(["convert", str(saved), str(link), "--force"]) == 0
     assert link.is_file() and not link.is_symlink() and not target.exists()
 
 
@@ -119,7 +119,7 @@ def lambda_layer(path):
 )
 def test_file_that_is_no_model(name, write, reason, tmp_path, capsys):
     write(tmp_path / name)
-    assert cli.main(["convert", str(tmp_path / name), str(tmp_path / "out.keras")]) == 1
+    assert tfgn_cli.main(["convert", str(tmp_path / name), str(tmp_path / "out.keras")]) == 1
     error = capsys.readouterr().err
     assert f"{name} is not a model that Keras can load: " in error and reason in error
     assert error.count("\n") == 1
@@ -130,7 +130,7 @@ def test_loss_of_one_s_own_is_left_behind(saved, tmp_path, capsys):
     model.compile("sgd", own_loss)
     model.save(saved)
     out = tmp_path / "out.keras"
-    assert cli.main(["convert", str(saved), str(out)]) == 0
+    assert tfgn_cli.main(["convert", str(saved), str(out)]) == 0
     printed = capsys.readouterr().out
     assert "without what it was compiled with: name the module that registers its 'own_" in printed
     assert not keras.saving.load_model(out).compiled
@@ -148,7 +148,7 @@ def test_file_that_cannot_be_written(unwritable, saved, tmp_path, capsys, monkey
     places = {"out.keras": (keras.Model, "save"), "report.json": (Path, "write_text")}
     monkeypatch.setattr(*places[unwritable], refuse)
     out, report = tmp_path / "out.keras", tmp_path / "report.json"
-    assert cli.main(["convert", str(saved), str(out), "--report", str(report)]) == 1
+    assert tfgn_cli.main(["convert", str(saved), str(out), "--report", str(report)]) == 1
     error = capsys.readouterr().err
     assert error == f"tfgn: {tmp_path / unwritable} cannot be written: No space left on device\n"
 
@@ -160,7 +160,7 @@ def test_interrupted_while_it_saves(saved, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(keras.Model, "save", interrupt)
     before = sorted(tmp_path.iterdir())
-    assert cli.main(["convert", str(saved), str(tmp_path / "out.keras")]) == 130
+    assert tfgn_cli.main(["convert", str(saved), str(tmp_path / "out.keras")]) == 130
     assert "interrupted; nothing new is kept" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == before
 
@@ -176,11 +176,11 @@ def test_layers_of_one_s_own_need_their_module(tmp_path, monkeypatch, capsys):
     del sys.modules["own_layers"]
     del keras.saving.get_custom_objects()["own>Twice"]
     argv = ["convert", str(tmp_path / "in.keras"), str(tmp_path / "out.keras"), "--groups", "2"]
-    assert cli.main(argv) == 1
+    assert tfgn_cli.main(argv) == 1
     assert "--import" in capsys.readouterr().err
-    assert cli.main([*argv, "--import", "own_layers"]) == 0
+    assert tfgn_cli.main([*argv, "--import", "own_layers"]) == 0
     assert type(keras.saving.load_model(argv[2]).layers[0]).__name__ == "Twice"
-    assert cli.main([*argv, "--force", "--import", "no_such_module"]) == 1
+    assert tfgn_cli.main([*argv, "--force", "--import", "no_such_module"]) == 1
     assert "no_such_module" in capsys.readouterr().err
 
 
@@ -213,7 +213,7 @@ def saved_block(tmp_path, monkeypatch):
 def test_what_is_written_was_read_back(saved_block, tmp_path, capsys):
     out = tmp_path / "out.keras"
     options = ["--groups", "2", "--import", "own_block"]
-    assert cli.main(["convert", str(saved_block), str(out), *options]) == 0
+    assert tfgn_cli.main(["convert", str(saved_block), str(out), *options]) == 0
     assert "block/batch_normalization" in capsys.readouterr().out
     assert isinstance(keras.saving.load_model(out).get_layer("block").norm, GroupNormalization)
 
@@ -244,6 +244,6 @@ def test_a_file_that_reads_back_as_another_model_is_not_left(
     monkeypatch.setattr(keras.saving, "load_model", faulty)
     out = tmp_path / "out.keras"
     options = ["--groups", "2", "--import", "own_block"]
-    assert cli.main(["convert", str(saved_block), str(out), *options]) == 1
+    assert tfgn_cli.main(["convert", str(saved_block), str(out), *options]) == 1
     assert re.search(sentence, capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.glob("*.keras")) == ["in.keras"]

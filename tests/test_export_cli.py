@@ -4,8 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import small_resnet
-from tensorflow_groupnorm import cli
-from tensorflow_groupnorm._export import FORMATS
+import tfgn_cli
 
 # Keras saves variables in a way that NumPy warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -26,10 +25,6 @@ def model_file(tmp_path):
     return path
 
 
-def test_formats_are_those_of_export():
-    assert cli.export.FORMATS == FORMATS
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -46,7 +41,7 @@ def test_bad_input_is_one_sentence(options, sentence, tmp_path, capsys):
     file.touch()
     argv = [option.format(file=file) for option in options]
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["export", *argv])
+        tfgn_cli.main(["export", *argv])
     error = capsys.readouterr().err
     assert exit_.value.code == 2
     assert error.startswith("tfgn export: error: ") and sentence in error and error.count("\n") == 1
@@ -61,21 +56,21 @@ def test_help_and_bad_input_do_not_wait_for_tensorflow(run_python):
 def test_file_that_is_no_model_is_one_sentence(tmp_path, capsys):
     file = tmp_path / "model.keras"
     file.write_text("no model")
-    assert cli.main(["export", str(file), str(tmp_path / "out")]) == 1
+    assert tfgn_cli.main(["export", str(file), str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert f"{file} does not load: " in error and error.count("\n") == 1
 
 
 def test_failed_check_is_one_sentence(model_file, tmp_path, capsys):
     argv = ["export", str(model_file), str(tmp_path / "out"), "--portable", "--tolerance", "0"]
-    assert cli.main(argv) == 1
+    assert tfgn_cli.main(argv) == 1
     assert "tfgn: What was written differs from the model" in capsys.readouterr().err
 
 
 def test_model_file_becomes_onnx(model_file, tmp_path, capsys):
     out = tmp_path / "out" / "model.onnx"
     argv = ["export", str(model_file), str(out), "--portable", "--format", "onnx"]
-    assert cli.main(argv) == 0
+    assert tfgn_cli.main(argv) == 0
     printed = capsys.readouterr().out
     assert f"wrote {out}" in printed and "custom ops: none" in printed
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])

@@ -14,7 +14,8 @@ import pytest
 import small_resnet
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
-from tensorflow_groupnorm import _library, cli
+import tfgn_cli
+from tensorflow_groupnorm import _library
 from tfgn_base import plugin
 
 TFGN = "import sys, tfgn_cli; sys.exit(tfgn_cli.main())"
@@ -116,7 +117,7 @@ def test_library_that_fails_is_not_installed(step, before, site_packages, monkey
     found = f"print({json.dumps([__file__, '2.21.0'])!r})"
     monkeypatch.setattr(plugin, "_FIND", found)
     monkeypatch.setattr(plugin, step, "raise ImportError('built for another.')")
-    assert cli.main(["install-plugin"]) == 1
+    assert tfgn_cli.main(["install-plugin"]) == 1
     sentence = "tfgn: The op library was tried, and is not installed: built for another.\n"
     assert capsys.readouterr().err == sentence
     assert contents(folder) == expected
@@ -142,7 +143,7 @@ def test_op_that_tensorflow_does_not_know_is_noticed():
 def test_folder_that_cannot_be_written_is_one_sentence(site_packages, monkeypatch, capsys):
     (site_packages / "tensorflow-plugins").write_text("a file")
     monkeypatch.setattr(plugin, "_FIND", f"print({json.dumps([__file__, '2.21.0'])!r})")
-    assert cli.main(["install-plugin"]) == 1
+    assert tfgn_cli.main(["install-plugin"]) == 1
     error = capsys.readouterr().err
     assert "The op library cannot be copied to" in error and error.count("\n") == 1
 
@@ -150,10 +151,10 @@ def test_folder_that_cannot_be_written_is_one_sentence(site_packages, monkeypatc
 def test_plugins_of_others_are_left_alone(site_packages, capsys):
     folder = installed_by_hand(site_packages)
     (folder / "other.so").touch()
-    assert cli.main(["install-plugin", "--remove"]) == 0
+    assert tfgn_cli.main(["install-plugin", "--remove"]) == 0
     assert list(contents(folder)) == ["other.so"]
     capsys.readouterr()
-    assert cli.main(["install-plugin", "--remove"]) == 0
+    assert tfgn_cli.main(["install-plugin", "--remove"]) == 0
     assert capsys.readouterr().out == "there is no plugin to remove\n"
 
 
@@ -169,7 +170,6 @@ def test_plugin_for_another_tensorflow_is_noticed(tensorflow, wrong, site_packag
 
 def test_plugin_path_is_the_library_that_is_loaded():
     assert Path(tfgn.plugin_path()) in _library._mapped_files()
-    assert Path(tfgn.plugin_path()).name == plugin.LIBRARY
 
 
 def test_plugin_path_of_another_tensorflow_is_an_error(monkeypatch):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow_groupnorm as tfgn
-from tensorflow_groupnorm import cli
+import tfgn_cli
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
@@ -104,7 +104,7 @@ def test_code_in_a_model_file_is_not_run(command, suffix, tmp_path, capsys):
     model.save(path)
     mark.unlink()
     out = tmp_path / ("out.keras" if command == "convert" else "out")
-    assert cli.main([command, str(path), str(out)]) == 1
+    assert tfgn_cli.main([command, str(path), str(out)]) == 1
     error = capsys.readouterr().err
     assert f"{path} " in error and "Lambda" in error and "Traceback" not in error
     assert not mark.exists() and not out.exists()

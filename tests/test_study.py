@@ -10,9 +10,9 @@ import time
 import environments
 import numpy as np
 import pytest
+import tfgn_cli
 from PIL import Image
 from study_runs import fake_result, no_track
-from tensorflow_groupnorm import cli
 from tfgn_study import config, runner
 from tfgn_study.data import dataset as data
 from tfgn_study.train import pool
@@ -56,7 +56,7 @@ def trained(monkeypatch):
 
 
 def test_study_trains_reports_and_is_not_trained_again(folder, tmp_path, capfd, monkeypatch):
-    assert cli.main(small(folder, tmp_path, "--workers", "2")) == 0
+    assert tfgn_cli.main(small(folder, tmp_path, "--workers", "2")) == 0
     answer = json.loads((tmp_path / "results.json").read_text())
     cells = {(cell["norm"], cell["batch_size"]): cell for cell in answer["cells"]}
     assert cells.keys() == {("bn", 2), ("bn", 4), ("gn+ws", 2), ("gn+ws", 4)}
@@ -75,7 +75,7 @@ def test_study_trains_reports_and_is_not_trained_again(folder, tmp_path, capfd, 
     assert "Validationerrorin%" in output and "images[old]" in output
 
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert cli.main(small(folder, tmp_path, "--workers", "2")) == 0
+    assert tfgn_cli.main(small(folder, tmp_path, "--workers", "2")) == 0
     assert json.loads((tmp_path / "results.json").read_text()) == answer
     assert "4 done before" in " ".join(capfd.readouterr().out.split())
 
@@ -84,7 +84,7 @@ def test_ctrl_c_loses_only_the_current_runs(folder, tmp_path, capfd):
     argv = small(folder, tmp_path, "--norms", "none", "--batch-sizes", "4,1", "--epochs", "100")
     argv += ["--workers", "2"]
     command = subprocess.Popen(
-        [sys.executable, "-m", "tensorflow_groupnorm.cli", *argv],
+        [sys.executable, "-m", "tfgn_cli", *argv],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -104,7 +104,7 @@ def test_ctrl_c_loses_only_the_current_runs(folder, tmp_path, capfd):
 
 def test_failed_training_ends_the_study_and_keeps_its_output(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    assert cli.main(small(folder, tmp_path)) == 1
+    assert tfgn_cli.main(small(folder, tmp_path)) == 1
     message = capsys.readouterr().err
     assert "bn-batch4-seed0-" in message and "exit code 1" in message and ".log" in message
     assert len(list(tmp_path.glob("runs/*.log"))) == 1
@@ -114,7 +114,7 @@ def test_failed_training_ends_the_study_and_keeps_its_output(folder, tmp_path, c
 
 
 def test_options_of_gn_train_only_gn_again(folder, tmp_path, trained):
-    assert cli.main(small(folder, tmp_path)) == 0
+    assert tfgn_cli.main(small(folder, tmp_path)) == 0
     assert [(run.norm, run.batch_size) for run in trained] == [
         ("bn", 4),
         ("gn+ws", 4),
@@ -122,20 +122,20 @@ def test_options_of_gn_train_only_gn_again(folder, tmp_path, trained):
         ("gn+ws", 2),
     ]
     trained.clear()
-    assert cli.main(small(folder, tmp_path, "--groups", "4")) == 0
+    assert tfgn_cli.main(small(folder, tmp_path, "--groups", "4")) == 0
     assert [(run.norm, run.groups) for run in trained] == [("gn+ws", 4)] * 2
     trained.clear()
-    assert cli.main(small(folder, tmp_path, "--group-size", "4")) == 0
+    assert tfgn_cli.main(small(folder, tmp_path, "--group-size", "4")) == 0
     assert [(run.norm, run.groups, run.group_size) for run in trained] == [("gn+ws", None, 4)] * 2
     trained.clear()
-    assert cli.main(small(folder, tmp_path, "--groups", "4")) == 0
+    assert tfgn_cli.main(small(folder, tmp_path, "--groups", "4")) == 0
     assert not trained
 
 
 def test_number_of_workers_trains_nothing_again(folder, tmp_path, trained):
-    assert cli.main(small(folder, tmp_path)) == 0
+    assert tfgn_cli.main(small(folder, tmp_path)) == 0
     trained.clear()
-    assert cli.main(small(folder, tmp_path, "--workers", "3")) == 0
+    assert tfgn_cli.main(small(folder, tmp_path, "--workers", "3")) == 0
     assert not trained
 
 
@@ -151,8 +151,8 @@ def test_number_of_workers_trains_nothing_again(folder, tmp_path, trained):
     ],
 )
 def test_other_options_train_everything_again(folder, tmp_path, trained, options):
-    assert cli.main(small(folder, tmp_path)) == 0
-    assert cli.main(small(folder, tmp_path, *options)) == 0
+    assert tfgn_cli.main(small(folder, tmp_path)) == 0
+    assert tfgn_cli.main(small(folder, tmp_path, *options)) == 0
     assert len(trained) == 8 and len({run.name for run in trained}) == 8
 
 
@@ -162,19 +162,19 @@ def test_changed_image_trains_everything_again(tmp_path, trained):
         for i in range(8):
             Image.new("L", (8, 8), i).save(tmp_path / name / f"{i}.png")
     out = tmp_path / ".out"
-    assert cli.main(small(tmp_path, out)) == 0
+    assert tfgn_cli.main(small(tmp_path, out)) == 0
     Image.new("L", (9, 9), 200).save(tmp_path / "a" / "0.png")
-    assert cli.main(small(tmp_path, out)) == 0
+    assert tfgn_cli.main(small(tmp_path, out)) == 0
     assert len(trained) == 8
 
 
 @pytest.mark.parametrize("content", ['{"config": ', "[]", "{}", '{"config": {}}'])
 def test_file_that_is_no_result_is_trained_again(folder, tmp_path, trained, content):
-    cli.main(small(folder, tmp_path))
+    tfgn_cli.main(small(folder, tmp_path))
     broken = next(tmp_path.glob("runs/bn-batch2-*.json"))
     broken.write_text(content)
     trained.clear()
-    assert cli.main(small(folder, tmp_path)) == 0
+    assert tfgn_cli.main(small(folder, tmp_path)) == 0
     assert [(run.norm, run.batch_size) for run in trained] == [("bn", 2)]
     assert json.loads(broken.read_text())["error"] == 0.25
 
@@ -251,7 +251,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     bad_folders(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:
-        cli.main(small(folder, tmp_path / "out", *options))
+        tfgn_cli.main(small(folder, tmp_path / "out", *options))
     error = capsys.readouterr().err
     assert exit_.value.code == 2
     assert error.startswith("tfgn study: error: ") and error.count("\n") == 1

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def start(folder, out, epochs):
-    command = [sys.executable, "-m", "tensorflow_groupnorm.cli", "study", "--data", str(folder)]
+    command = [sys.executable, "-m", "tfgn_cli", "study", "--data", str(folder)]
     command += ["--out", str(out), "--norms", "bn,gn+ws", "--batch-sizes", "8,4"]
     command += ["--image-size", "8", "--validation-split", "0.25", "--epochs", str(epochs)]
     command += ["--workers", "2", "--checkpoints"]

@@ -5,10 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+import tfgn_cli
 from bit_checkpoints import bit_arrays
 from PIL import Image
 from study_runs import fake_result, no_track, run_config
-from tensorflow_groupnorm import cli, layers
+from tensorflow_groupnorm import layers
 from tfgn_study import config, presets
 from tfgn_study.data import dataset as data
 from tfgn_study.data import public
@@ -79,7 +80,7 @@ def test_learning_rates_are_the_papers(name, images):
 
 def test_options_over_the_preset(tmp_path, planned):
     argv = ["study", "--preset", "gn-fig1", "--out", str(tmp_path)]
-    assert cli.main([*argv, "--batch-sizes", "8,64", "--seeds", "3", "--group-size", "4"]) == 0
+    assert tfgn_cli.main([*argv, "--batch-sizes", "8,64", "--seeds", "3", "--group-size", "4"]) == 0
     assert {(run.norm, run.batch_size, run.seed) for run, _ in planned} == {
         (norm, size, 3) for norm in ("bn", "gn") for size in (8, 64)
     }
@@ -91,7 +92,7 @@ def test_options_over_the_preset(tmp_path, planned):
 
 def test_groups_end_in_layer_and_instance_normalization(tmp_path, planned):
     argv = ["study", "--preset", "gn-groups", "--seeds", "0", "--out", str(tmp_path)]
-    assert cli.main(argv) == 0
+    assert tfgn_cli.main(argv) == 0
     assert [(run.groups, run.group_size) for run, _ in planned] == [
         *((groups, None) for groups in (64, 32, 16, 8, 4, 2, 1)),
         *((None, size) for size in (64, 32, 16, 8, 4, 2, 1)),
@@ -108,7 +109,7 @@ def test_groups_end_in_layer_and_instance_normalization(tmp_path, planned):
 
 def test_pets_compares_two_networks(tmp_path, planned, pets):
     argv = ["study", "--preset", "pets", "--data", str(pets), "--batch-sizes", "1,4"]
-    assert cli.main([*argv, "--out", str(tmp_path)]) == 0
+    assert tfgn_cli.main([*argv, "--out", str(tmp_path)]) == 0
     assert {(run.model, run.norm, run.batch_size, run.augment) for run, _ in planned} == {
         (model, norm, size, True)
         for model in ("resnet34", "resnet50")
@@ -156,7 +157,7 @@ def test_explicit_defaults_are_the_same_runs():
 def test_bad_options_are_one_sentence(tmp_path, planned, capsys, monkeypatch, options, sentence):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["study", *options])
+        tfgn_cli.main(["study", *options])
     error = capsys.readouterr().err
     assert exit_.value.code == 2 and error.count("\n") == 1
     assert sentence in error and not planned
@@ -229,24 +230,24 @@ def test_fine_tuning_is_planned_from_the_content_of_the_file(tmp_path, planned, 
     path.write_bytes(b"one")
     argv = ["study", "--preset", "pets", "--data", str(pets), "--batch-sizes", "4"]
     argv += ["--bit-checkpoint", str(path), "--out", str(tmp_path)]
-    assert cli.main(argv) == 0 and cli.main(argv) == 0
+    assert tfgn_cli.main(argv) == 0 and tfgn_cli.main(argv) == 0
     ((run, arguments),) = planned
     assert (run.model, run.norm, run.groups) == ("bit-r50x1", "gn+ws", 32)
     assert arguments[:2] == ["--bit-checkpoint", str(path)]
     path.write_bytes(b"two")
-    assert cli.main(argv) == 0
+    assert tfgn_cli.main(argv) == 0
     assert len(planned) == 2 and planned[1][0].bit_checkpoint != run.bit_checkpoint
     with pytest.raises(SystemExit):
-        cli.main([*argv, "--norms", "bn"])
+        tfgn_cli.main([*argv, "--norms", "bn"])
     with pytest.raises(SystemExit):
-        cli.main([*argv, "--model", "resnet50"])
+        tfgn_cli.main([*argv, "--model", "resnet50"])
     assert len(planned) == 2
 
 
 @pytest.mark.thorough
 def test_every_number_of_groups_learns_the_digits(tmp_path):
     argv = ["study", "--preset", "gn-groups", "--seeds", "0", "--out", str(tmp_path)]
-    assert cli.main(argv) == 0
+    assert tfgn_cli.main(argv) == 0
     cells = json.loads((tmp_path / "results.json").read_text())["cells"]
     assert len(cells) == 14 and max(cell["error"] for cell in cells) < 0.05
 
@@ -257,7 +258,7 @@ def test_fine_tuning_through_the_command(tmp_path, pets):
     argv = ["study", "--preset", "pets", "--data", str(pets), "--image-size", "48"]
     argv += ["--batch-sizes", "4", "--epochs", "2", "--learning-rate", "0.003"]
     argv += ["--bit-checkpoint", str(tmp_path / "BiT.npz"), "--out", str(tmp_path / "out")]
-    assert cli.main(argv) == 0
+    assert tfgn_cli.main(argv) == 0
     (run,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
     # Three classes from logits of 0: the loss starts at log 3, and the network can learn.
     assert run["history"]["loss"][1] < run["history"]["loss"][0] < 2 * np.log(3)

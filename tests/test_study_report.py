@@ -3,8 +3,8 @@
 import json
 
 import numpy as np
+import tfgn_cli
 from study_runs import fake_result
-from tensorflow_groupnorm import cli
 from tfgn_study import config
 from tfgn_study.data import dataset as data
 from tfgn_study.report import plots, report, tables
@@ -93,7 +93,7 @@ def test_page_needs_no_other_file(tmp_path, monkeypatch):
             yield run, {"result": fake_result()}
 
     monkeypatch.setattr(pool, "train", fake_train)
-    assert cli.main(["study", "--batch-sizes", "1,4", "--out", str(tmp_path)]) == 0
+    assert tfgn_cli.main(["study", "--batch-sizes", "1,4", "--out", str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 2 and "<img" not in page and "report.css" not in page
     assert "<td>bn</td>" in page and "@media print" in page

@@ -20,9 +20,9 @@ import warnings
 from pathlib import Path
 
 import tensorflow as tf
+from tfgn_base.names import OP_LIBRARY
 
 OPS = ("GroupNorm", "GroupNormGrad", "StandardizeWeights", "StandardizeWeightsGrad")
-_OP_LIBRARY = "_tfgn_ops.so"
 _XLA_LIBRARY = "_tfgn_xla.so"
 _OF_MINOR = re.compile(r"tf(\d+\.\d+)")
 
@@ -99,7 +99,7 @@ def plugin_path() -> str:
     """
     if load_error() is not None:
         raise ImportError(load_error())
-    return os.fspath(_find(_OP_LIBRARY, "The op library"))
+    return os.fspath(_find(OP_LIBRARY, "The op library"))
 
 
 def load_error() -> str | None:
@@ -177,7 +177,7 @@ def _load_ops_or_raise() -> types.ModuleType:
             f"The libraries for TensorFlow {installed} in {_package()} are of tensorflow-groupnorm "
             f"{version}, but its compiled module is of {info['version']}. Reinstall the package."
         )
-    library = _find(_OP_LIBRARY, "The op library")
+    library = _find(OP_LIBRARY, "The op library")
     registered = [name for name in OPS if _is_registered(name)]
     path = _loaded_copy(library) if registered else os.fspath(library)
     with _explained(library, "The op library"):

@@ -18,8 +18,9 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from .names import OP_LIBRARY
+
 FOLDER = "tensorflow-plugins"
-LIBRARY = "_tfgn_ops.so"
 _RECORD = "tensorflow_groupnorm.json"
 
 # What the child processes run. The second one is in the place of any stock tool.
@@ -74,12 +75,12 @@ def site_packages() -> Path:
 def installed() -> Plugin | None:
     """Returns the copy of the running interpreter, or None."""
     folder = site_packages() / FOLDER
-    if not (folder / LIBRARY).exists():
+    if not (folder / OP_LIBRARY).exists():
         return None
     tensorflow = None
     with contextlib.suppress(OSError, ValueError, KeyError):
         tensorflow = json.loads((folder / _RECORD).read_text())["tensorflow"]
-    return Plugin(folder / LIBRARY, tensorflow)
+    return Plugin(folder / OP_LIBRARY, tensorflow)
 
 
 def install() -> Plugin:
@@ -92,12 +93,12 @@ def install() -> Plugin:
             copied.
     """
     folder = site_packages() / FOLDER
-    copy, record = folder / LIBRARY, folder / _RECORD
+    copy, record = folder / OP_LIBRARY, folder / _RECORD
     with _set_aside(copy, record):
         library, tensorflow = json.loads(_run(_FIND).splitlines()[-1])
         # In one step, as TensorFlow may be imported by others at this moment. To TensorFlow a name
         # that goes on with a digit behind `.so.` is a shared object, too.
-        unfinished = folder / f"{LIBRARY}.unfinished"
+        unfinished = folder / f"{OP_LIBRARY}.unfinished"
         try:
             folder.mkdir(exist_ok=True)
             shutil.copyfile(library, unfinished)
@@ -123,15 +124,15 @@ def remove() -> Path | None:
         PluginError: if it cannot be removed.
     """
     folder = site_packages() / FOLDER
-    existed = (folder / LIBRARY).exists()
+    existed = (folder / OP_LIBRARY).exists()
     try:
-        (folder / LIBRARY).unlink(missing_ok=True)
+        (folder / OP_LIBRARY).unlink(missing_ok=True)
         (folder / _RECORD).unlink(missing_ok=True)
     except OSError as error:
         raise PluginError(f"The plugin cannot be removed: {error}") from error
     with contextlib.suppress(OSError):  # Plugins of others are in it, or it is not there.
         folder.rmdir()
-    return folder / LIBRARY if existed else None
+    return folder / OP_LIBRARY if existed else None
 
 
 @contextlib.contextmanager

@@ -1,23 +1,56 @@
-"""The `tfgn` command, started without the `__init__` of its package.
+"""The `tfgn` command: a file per subcommand, which `add(commands)` makes known to the parser.
 
-`tensorflow_groupnorm/__init__.py` imports TensorFlow, which takes seconds, and raises where the
-fused ops are required and off. `tensorflow_groupnorm.cli` is to answer `--help` and bad input at
-once and to explain the rest, and it imports what it needs of the package module by module.
+`tensorflow_groupnorm` imports TensorFlow, which takes seconds, and raises where the fused ops are
+required and off. `--help` and bad input are answered at once, so the subcommands import it where
+they run, and at their top only `tfgn_base` and the options of `tfgn_study`.
 """
 
-import importlib.util
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
 import sys
 
+from tfgn_base import plugin
 
-def main():
-    """Runs the command with `sys.argv[1:]`.
+from . import bench, convert, export, info, install_plugin, study
+from ._common import EXIT_INTERRUPTED, Parser, fail
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: the arguments, `sys.argv[1:]` by default.
 
     Returns:
-        The exit code, see `tensorflow_groupnorm.cli.main`.
-    """
-    spec = importlib.util.find_spec("tensorflow_groupnorm")
-    # A module in sys.modules counts as imported: its __init__ is not executed any more.
-    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    from tensorflow_groupnorm import cli
+        The exit code: 0; 1 if a training failed, or what the command needs cannot be imported,
+        after one sentence on the standard error; 130 after Ctrl-C.
 
-    return cli.main()
+    Raises:
+        SystemExit: with code 2 on bad input, after one sentence on the standard error.
+    """
+    parser = _parser()
+    args = parser.parse_args(argv)
+    installed = plugin.installed()
+    if installed and installed.problem() and args.command is not install_plugin.run:
+        return fail(installed.problem())
+    try:
+        return args.command(args)
+    except ImportError as error:
+        return fail(str(error))
+    except KeyboardInterrupt as interrupt:
+        print(f"\ntfgn: {str(interrupt) or 'interrupted; nothing new is kept'}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="tfgn", description="Fused GroupNorm and weight standardization for TensorFlow."
+    )
+    version = importlib.metadata.version("tensorflow-groupnorm")
+    parser.add_argument("--version", action="version", version=f"tensorflow-groupnorm {version}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (study, info, bench, convert, export, install_plugin):
+        command.add(commands)
+    return parser

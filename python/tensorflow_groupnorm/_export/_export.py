@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import keras
+from tfgn_base.names import FORMATS
 
 from ..layers._common import on_tensorflow
 from . import _check, _onnx, _saved_model, _tflite
@@ -21,8 +22,6 @@ from ._model import (
     with_declared_batch,
     without_rematerialization,
 )
-
-FORMATS = ("saved_model", "tflite", "onnx")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,7 +84,7 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     _check(args, parser)
     for module in words(args.modules):
         importlib.import_module(module)
-    from ..conversion import convert
+    from tensorflow_groupnorm import convert
 
     model, failure = _load(args.input)
     if model is None:
@@ -186,11 +186,10 @@ def _save(model, path: Path) -> str:
 def _difference(model, loaded) -> str:
     """Returns in what two models differ, or nothing."""
     import numpy as np
-
-    from .._export._check import as_batch, largest_difference, run_model
-    from .._export._errors import ExportError
-    from .._export._model import named_signature
-    from ..conversion import described
+    from tensorflow_groupnorm._export._check import as_batch, largest_difference, run_model
+    from tensorflow_groupnorm._export._errors import ExportError
+    from tensorflow_groupnorm._export._model import named_signature
+    from tensorflow_groupnorm.conversion import described
 
     if described(model) != described(loaded):
         return "it has other layers"

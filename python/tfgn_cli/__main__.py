@@ -1,4 +1,4 @@
-"""`python -m tensorflow_groupnorm.cli`."""
+"""`python -m tfgn_cli`."""
 
 import sys
 

@@ -13,9 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tfgn_study import environment as environments
-
-from . import layers, ops, stock
+from tensorflow_groupnorm import layers, ops, stock
+from tfgn_study.environment import collect
 
 #: Kernels of ResNet-50: a 3x3 convolution of the third stage and the widest 1x1 convolution.
 KERNELS = ((3, 3, 256, 256), (1, 1, 1024, 2048))
@@ -56,7 +55,7 @@ def run(shapes: list[tuple[int, ...]], groups: int, repeats: int) -> dict:
         gradient of all inputs and parameters is timed too), `stock_ms`, `fused_ms` (medians) and
         `ratio` (stock over fused).
     """
-    environment = environments.collect()
+    environment = collect()
     console = Console(markup=False)  # Paths may hold brackets.
     if not environment["fused"]:
         console.print(f"The fused ops are off: {environment['reason']}", style="bold")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ._common import fail
+from tfgn_base.names import FORMATS
 
-#: As `tensorflow_groupnorm.export` has them.
-FORMATS = ("saved_model", "tflite", "onnx")
+from ._common import fail
 
 
 def add(commands):
@@ -58,15 +57,13 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"argument --tolerance: expected a number >= 0, received {args.tolerance}")
 
     import keras
-
-    from .. import layers  # noqa: F401 Registers the layers for loading.
-    from .._export import ExportError, export
+    from tensorflow_groupnorm import ExportError, export
 
     print(f"loading {args.model}", flush=True)
     try:
         model = keras.saving.load_model(args.model, compile=False)
     except (TypeError, ValueError, OSError) as error:
-        from .._export._errors import first_line
+        from tensorflow_groupnorm._export._errors import first_line
 
         return fail(
             f"{args.model} does not load: {first_line(error)} (a model with layers of your own is "

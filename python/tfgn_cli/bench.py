@@ -62,9 +62,9 @@ def _run_bench(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int
         parser.error(f"argument --repeats: expected at least 1, received {args.repeats}")
     if args.json and not args.json.parent.is_dir():
         parser.error(f"argument --json: there is no folder {args.json.parent}")
-    from .. import _bench
+    from . import _timings
 
-    result = _bench.run(shapes, args.groups, args.repeats)
+    result = _timings.run(shapes, args.groups, args.repeats)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
     return 0
