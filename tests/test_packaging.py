@@ -1,8 +1,9 @@
-"""The build's promises: who may include whom, what the wheel and the source archive hold.
+"""The build's promises: who may include or import whom, what the wheel and the source archive hold.
 
 The release wheel itself, in environments of its own, is for test_release.py.
 """
 
+import ast
 import functools
 import json
 import os
@@ -33,6 +34,13 @@ LAYERS = {
     "xla": {"", "kernels", "tf", "xla", "tensorflow", "absl"},
     "native": {"", "kernels", "native", "pybind11", "hwy"},
 }
+# What of python/ a package there may import, beside itself.
+PACKAGES = {
+    "tfgn_base": set(),
+    "tensorflow_groupnorm": {"tfgn_base"},
+    "tfgn_study": {"tfgn_base", "tensorflow_groupnorm"},
+    "tfgn_cli": {"tfgn_base", "tensorflow_groupnorm", "tfgn_study"},
+}
 # Of a small wheel.
 METADATA = "tensorflow_groupnorm-0.1.0.dist-info/METADATA"
 BUILD = "tensorflow_groupnorm/tf2.21/build.json"
@@ -43,6 +51,7 @@ HIGHWAY = "$ORIGIN/../../tensorflow_groupnorm.libs"
 CPP_FILES = sorted(
     path for path in (ROOT / "cc").rglob("*") if path.suffix in (".cc", ".h", ".cu", ".cuh")
 )
+PYTHON_FILES = sorted((ROOT / "python").rglob("*.py"))
 
 
 def run(*command, **environment):
@@ -65,6 +74,34 @@ def test_includes_point_downwards(path):
     allowed = LAYERS[path.relative_to(ROOT / "cc").parts[0]]
     included = re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', path.read_text(), re.M)
     assert {name.rpartition("/")[0].partition("/")[0] for name in included} <= allowed
+
+
+def imports(path):
+    """The modules that a Python file imports, in functions too, by their whole names."""
+    package = path.relative_to(ROOT / "python").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) + 1 - node.level] if node.level else ()
+            yield ".".join([*parents, *filter(None, [node.module])])
+
+
+def test_every_package_is_known_and_installed():
+    assert {path.relative_to(ROOT / "python").parts[0] for path in PYTHON_FILES} == set(PACKAGES)
+    (installed,) = re.findall(
+        r"^wheel\.packages = \[(.*?)\]$", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    assert set(re.findall(r'"(.*?)"', installed)) == {f"python/{name}" for name in PACKAGES}
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downwards(path):
+    package = path.relative_to(ROOT / "python").parts[0]
+    imported = {name.partition(".")[0] for name in imports(path)} - {package}
+    assert imported & PACKAGES.keys() <= PACKAGES[package]
+    if package == "tfgn_base":
+        assert imported <= sys.stdlib_module_names
 
 
 def test_framework_header_in_a_kernel_does_not_compile(tmp_path):
