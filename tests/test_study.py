@@ -13,7 +13,7 @@ import pytest
 import tfgn_cli
 from PIL import Image
 from study_runs import fake_result, no_track
-from tfgn_study import config, runner
+from tfgn_study import config
 from tfgn_study.data import dataset as data
 from tfgn_study.train import pool
 
@@ -177,15 +177,6 @@ def test_file_that_is_no_result_is_trained_again(folder, tmp_path, trained, cont
     assert tfgn_cli.main(small(folder, tmp_path)) == 0
     assert [(run.norm, run.batch_size) for run in trained] == [("bn", 2)]
     assert json.loads(broken.read_text())["error"] == 0.25
-
-
-def test_file_is_whole_or_absent(tmp_path):
-    path = tmp_path / "result.json"
-    with pytest.raises(KeyboardInterrupt), runner.atomic(path) as file:
-        file.write(b"half")
-        file.flush()
-        raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
 
 
 # Bad input.

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from study_runs import run_config
 from tensorflow_groupnorm import models
+from tfgn_base import files
 from tfgn_study.train import checkpoint, images, optimizers, resnet, worker
 
 # Keras hands variables to NumPy in the manner of NumPy 1 when it saves weights.
@@ -93,7 +94,7 @@ def test_interrupted_training_ends_as_one_that_was_not(arrays, tmp_path, monkeyp
 
 @KERAS_SAVES
 @pytest.mark.parametrize(
-    ("owner", "step"), [(keras.Model, "save_weights"), (Path, "write_text"), (Path, "rename")]
+    ("owner", "step"), [(keras.Model, "save_weights"), (Path, "write_text"), (os, "replace")]
 )
 def test_state_that_is_not_whole_is_not_read(arrays, tmp_path, monkeypatch, owner, step):
     """The training dies in its second epoch's checkpoint, with a part of that written."""
@@ -103,7 +104,7 @@ def test_state_that_is_not_whole_is_not_read(arrays, tmp_path, monkeypatch, owne
 
     def take_and_die(*args, **kwargs):
         times.append(step)
-        if len(times) == 2 and step == "rename":
+        if len(times) == 2 and step == "replace":
             raise KeyboardInterrupt
         result = take(*args, **kwargs)
         if len(times) == 2:
@@ -119,6 +120,16 @@ def test_state_that_is_not_whole_is_not_read(arrays, tmp_path, monkeypatch, owne
     resumed = worker.train(run, arrays, emit, checkpoints=tmp_path)
     assert 4 < min(steps) <= 2 * 4, "goes on behind the first epoch"
     assert resumed["history"] == whole["history"] and resumed["error"] == whole["error"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    with files.whole(tmp_path / "2") as unfinished:
+        unfinished.mkdir()
+        left = unfinished.parent.parent.name
+    (tmp_path / "2").rmdir()
+    (tmp_path / left).mkdir()
+    assert checkpoint.Checkpoint(tmp_path, None).restore(None) == 0
     assert not list(tmp_path.iterdir())
 
 

@@ -18,6 +18,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from .files import whole, write_text
 from .names import OP_LIBRARY
 
 FOLDER = "tensorflow-plugins"
@@ -96,21 +97,18 @@ def install() -> Plugin:
     copy, record = folder / OP_LIBRARY, folder / _RECORD
     with _set_aside(copy, record):
         library, tensorflow = json.loads(_run(_FIND).splitlines()[-1])
-        # In one step, as TensorFlow may be imported by others at this moment. To TensorFlow a name
-        # that goes on with a digit behind `.so.` is a shared object, too.
-        unfinished = folder / f"{OP_LIBRARY}.unfinished"
+        # In one step, as TensorFlow may be imported by others at this moment. It does not look into
+        # folders, such as that of the unfinished copy.
         try:
             folder.mkdir(exist_ok=True)
-            shutil.copyfile(library, unfinished)
-            os.replace(unfinished, copy)
+            with whole(copy) as unfinished:
+                shutil.copyfile(library, unfinished)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
             raise PluginError(f"The op library cannot be copied to {folder}: {error}") from error
         _run(_TRY)
         version = importlib.metadata.version("tensorflow-groupnorm")
         facts = {"tensorflow-groupnorm": version, "tensorflow": tensorflow}
-        record.write_text(json.dumps(facts, indent=1) + "\n")
+        write_text(record, json.dumps(facts, indent=1) + "\n")
     return Plugin(copy, tensorflow)
 
 

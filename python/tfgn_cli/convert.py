@@ -7,10 +7,10 @@ import importlib
 import json
 import os
 import re
-import tempfile
 import zipfile
 from pathlib import Path
 
+from tfgn_base.files import whole
 from tfgn_base.variants import VARIANTS
 
 from ._common import fail, words
@@ -113,12 +113,12 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(str(error))
     path = args.output
     try:
-        failure = _save(model, path)
-        if failure:
-            return fail(failure)
+        _save(model, path)
         if args.report:
             path = args.report
             path.write_text(json.dumps(reports[0].to_dict(), indent=1))
+    except _NotSavedError as reason:
+        return fail(f"nothing is written, as {reason}")
     except OSError as error:
         return fail(f"{path} cannot be written: {error.strerror or error}")
     print(f"saved {args.output}; it loads after `import tensorflow_groupnorm`")
@@ -158,29 +158,30 @@ def _reason(error: Exception) -> str:
     return f"Keras says: {text.splitlines()[0] if text else type(error).__name__}"
 
 
-def _save(model, path: Path) -> str:
+class _NotSavedError(Exception):
+    """Why nothing was written."""
+
+
+def _save(model, path: Path):
     """Writes the model into a file that is whole or absent, and is the model when read back.
 
-    Returns:
-        Why there is no file, or nothing.
+    Raises:
+        _NotSavedError: if it cannot be saved, or is not the model when read back.
     """
     import keras
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfgn-convert-") as folder:
-        unfinished = Path(folder) / path.name
+    with whole(path) as unfinished:
         try:
             model.save(unfinished)
         except NotImplementedError as error:
-            return f"nothing is written, as the model cannot be saved: {_reason(error)}"
+            raise _NotSavedError(f"the model cannot be saved: {_reason(error)}") from error
         try:
             loaded = keras.saving.load_model(unfinished, compile=False)
         except _LOADING_ERRORS as error:
-            return f"nothing is written, as it could not be read back: {_reason(error)}"
+            raise _NotSavedError(f"it could not be read back: {_reason(error)}") from error
         difference = _difference(model, loaded)
         if difference:
-            return f"nothing is written, as another model was read back: {difference}"
-        os.replace(unfinished, path)
-    return ""
+            raise _NotSavedError(f"another model was read back: {difference}")
 
 
 def _difference(model, loaded) -> str:

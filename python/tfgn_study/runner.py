@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
     track,
 )
-from tfgn_base.files import atomic
+from tfgn_base.files import write_text
 
 from .config import Interrupted, RunConfig, Study, StudyError
 from .data.dataset import Dataset, prepare
@@ -148,8 +148,7 @@ def _train_all(runs: list[RunConfig], study: Study, dataset: Dataset, console: C
                 "workers": study.workers,
                 **message["result"],
             }
-            with atomic(folder / f"{config.name}.json") as file:
-                file.write(json.dumps(result, indent=1).encode())
+            write_text(folder / f"{config.name}.json", json.dumps(result, indent=1))
             progress.console.print(
                 f"{title}: validation error {result['error']:.2%} after {result['seconds']:.0f} s"
             )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import keras
+from tfgn_base.files import whole
 from tfgn_base.names import FORMATS
 
 from ..layers._common import on_tensorflow
@@ -118,14 +119,14 @@ def export(
             warnings.warn(f"The export is not checked. {error}", stacklevel=2)
             expected = None
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tfgn-export-") as folder:
+        with whole(path) as unfinished, TemporaryDirectory(dir=unfinished.parent) as folder:
             written, custom_ops = _write(model, signature, Path(folder), portable, format)
             difference = None
             if expected is not None:
                 actual = _run(written, format, _check.by_name(signature, batch))
                 difference = _check.largest_difference(expected, actual)
                 _require(difference, tolerance, model)
-            _put(written, path, Path(folder))
+            os.replace(written, unfinished)
     return Exported(path, format, portable, custom_ops, difference)
 
 
@@ -215,10 +216,3 @@ def _require(difference, tolerance, model):
             f"{difference:.2g} of the largest magnitude of an output, and {tolerance:g} was "
             "expected at most."
         )
-
-
-def _put(written, path, folder):
-    """Moves what was written to its place; what was there goes with the folder."""
-    if os.path.lexists(path):
-        os.replace(path, folder / "replaced")
-    os.replace(written, path)

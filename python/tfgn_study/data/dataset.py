@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tfgn_base.files import atomic
+from tfgn_base.files import whole
 
 from ..config import Study
 from . import public, sources
@@ -64,8 +64,8 @@ def prepare(study: Study, track: sources.Track) -> Dataset:
     path = study.out / f"data-{digest}.npz"
     if not path.exists():
         x_train, y_train, x_val, y_val = source.read(track)
-        with atomic(path) as file:
-            np.savez(file, x_train=x_train, y_train=y_train, x_val=x_val, y_val=y_val)
+        with whole(path) as unfinished:
+            np.savez(unfinished, x_train=x_train, y_train=y_train, x_val=x_val, y_val=y_val)
     with np.load(path, allow_pickle=False) as arrays:
         y_train, y_val = arrays["y_train"], arrays["y_val"]
     classes = int(max(y_train.max(), y_val.max())) + 1

@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 
 from rich.console import Console
-from tfgn_base.files import atomic
+from tfgn_base.files import whole, write_text
 
 from ..config import FINAL_EPOCHS, REFERENCE_BATCH_SIZE, RunConfig, Study
 from ..data.dataset import Dataset
@@ -48,11 +48,10 @@ def write(
         ("report.md", text),
         ("report.html", page.render(text, figures)),
     ):
-        with atomic(study.out / name) as file:
-            file.write(content.encode())
+        write_text(study.out / name, content)
     for name, (_, figure) in figures.items():
-        with atomic(study.out / f"{name}.png") as file:
-            figure.savefig(file, format="png", dpi=150)
+        with whole(study.out / f"{name}.png") as unfinished:
+            figure.savefig(unfinished, format="png", dpi=150)
     for table in tables.errors_on_console(summary):
         console.print(table)
     console.print(f"Report: {study.out / 'report.html'}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
+from tfgn_base.files import UNFINISHED, whole
 
 _WEIGHTS = "state.weights.h5"
 _HISTORY = "history.json"
@@ -41,6 +42,8 @@ class Checkpoint(keras.callbacks.Callback):
         Returns:
             How many epochs were done: the `initial_epoch` of `fit`.
         """
+        for path in self._folder.glob(f"{UNFINISHED}*"):  # Of a process that was killed.
+            shutil.rmtree(path, ignore_errors=True)
         epochs = max((int(p.name) for p in self._folder.glob("*") if p.name.isdigit()), default=0)
         if not epochs:
             return 0
@@ -58,12 +61,11 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Keeps the state, and drops that of the epoch before."""
         self.history.append({key: float(value) for key, value in logs.items()})
-        unfinished = self._folder / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        self.model.save_weights(unfinished / _WEIGHTS)
-        (unfinished / _HISTORY).write_text(json.dumps(self.history))
-        unfinished.rename(self._folder / str(epoch + 1))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with whole(self._folder / str(epoch + 1)) as unfinished:
+            unfinished.mkdir()
+            self.model.save_weights(unfinished / _WEIGHTS)
+            (unfinished / _HISTORY).write_text(json.dumps(self.history))
         shutil.rmtree(self._folder / str(epoch), ignore_errors=True)
 
     def finish(self):
