@@ -30,9 +30,11 @@ def key(variable):
 def randomize(model):
     """Gives the weights of a model values that no two layers share and that hide no fault.
 
-    Weights that are all alike, such as ones and zeros, get noise; moving variances are positive.
+    Weights that are all alike, such as ones and zeros, and those that one initializer gave to
+    several layers get noise; moving variances are positive.
     """
     generator = np.random.default_rng(17)
+    seen = set()
     for variable in walk.variables(model):
         value = np.asarray(variable)
         if value.dtype.kind != "f" or not value.size:
@@ -41,7 +43,10 @@ def randomize(model):
             value = generator.uniform(0.5, 1.5, value.shape)
         elif variable.name == "moving_mean" or (variable.trainable and np.ptp(value) == 0):
             value = value + 0.1 * generator.standard_normal(value.shape)
+        elif variable.trainable and key(variable) in seen:
+            value = generator.permutation(value.ravel()).reshape(value.shape)
         else:
+            seen.add(key(variable))
             continue
         variable.assign(value)
 

@@ -63,6 +63,7 @@ def variables(model):
     return list(found.values())
 
 
-def classes(layers):
-    """Returns the names of the classes of layers, sorted."""
-    return sorted(f"{type(layer).__module__}.{type(layer).__name__}" for layer in layers)
+def classes(model):
+    """Returns the names of the classes of the layers that have weights, sorted."""
+    found = [type(layer) for layer in layers(model) if layer.variables]
+    return sorted(f"{kind.__module__}.{kind.__name__}" for kind in found)
