@@ -116,6 +116,15 @@ def saving():
         assert keras.saving.deserialize_keras_object(config).activation is keras.activations.relu
 
 
+def classes():
+    config = keras.saving.serialize_keras_object(layers.Dense(2))
+    assert _keras.find_class(config) is layers.Dense
+    config["class_name"] = "Other"
+    assert _keras.find_class(config) is None
+    config["module"], config["registered_name"] = "others", "Other"
+    assert _keras.find_class(config, {"Other": layers.Dense}) is layers.Dense
+
+
 def names():
     assert _keras.to_snake_case("StandardizedConv2D") == "standardized_conv2d"
     assert _keras.auto_name("never_used_before") == "never_used_before"
@@ -144,6 +153,7 @@ EXERCISES = {
     building: ["build_by_run", "is_default", "name_scopes"],
     masks: ["get_keras_mask"],
     saving: ["SafeModeScope"],
+    classes: ["find_class"],
     names: ["auto_name", "to_snake_case"],
     tracebacks: ["inject_argument_info_in_traceback"],
     signatures: ["get_input_signature", "make_tf_tensor_spec"],

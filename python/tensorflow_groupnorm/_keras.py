@@ -18,7 +18,7 @@ from keras.src.ops import nn as _nn
 from keras.src.ops import numpy as _numpy
 from keras.src.ops.function import map_graph as _map_graph
 from keras.src.ops.node import Node
-from keras.src.saving.serialization_lib import SafeModeScope
+from keras.src.saving.serialization_lib import SafeModeScope, _retrieve_class_or_fn
 from keras.src.utils import is_default
 from keras.src.utils.naming import auto_name, to_snake_case
 from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
@@ -35,6 +35,7 @@ __all__ = [
     "SiluOperation",
     "auto_name",
     "build_by_run",
+    "find_class",
     "functional_like_constructor",
     "get_autocast_scope",
     "get_input_signature",
@@ -69,6 +70,27 @@ def stateless_scope(scope: keras.StatelessScope | None):
         yield
     finally:
         _set_global_attribute("stateless_scope", current)
+
+
+def find_class(config: dict, custom_objects: dict | None = None) -> type | None:
+    """Returns the class that a config names, where Keras itself finds it, else None.
+
+    Args:
+        config: with `module`, `class_name` and `registered_name`.
+        custom_objects: classes by their names.
+    """
+    scope = keras.saving.get_custom_objects() | (custom_objects or {})
+    try:
+        return _retrieve_class_or_fn(
+            config["class_name"],
+            config["registered_name"],
+            config["module"],
+            obj_type="class",
+            full_config=config,
+            custom_objects=scope,
+        )
+    except (TypeError, ValueError, ImportError):
+        return None
 
 
 def is_in_graph(functional: Functional, node: Node) -> bool:

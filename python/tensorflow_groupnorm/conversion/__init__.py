@@ -12,6 +12,7 @@
     - `_composites`: the same of layers with a `call` of their own, as far as that can be followed.
 - `_edit`: carries the changes out, in the copy and in what is loaded.
 - `_converted`: models and layers with code of their own, as they are saved and loaded.
+- `_rebuilt`: the same of models whose constructors cannot make them again.
 - `_arguments`: what layers and compiled models were made with.
 - `_report`: what was done.
 """

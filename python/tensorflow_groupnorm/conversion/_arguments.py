@@ -82,12 +82,12 @@ def compile_like(old: keras.Model, new: keras.Model):
             "beside it"
         )
     else:
-        new.compile(**keras.tree.map_structure(_without_state, old._compile_config.config))
+        new.compile(**keras.tree.map_structure(without_state, old._compile_config.config))
         if new.optimizer is not None:
             new.optimizer.build(new.trainable_variables)
 
 
-def _without_state(value):
+def without_state(value):
     """Returns a new optimizer or metric for a given one, and anything else as it is."""
     if not isinstance(value, (keras.Optimizer, keras.Metric)):
         return value

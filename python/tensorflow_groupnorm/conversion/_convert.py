@@ -9,7 +9,7 @@ import keras
 from tfgn_base.variants import check_variant
 
 from .._keras import inherit_state
-from . import _arguments, _converted, _copy, _edit, _rules
+from . import _arguments, _converted, _copy, _edit, _rebuilt, _rules
 from ._change import Build, Change
 from ._decide import decide
 from ._report import ConversionReport
@@ -120,9 +120,10 @@ def convert(
 def _convert(model, options, report, in_place) -> keras.Model:
     """Copies, decides, changes the copy, and carries over the state."""
     new, pairs = model, []
+    if in_place and _copy.is_made_of_its_graph(model):
+        _rebuilt.mark(model, type(model))
     if not in_place:
-        new, notes = _copy.copy(model)
-        report.notes += notes
+        new = _copy.copy(model)
         pairs = _copy.counterparts(model, new)
     changes = decide(model, options, report)
     changes += _made_again(pairs, {change.path for change in changes})
@@ -145,6 +146,7 @@ def _convert(model, options, report, in_place) -> keras.Model:
         replaced[path].trainable = old.trainable
     for layer, conversion in records:
         _converted.mark(layer, conversion)
+    report.notes += _notes_on_rebuilt(new)
     # Last, for an optimizer goes by what is trainable.
     for old, other in [(old, other) for _, old, other in pairs] or [(model, model)]:
         if isinstance(old, keras.Model) and old.compiled:
@@ -176,6 +178,15 @@ def _by_recorder(model, changes) -> dict:
                 recorders.setdefault(start, []).append(change.below(start))
                 break
     return recorders
+
+
+def _notes_on_rebuilt(model) -> list[str]:
+    return [
+        f"{layer.name} is saved as its graph, as its constructor cannot make it again: what is "
+        f"loaded lacks its {', '.join(layer.not_saved())}"
+        for _, layer in walk(model)
+        if isinstance(layer, _rebuilt.Rebuilt) and layer.not_saved()
+    ]
 
 
 def _compile(old, new, report):

@@ -9,10 +9,10 @@ import warnings
 import keras
 import tensorflow as tf
 
-from .._keras import Functional, SafeModeScope, functional_like_constructor
-from . import _arguments, _rules
+from .._keras import Functional, SafeModeScope, functional_like_constructor, is_in_graph
+from . import _arguments, _rebuilt, _rules
 from ._change import Build
-from ._walk import Path, at, dotted, functional, walk
+from ._walk import Path, at, attributes, dotted, functional, held_by, walk
 
 _IN_PLACE = "`tfgn.convert(model, in_place=True)` changes the model itself, without a copy."
 
@@ -21,15 +21,19 @@ class NotCopiedError(ValueError):
     """A model or layer cannot be copied; the message says what, why and what to do."""
 
 
-def copy(model: keras.Model) -> tuple[keras.Model, list[str]]:
-    """Returns a copy of a model, without its weights, and sentences on what it lacks."""
-    return _Copier().copy(model)
+def copy(model: keras.Model) -> keras.Model:
+    """Returns a copy of a model without its weights.
+
+    Raises:
+        NotCopiedError: if it cannot be made from configs.
+    """
+    return _Copier().layer(model)
 
 
 def has_config_of_keras(layer: keras.Layer) -> bool:
     """Whether Keras' own config of a layer describes the layers inside as they are."""
     kind = type(layer)
-    if kind.__module__.partition(".")[0] == "keras":
+    if kind.__module__.partition(".")[0] == "keras" or isinstance(layer, _rebuilt.Rebuilt):
         return True
     if isinstance(layer, Functional):
         return functional_like_constructor(kind) and kind.get_config is Functional.get_config
@@ -53,39 +57,69 @@ def own_objects_known(model: keras.Layer):
 class _Copier:
     def __init__(self):
         self._made = {}
-        self._notes = []
 
-    def copy(self, model):
-        return self._layer(model), self._notes
-
-    def _layer(self, layer):
+    def layer(self, layer):
         if id(layer) not in self._made:
             self._made[id(layer)] = self._new(layer)
         return self._made[id(layer)]
 
     def _new(self, layer):
-        if functional(layer) is not None and has_config_of_keras(layer):
-            return self._sequential(layer) if _is_sequential(layer) else self._functional(layer)
         if functional(layer) is None:
             return _named_like(layer, _from_config(layer))
-        new = _with_its_graph(layer)
-        if new is not None:
-            return _named_like(layer, new)
-        plain = "Sequential" if _is_sequential(layer) else "Functional"
-        self._notes.append(
-            f"{layer.name} is a plain {plain} model now: its class {type(layer).__name__} cannot "
-            f"be made from its config. {_IN_PLACE}"
-        )
-        return self._sequential(layer) if _is_sequential(layer) else self._functional(layer)
+        if not isinstance(layer, _rebuilt.Rebuilt):
+            if has_config_of_keras(layer):
+                return self._of_its_graph(layer)
+            new = _by_its_constructor(layer)
+            if new is not None:
+                return _named_like(layer, new)
+        new = self._of_its_graph(layer)
+        self._copy_attributes(layer, new)
+        _rebuilt.mark(new, getattr(layer, "own_class", type(layer)))
+        return new
+
+    def _of_its_graph(self, model):
+        return self._sequential(model) if _is_sequential(model) else self._functional(model)
+
+    def _copy_attributes(self, old, new):
+        """Hands on attributes, with layers and tensors of the copy for those of the model."""
+        tensors = {
+            id(ours): theirs
+            for nodes in zip(_nodes(functional(old)), _nodes(functional(new)), strict=True)
+            for ours, theirs in zip(*(node.outputs for node in nodes), strict=True)
+        }
+
+        def counterpart(value):
+            if isinstance(value, keras.Layer):
+                return self.layer(value)
+            if isinstance(value, (keras.Variable, tf.Variable)) or any(held_by(value)):
+                raise NotCopiedError(
+                    f"The {type(old).__name__} {old.name!r} cannot be copied: its constructor "
+                    "cannot be called with what its `get_config` gives, and it holds "
+                    f"{value!r}. {_IN_PLACE}"
+                )
+            return tensors.get(id(value), _arguments.without_state(value))
+
+        for name, value in attributes(old).items():
+            setattr(new, name, keras.tree.map_structure(counterpart, value))
 
     def _functional(self, model):
         inputs = keras.tree.map_structure(_input_like, model.input)
         with _taken_for_not_compiled(model):
-            return keras.models.clone_model(model, inputs, clone_function=self._layer)
+            return keras.models.clone_model(model, inputs, clone_function=self.layer)
 
     def _sequential(self, model):
-        layers = [_input_like(model._functional.inputs[0]), *map(self._layer, model.layers)]
+        layers = [_input_like(model._functional.inputs[0]), *map(self.layer, model.layers)]
         return keras.Sequential(layers, name=model.name)
+
+
+def _nodes(graph) -> list:
+    """Returns the calls of a graph, in an order that is that of a copy, too."""
+    return [
+        node
+        for operation in graph.operations
+        for node in operation._inbound_nodes
+        if is_in_graph(graph, node)
+    ]
 
 
 def _is_sequential(layer) -> bool:
@@ -110,8 +144,15 @@ def _from_config(layer):
         ) from error
 
 
-def _with_its_graph(model):
-    """Returns a copy of a model of the user's own class whose constructor makes the graph."""
+def is_made_of_its_graph(model: keras.Model) -> bool:
+    """Whether a model has a graph, and a constructor that cannot make it again."""
+    if functional(model) is None or has_config_of_keras(model):
+        return False
+    return _by_its_constructor(model) is None
+
+
+def _by_its_constructor(model):
+    """Returns a copy of a model whose constructor makes its graph, or None if it cannot."""
     try:
         new = _from_config(model)
     except NotCopiedError:

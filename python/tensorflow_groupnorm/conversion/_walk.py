@@ -114,17 +114,22 @@ def dotted(path: Path) -> str:
 def captured(layer: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
     """Yields layers that functions and sets in a layer's attributes hold, with the attributes."""
     for name, value in attributes(layer).items():
-        pending, seen = [value], set()
-        while pending:
-            holder = pending.pop()
-            if id(holder) in seen:
-                continue
-            seen.add(id(holder))
-            if isinstance(holder, keras.Layer):
-                if holder is not layer and holder is not value:
-                    yield name, holder
-            else:
-                pending += [inside for _, inside in items(holder)] + _captives(holder)
+        if not isinstance(value, keras.Layer):
+            yield from ((name, held) for held in held_by(value) if held is not layer)
+
+
+def held_by(value) -> Iterator[keras.Layer]:
+    """Yields the layers that something holds in whatever way."""
+    pending, seen = [value], set()
+    while pending:
+        holder = pending.pop()
+        if id(holder) in seen:
+            continue
+        seen.add(id(holder))
+        if isinstance(holder, keras.Layer):
+            yield holder
+        else:
+            pending += [inside for _, inside in items(holder)] + _captives(holder)
 
 
 def _captives(holder) -> list:
@@ -157,9 +162,16 @@ def _is_open(value) -> bool:
     return type(value).__module__.partition(".")[0] not in _CLOSED
 
 
+#: Attributes that compiling, fitting and evaluating give to a model.
+_TRAINING = (
+    *("optimizer", "history", "stop_training", "stop_evaluating", "stop_predicting"),
+    *("_compile_config", "_compiled_trainable_state", "_eval_epoch_iterator"),
+)
+
+
 @functools.cache
 def _bookkeeping() -> frozenset[str]:
     """The attributes that Keras itself gives to layers and models."""
     inputs = keras.Input((1,))
     references = (keras.layers.Layer(), keras.Sequential(), keras.Model(inputs, inputs))
-    return frozenset().union(*map(vars, references))
+    return frozenset(_TRAINING).union(*map(vars, references))

@@ -1,0 +1,116 @@
+"""Functional and `Sequential` models of classes whose constructors cannot make them again.
+
+Such a model keeps its class and is saved as its graph. Loading makes the graph and gives it the
+class, without calling the constructor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+
+import keras
+
+from .._keras import Functional, find_class
+from ..layers._common import register
+from ._walk import attributes
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def mark(model: keras.Model, kind: type):
+    """Gives a model a class, which is derived from `kind` and saves it as its graph."""
+    model.__class__ = _derived(kind)
+
+
+@register(name="Rebuilt")
+class Rebuilt:
+    """Put before the class of a model that is saved as its graph; registered for serialization."""
+
+    @property
+    def own_class(self) -> type:
+        """The class of the user's own."""
+        return type(self).__bases__[1]
+
+    def get_config(self) -> dict:
+        """Returns the class, the graph, and the attributes that are plain values or layers."""
+        kind = self.own_class
+        with _as_plain(self):
+            graph = keras.saving.serialize_keras_object(self)
+        graph.pop("compile_config", None)
+        values = {name: _to_config(value, self) for name, value in attributes(self).items()}
+        return {
+            "name": self.name,
+            "class": {
+                "module": kind.__module__,
+                "class_name": kind.__name__,
+                "registered_name": keras.saving.get_registered_name(kind),
+            },
+            "graph": graph,
+            "attributes": {name: value for name, value in values.items() if value is not None},
+        }
+
+    @staticmethod
+    def from_config(config: dict, custom_objects=None) -> keras.Model:
+        """Makes the graph and gives it the class, or says in a warning that there is none."""
+        graph = dict(config["graph"])
+        model = keras.saving.deserialize_keras_object(graph, custom_objects=custom_objects)
+        kind = find_class(config["class"], custom_objects)
+        if kind is None:
+            warnings.warn(
+                f"{config['name']} is a plain {graph['class_name']} model: its class "
+                f"{config['class']['class_name']} is not registered. Import the module that "
+                "registers it, or name it in `custom_objects`.",
+                stacklevel=2,
+            )
+            return model
+        for name, value in config["attributes"].items():
+            setattr(model, name, _from_config(value, model))
+        mark(model, kind)
+        return model
+
+    def not_saved(self) -> list[str]:
+        """Returns the names of the attributes that are neither plain values nor layers."""
+        values = attributes(self).items()
+        return sorted(name for name, value in values if _to_config(value, self) is None)
+
+    def __reduce__(self):
+        # As the file that Keras saves. No module has these classes under their names.
+        _, arguments = super().__reduce__()
+        return keras.Model._unpickle_model, arguments
+
+
+@contextlib.contextmanager
+def _as_plain(model):
+    own = type(model)
+    model.__class__ = keras.Sequential if isinstance(model, keras.Sequential) else Functional
+    try:
+        yield
+    finally:
+        model.__class__ = own
+
+
+@functools.cache
+def _derived(kind: type) -> type:
+    body = {"__module__": __name__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return register(name="Rebuilt")(type(kind)(kind.__name__, (Rebuilt, kind), body))
+
+
+def _to_config(value, model) -> dict | None:
+    if isinstance(value, keras.Layer):
+        places = [i for i, layer in enumerate(model.layers) if layer is value]
+        return {"layer": places[0]} if places else None
+    return {"value": value} if _is_plain(value) else None
+
+
+def _is_plain(value) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)
+
+
+def _from_config(entry: dict, model):
+    return model.layers[entry["layer"]] if "layer" in entry else entry["value"]
