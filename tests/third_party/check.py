@@ -112,7 +112,9 @@ class Check:
         """A conversion of nothing changes nothing."""
         copied = self._convert(norm=None, weight_standardization=None)
         self._same(self.expected, oracle.run(copied, self.batch), SAME)
-        require_equal(walk.classes(self.original), walk.classes(copied))
+        # A class that Keras cannot make again is replaced by a subclass of the same name.
+        names = [[path.split(".")[-1] for path in walk.classes(m)] for m in (self.original, copied)]
+        require_equal(*names)
 
     def convert(self):
         self.converted = self._convert(report=self._keep_report)

@@ -150,16 +150,7 @@ def images(model):
     return np.float32(np.random.default_rng(3).standard_normal((1, 32, 32, 3)))
 
 
-@package.model(
-    batch=images,
-    safe_mode=False,
-    impossible={
-        "same_class": (
-            "the ImageEncoder became a Sequential",
-            "its constructor takes no name: Keras itself cannot make it from its config",
-        )
-    },
-)
+@package.model(batch=images, safe_mode=False)
 def stable_diffusion_encoder():
     """The image encoder as it is, a subclass of Sequential."""
     from keras_cv.src.models.stable_diffusion.image_encoder import ImageEncoder
