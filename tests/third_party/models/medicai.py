@@ -2,9 +2,13 @@
 
 from ..cases import Package, layer_classes
 
-package = Package(
-    "medicai", "medicai.models", custom_objects=lambda: layer_classes("medicai.models")
-)
+
+def custom_objects():
+    modules = ("attention", "conv", "drop_path", "mlp", "pooling", "resize")
+    return layer_classes("medicai.models", *(f"medicai.layers.{module}" for module in modules))
+
+
+package = Package("medicai", "medicai.models", custom_objects=custom_objects)
 
 
 def densenet(shape=(64, 64, 3)):
@@ -87,16 +91,7 @@ def efficientnet():
     return EfficientNetBackbone(0.35, 0.2, (64, 64, 3), name="efficientnet")
 
 
-@package.model(
-    arguments={"in_place": True},
-    impossible={
-        # Nor can it be copied, hence in_place.
-        "load": (
-            "multiple values for keyword argument 'name'",
-            "its constructor does not take the config that it gives: Keras cannot load it either",
-        ),
-    },
-)
+@package.model()
 def senet():
     from medicai.models import ResNetBackbone
 
