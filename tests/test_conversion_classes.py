@@ -176,6 +176,31 @@ def test_classes_that_no_config_describes_are_kept_with_their_graph(cls, tmp_pat
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(x), model(x))
 
 
+def defined():
+    """A class as a fresh process has it: Keras has not made a functional model of it yet."""
+
+    @register
+    class Defined(keras.Model):
+        def __init__(self, filters):
+            inputs = keras.Input((6, 6, 3))
+            x = norm("gn", "norm")(layers.Conv2D(filters, 3)(inputs))
+            super().__init__(inputs, layers.Dense(2)(x))
+
+    return Defined
+
+
+def test_classes_that_were_never_instantiated_load(tmp_path):
+    model = randomize(defined()(4))
+    converted, _ = convert(model)
+    converted.save(tmp_path / "model.keras")
+    again = defined()
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, again)
+    x = images(2, 6, 6, 3)
+    np.testing.assert_array_equal(loaded(x), converted(x))
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), converted.predict(x, verbose=0))
+
+
 def test_classes_that_are_not_registered_load_as_plain_models_with_a_warning(tmp_path):
     class Local(keras.Sequential):
         def __init__(self, filters):

@@ -73,6 +73,19 @@ def graphs():
     assert own(np.ones((1, 4))).shape == (1, 4)
 
 
+def functional_classes():
+    class Own(keras.Model):
+        pass
+
+    assert not issubclass(Own, _keras.Functional)
+    _keras.make_functional(Own)
+    assert issubclass(Own, _keras.Functional)
+    bases = Own.__bases__
+    _keras.make_functional(Own)
+    _keras.make_functional(keras.Sequential)
+    assert Own.__bases__ == bases and not issubclass(keras.Sequential, _keras.Functional)
+
+
 def tracking():
     class Holder(layers.Layer):
         def __init__(self):
@@ -149,6 +162,7 @@ EXERCISES = {
     stateless: ["get_stateless_scope", "in_stateless_scope", "stateless_scope"],
     remat: ["RematMode", "rematerialized_like", "inherit_state"],
     graphs: ["Functional", "Node", "functional_like_constructor", "is_in_graph", "refresh_graph"],
+    functional_classes: ["make_functional"],
     tracking: ["replace_tracked"],
     building: ["build_by_run", "is_default", "name_scopes"],
     masks: ["get_keras_mask"],

@@ -14,6 +14,7 @@ from keras.src.backend.common.variables import get_autocast_scope
 from keras.src.export.export_utils import get_input_signature, make_tf_tensor_spec
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.models.functional import make_node_key as _make_node_key
+from keras.src.models.model import inject_functional_model_class as _inject_functional
 from keras.src.ops import nn as _nn
 from keras.src.ops import numpy as _numpy
 from keras.src.ops.function import map_graph as _map_graph
@@ -46,6 +47,7 @@ __all__ = [
     "inject_argument_info_in_traceback",
     "is_default",
     "is_in_graph",
+    "make_functional",
     "make_tf_tensor_spec",
     "name_scopes",
     "refresh_graph",
@@ -91,6 +93,15 @@ def find_class(config: dict, custom_objects: dict | None = None) -> type | None:
         )
     except (TypeError, ValueError, ImportError):
         return None
+
+
+def make_functional(kind: type):
+    """Makes functional models of the instances of a `keras.Model` subclass.
+
+    As Keras does when the constructor of the class first gives it inputs and outputs.
+    """
+    if not issubclass(kind, (Functional, keras.Sequential)):
+        _inject_functional(kind)
 
 
 def is_in_graph(functional: Functional, node: Node) -> bool:

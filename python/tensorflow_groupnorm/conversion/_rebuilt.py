@@ -12,7 +12,7 @@ import warnings
 
 import keras
 
-from .._keras import Functional, find_class
+from .._keras import Functional, find_class, make_functional
 from ..layers._common import register
 from ._walk import attributes
 
@@ -21,6 +21,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 def mark(model: keras.Model, kind: type):
     """Gives a model a class, which is derived from `kind` and saves it as its graph."""
+    make_functional(kind)
     model.__class__ = _derived(kind)
 
 
