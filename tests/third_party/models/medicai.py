@@ -24,7 +24,14 @@ def unet():
     return UNet(encoder=densenet(), decoder_filters=(32, 16, 16, 16, 8), num_classes=2)
 
 
-@package.model()
+NO_GRAPH = (
+    "Argument `name` must be a string",
+    "its trilinear resizing has no name in a graph whose batch size is not known; as it is, without "
+    "a conversion, it cannot be exported either",
+)
+
+
+@package.model(impossible=dict.fromkeys(("saved_model", "tflite", "onnx"), NO_GRAPH))
 def unet_3d():
     from medicai.models import UNet
 

@@ -1,8 +1,18 @@
 """segmentation-models-3D and classification-models-3D: functional models over volumes."""
 
-from ..cases import Package
+from ..cases import Package, layer_classes
 
-package = Package("segmentation_3d", "segmentation_models_3D", "classification_models_3D")
+
+def custom_objects():
+    return layer_classes("classification_models_3D.models._DepthwiseConv3D")
+
+
+package = Package(
+    "segmentation_3d",
+    "segmentation_models_3D",
+    "classification_models_3D",
+    custom_objects=custom_objects,
+)
 VOLUME = (32, 32, 32, 1)
 
 
