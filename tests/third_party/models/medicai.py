@@ -26,8 +26,8 @@ def unet():
 
 NO_GRAPH = (
     "Argument `name` must be a string",
-    "its trilinear resizing has no name in a graph whose batch size is not known; as it is, without "
-    "a conversion, it cannot be exported either",
+    "its trilinear resizing has no name in a graph whose batch size is not known; as it is, "
+    "without a conversion, it cannot be exported either",
 )
 
 
