@@ -4,7 +4,10 @@ from ..cases import Package, layer_classes
 
 
 def custom_objects():
-    return layer_classes("classification_models_3D.models._DepthwiseConv3D")
+    from classification_models_3D.models._common_blocks import expand_dims
+
+    layers = layer_classes("classification_models_3D.models._DepthwiseConv3D")
+    return layers | {"expand_dims": expand_dims}
 
 
 package = Package(

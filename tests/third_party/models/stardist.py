@@ -49,7 +49,7 @@ def csbdeep_unet():
     )
 
 
-@package.model()
+@package.model(safe_mode=False)
 def csbdeep_unet_probabilistic():
     from csbdeep.internals.nets import custom_unet
 
