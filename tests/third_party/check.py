@@ -289,7 +289,7 @@ class Check:
         (self.folder / "batch.pickle").write_bytes(pickle.dumps(batch))
         command = [sys.executable, "-m", f"{__package__}.load", self.case.name, self.folder]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        require(done.returncode == 0, last_line(done.stderr))
+        require(done.returncode == 0, last_error(done.stderr))
         with np.load(self.folder / "outputs.npz") as outputs:
             self._same(self.trained, [outputs[name] for name in outputs.files], SAME)
         loaded = (self.folder / "loaded.json").read_text()
@@ -343,9 +343,11 @@ def shapes(keys):
     return ", ".join(str(shape) for shape, *_ in list(keys)[:4])
 
 
-def last_line(text):
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it ended without a word"
+def last_error(text):
+    """Returns the last error in what a process wrote, without what led to it."""
+    found = re.findall(r"^[\w.]*(?:Error|Exception)\b.*", text, re.MULTILINE | re.DOTALL)
+    last = re.split(r"^Traceback", found[-1], flags=re.MULTILINE)[-1] if found else text[-500:]
+    return " ".join(last.split())
 
 
 def require(condition, message):

@@ -49,7 +49,15 @@ def csbdeep_unet():
     )
 
 
-@package.model(safe_mode=False)
+@package.model(
+    safe_mode=False,
+    impossible={
+        "load": (
+            "automatically infer the shape of the Lambda",
+            "its Lambda layer calls a lambda that reads names of its module, which no file has",
+        )
+    },
+)
 def csbdeep_unet_probabilistic():
     from csbdeep.internals.nets import custom_unet
 
