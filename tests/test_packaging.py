@@ -27,12 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 }
-# Whose headers a file of cc/<layer> may include; "" are those of no folder, the standard library's.
-LAYERS = {
-    "kernels": {"", "kernels", "hwy"},
+# Whose headers a file of cc/<room> may include; "" are those of no folder, the standard library's
+# and CUDA's.
+ROOMS = {
+    "kernels": {"", "kernels"},
+    "kernels/cpu": {"", "kernels", "kernels/cpu", "hwy"},
     "tf": {"", "kernels", "tf", "tensorflow", "absl"},
     "xla": {"", "kernels", "tf", "xla", "tensorflow", "absl"},
-    "native": {"", "kernels", "native", "pybind11", "hwy"},
+    "native": {"", "kernels", "kernels/cpu", "native", "pybind11"},
 }
 # What of python/ a package there may import, beside itself.
 PACKAGES = {
@@ -65,15 +67,27 @@ def run(*command, **environment):
     )
 
 
-def test_every_layer_is_known():
-    assert {path.relative_to(ROOT / "cc").parts[0] for path in CPP_FILES} == set(LAYERS)
+def room_of(path):
+    return path.relative_to(ROOT / "cc").parent.as_posix()
+
+
+def room_of_header(name):
+    """The room of an included header; of one that is not this project's, its first folder."""
+    folder = name.rpartition("/")[0]
+    return folder if folder in ROOMS else folder.partition("/")[0]
+
+
+def test_every_room_is_known():
+    assert {room_of(path) for path in CPP_FILES} == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", CPP_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_includes_point_downwards(path):
-    allowed = LAYERS[path.relative_to(ROOT / "cc").parts[0]]
-    included = re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', path.read_text(), re.M)
-    assert {name.rpartition("/")[0].partition("/")[0] for name in included} <= allowed
+    text = path.read_text()
+    included = re.findall(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]', text, re.M)
+    # Highway includes the file that this names again for each instruction set.
+    included += re.findall(r'^#define HWY_TARGET_INCLUDE "([^"]+)"', text, re.M)
+    assert {room_of_header(name) for name in included} <= ROOMS[room_of(path)]
 
 
 def imports(path):

@@ -3,7 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "kernels/cpu_target.h"
+#include "kernels/cpu/target.h"
 #include "native/bindings.h"
 #include "native/thread_pool.h"
 

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/cpu_target.h"
+#include "kernels/cpu/target.h"
 #include "kernels/group_norm.h"
 #include "kernels/standardize_weights.h"
 

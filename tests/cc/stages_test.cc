@@ -1,6 +1,6 @@
 // What RunStages promises: every item once, no stage before the one before is done, whatever the
 // threads do.
-#include "kernels/stages.h"
+#include "kernels/cpu/stages.h"
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // How work goes to threads. None of it changes a result: what is summed with what is fixed by
 // Layout.
-#ifndef TFGN_KERNELS_STAGES_H_
-#define TFGN_KERNELS_STAGES_H_
+#ifndef TFGN_KERNELS_CPU_STAGES_H_
+#define TFGN_KERNELS_CPU_STAGES_H_
 
 #include <algorithm>
 #include <atomic>
@@ -148,4 +148,4 @@ void RunStages(const ParallelFor& parallel, int64_t samples, int64_t sample_byte
 
 }  // namespace tfgn
 
-#endif  // TFGN_KERNELS_STAGES_H_
+#endif  // TFGN_KERNELS_CPU_STAGES_H_

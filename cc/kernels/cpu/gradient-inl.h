@@ -1,15 +1,15 @@
 // The loops of the backward pass of a Normalization over elements: sums, then the linear form
 //   dx = dz * scale + (x - mean) * slope + offset.
 // Include after hwy/highway.h, once per target.
-#if defined(TFGN_KERNELS_GRADIENT_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TFGN_KERNELS_GRADIENT_INL_H_
-#undef TFGN_KERNELS_GRADIENT_INL_H_
+#if defined(TFGN_KERNELS_CPU_GRADIENT_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TFGN_KERNELS_CPU_GRADIENT_INL_H_
+#undef TFGN_KERNELS_CPU_GRADIENT_INL_H_
 #else
-#define TFGN_KERNELS_GRADIENT_INL_H_
+#define TFGN_KERNELS_CPU_GRADIENT_INL_H_
 #endif
 
-#include "kernels/activation-inl.h"
-#include "kernels/reduce-inl.h"
+#include "kernels/cpu/activation-inl.h"
+#include "kernels/cpu/reduce-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {
@@ -125,4 +125,4 @@ HWY_NOINLINE void BackwardRows(Source<T, Tout> from, T* dx, T* dside, int64_t st
 }  // namespace tfgn
 HWY_AFTER_NAMESPACE();
 
-#endif  // TFGN_KERNELS_GRADIENT_INL_H_
+#endif  // TFGN_KERNELS_CPU_GRADIENT_INL_H_

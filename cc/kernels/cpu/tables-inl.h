@@ -1,16 +1,16 @@
 // Coefficients per channel, laid out as the elementwise loops read them. Include after
 // hwy/highway.h, once per target.
-#if defined(TFGN_KERNELS_TABLES_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TFGN_KERNELS_TABLES_INL_H_
-#undef TFGN_KERNELS_TABLES_INL_H_
+#if defined(TFGN_KERNELS_CPU_TABLES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TFGN_KERNELS_CPU_TABLES_INL_H_
+#undef TFGN_KERNELS_CPU_TABLES_INL_H_
 #else
-#define TFGN_KERNELS_TABLES_INL_H_
+#define TFGN_KERNELS_CPU_TABLES_INL_H_
 #endif
 
 #include <algorithm>
 
+#include "kernels/cpu/simd-inl.h"
 #include "kernels/normalize.h"
-#include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {
@@ -54,4 +54,4 @@ HWY_INLINE hn::Vec<D> ReadAffine(D d, const CT* values, int64_t c, Lanes lanes, 
 }  // namespace tfgn
 HWY_AFTER_NAMESPACE();
 
-#endif  // TFGN_KERNELS_TABLES_INL_H_
+#endif  // TFGN_KERNELS_CPU_TABLES_INL_H_

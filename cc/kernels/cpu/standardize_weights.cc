@@ -7,14 +7,14 @@
 #include "kernels/standardize_weights.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/standardize_weights_cpu.cc"
+#define HWY_TARGET_INCLUDE "kernels/cpu/standardize_weights.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "kernels/normalize_backward-inl.h"
-#include "kernels/normalize_forward-inl.h"
+#include "kernels/cpu/backward-inl.h"
+#include "kernels/cpu/forward-inl.h"
 
-#ifndef TFGN_KERNELS_STANDARDIZE_WEIGHTS_CPU_CC_
-#define TFGN_KERNELS_STANDARDIZE_WEIGHTS_CPU_CC_
+#ifndef TFGN_KERNELS_CPU_STANDARDIZE_WEIGHTS_CC_
+#define TFGN_KERNELS_CPU_STANDARDIZE_WEIGHTS_CC_
 namespace tfgn {
 
 template <typename T, typename Tout>
@@ -34,7 +34,7 @@ using AllStandardizeKernels =
                StandardizeKernels<float, float>, StandardizeKernels<double, double>>;
 
 }  // namespace tfgn
-#endif  // TFGN_KERNELS_STANDARDIZE_WEIGHTS_CPU_CC_
+#endif  // TFGN_KERNELS_CPU_STANDARDIZE_WEIGHTS_CC_
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {

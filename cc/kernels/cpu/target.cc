@@ -1,4 +1,4 @@
-#include "kernels/cpu_target.h"
+#include "kernels/cpu/target.h"
 
 #include "hwy/highway.h"
 #include "hwy/targets.h"

@@ -1,9 +1,9 @@
 // Activations and their gradients on vectors. Include after hwy/highway.h, once per target.
-#if defined(TFGN_KERNELS_ACTIVATION_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TFGN_KERNELS_ACTIVATION_INL_H_
-#undef TFGN_KERNELS_ACTIVATION_INL_H_
+#if defined(TFGN_KERNELS_CPU_ACTIVATION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TFGN_KERNELS_CPU_ACTIVATION_INL_H_
+#undef TFGN_KERNELS_CPU_ACTIVATION_INL_H_
 #else
-#define TFGN_KERNELS_ACTIVATION_INL_H_
+#define TFGN_KERNELS_CPU_ACTIVATION_INL_H_
 #endif
 
 #include <type_traits>
@@ -115,4 +115,4 @@ struct Activations {
 }  // namespace tfgn
 HWY_AFTER_NAMESPACE();
 
-#endif  // TFGN_KERNELS_ACTIVATION_INL_H_
+#endif  // TFGN_KERNELS_CPU_ACTIVATION_INL_H_

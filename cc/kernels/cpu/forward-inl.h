@@ -1,16 +1,16 @@
 // The forward pass of a Normalization: moments, then one elementwise pass. Include after
 // hwy/highway.h, once per target.
-#if defined(TFGN_KERNELS_NORMALIZE_FORWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TFGN_KERNELS_NORMALIZE_FORWARD_INL_H_
-#undef TFGN_KERNELS_NORMALIZE_FORWARD_INL_H_
+#if defined(TFGN_KERNELS_CPU_FORWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TFGN_KERNELS_CPU_FORWARD_INL_H_
+#undef TFGN_KERNELS_CPU_FORWARD_INL_H_
 #else
-#define TFGN_KERNELS_NORMALIZE_FORWARD_INL_H_
+#define TFGN_KERNELS_CPU_FORWARD_INL_H_
 #endif
 
-#include "kernels/activation-inl.h"
-#include "kernels/reduce-inl.h"
-#include "kernels/stages.h"
-#include "kernels/tables-inl.h"
+#include "kernels/cpu/activation-inl.h"
+#include "kernels/cpu/reduce-inl.h"
+#include "kernels/cpu/stages.h"
+#include "kernels/cpu/tables-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {
@@ -348,4 +348,4 @@ class ForwardPass {
 }  // namespace tfgn
 HWY_AFTER_NAMESPACE();
 
-#endif  // TFGN_KERNELS_NORMALIZE_FORWARD_INL_H_
+#endif  // TFGN_KERNELS_CPU_FORWARD_INL_H_

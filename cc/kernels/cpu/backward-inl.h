@@ -1,16 +1,16 @@
 // The backward pass of a Normalization: two sums per channel, then one linear form per element.
 // Include after hwy/highway.h, once per target.
-#if defined(TFGN_KERNELS_NORMALIZE_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TFGN_KERNELS_NORMALIZE_BACKWARD_INL_H_
-#undef TFGN_KERNELS_NORMALIZE_BACKWARD_INL_H_
+#if defined(TFGN_KERNELS_CPU_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TFGN_KERNELS_CPU_BACKWARD_INL_H_
+#undef TFGN_KERNELS_CPU_BACKWARD_INL_H_
 #else
-#define TFGN_KERNELS_NORMALIZE_BACKWARD_INL_H_
+#define TFGN_KERNELS_CPU_BACKWARD_INL_H_
 #endif
 
-#include "kernels/gradient-inl.h"
-#include "kernels/reduce-inl.h"
-#include "kernels/stages.h"
-#include "kernels/tables-inl.h"
+#include "kernels/cpu/gradient-inl.h"
+#include "kernels/cpu/reduce-inl.h"
+#include "kernels/cpu/stages.h"
+#include "kernels/cpu/tables-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {
@@ -318,4 +318,4 @@ class BackwardPass {
 }  // namespace tfgn
 HWY_AFTER_NAMESPACE();
 
-#endif  // TFGN_KERNELS_NORMALIZE_BACKWARD_INL_H_
+#endif  // TFGN_KERNELS_CPU_BACKWARD_INL_H_

@@ -6,14 +6,14 @@
 #include "kernels/normalize.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/group_norm_cpu.cc"
+#define HWY_TARGET_INCLUDE "kernels/cpu/group_norm.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
-#include "kernels/normalize_backward-inl.h"
-#include "kernels/normalize_forward-inl.h"
+#include "kernels/cpu/backward-inl.h"
+#include "kernels/cpu/forward-inl.h"
 
-#ifndef TFGN_KERNELS_GROUP_NORM_CPU_CC_
-#define TFGN_KERNELS_GROUP_NORM_CPU_CC_
+#ifndef TFGN_KERNELS_CPU_GROUP_NORM_CC_
+#define TFGN_KERNELS_CPU_GROUP_NORM_CC_
 namespace tfgn {
 
 template <typename T>
@@ -28,7 +28,7 @@ using AllGroupNormKernels = std::tuple<GroupNormKernels<float16>, GroupNormKerne
                                        GroupNormKernels<float>, GroupNormKernels<double>>;
 
 }  // namespace tfgn
-#endif  // TFGN_KERNELS_GROUP_NORM_CPU_CC_
+#endif  // TFGN_KERNELS_CPU_GROUP_NORM_CC_
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {

@@ -1,16 +1,16 @@
 // Sums down columns and along runs: float lanes over short stretches, double beyond. The order of
 // additions depends on the shape alone. Include after hwy/highway.h, once per target.
-#if defined(TFGN_KERNELS_REDUCE_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TFGN_KERNELS_REDUCE_INL_H_
-#undef TFGN_KERNELS_REDUCE_INL_H_
+#if defined(TFGN_KERNELS_CPU_REDUCE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TFGN_KERNELS_CPU_REDUCE_INL_H_
+#undef TFGN_KERNELS_CPU_REDUCE_INL_H_
 #else
-#define TFGN_KERNELS_REDUCE_INL_H_
+#define TFGN_KERNELS_CPU_REDUCE_INL_H_
 #endif
 
 #include <algorithm>
 
+#include "kernels/cpu/simd-inl.h"
 #include "kernels/normalize.h"
-#include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {
@@ -180,4 +180,4 @@ HWY_INLINE void SumRun(int64_t length, double* first_total, double* second_total
 }  // namespace tfgn
 HWY_AFTER_NAMESPACE();
 
-#endif  // TFGN_KERNELS_REDUCE_INL_H_
+#endif  // TFGN_KERNELS_CPU_REDUCE_INL_H_

@@ -1,10 +1,10 @@
 // Vectors of the compute type (float, or double for double) to and from memory of any element
 // type, whole or in part. Include after hwy/highway.h, once per target.
-#if defined(TFGN_KERNELS_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TFGN_KERNELS_SIMD_INL_H_
-#undef TFGN_KERNELS_SIMD_INL_H_
+#if defined(TFGN_KERNELS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TFGN_KERNELS_CPU_SIMD_INL_H_
+#undef TFGN_KERNELS_CPU_SIMD_INL_H_
 #else
-#define TFGN_KERNELS_SIMD_INL_H_
+#define TFGN_KERNELS_CPU_SIMD_INL_H_
 #endif
 
 #include <cstring>
@@ -254,4 +254,4 @@ HWY_INLINE void ForEachVector(D d, int64_t width, F&& f) {
 }  // namespace tfgn
 HWY_AFTER_NAMESPACE();
 
-#endif  // TFGN_KERNELS_SIMD_INL_H_
+#endif  // TFGN_KERNELS_CPU_SIMD_INL_H_
