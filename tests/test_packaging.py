@@ -32,8 +32,9 @@ ENVIRONMENT = os.environ | {
 ROOMS = {
     "kernels": {"", "kernels"},
     "kernels/cpu": {"", "kernels", "kernels/cpu", "hwy"},
-    "tf": {"", "kernels", "tf", "tensorflow", "absl"},
-    "xla": {"", "kernels", "tf", "xla", "tensorflow", "absl"},
+    "kernels/cuda": {"", "kernels", "kernels/cuda"},
+    "tf": {"", "kernels", "kernels/cuda", "tf", "tensorflow", "absl"},
+    "xla": {"", "kernels", "kernels/cuda", "tf", "xla", "tensorflow", "absl"},
     "native": {"", "kernels", "kernels/cpu", "native", "pybind11"},
 }
 # What of python/ a package there may import, beside itself.

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string>
 
-#include "kernels/group_norm_cuda.h"
-#include "kernels/standardize_weights_cuda.h"
+#include "kernels/cuda/group_norm.h"
+#include "kernels/cuda/standardize_weights.h"
 
 namespace tfgn {
 namespace {

@@ -16,8 +16,8 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 KERNELS = ROOT / "cc" / "kernels"
 SOURCES = (
-    *(KERNELS / f"{name}.cc" for name in ("cuda_plan", "dims", "normalize", "standardize_weights")),
-    *sorted(KERNELS.glob("*.cu")),
+    *(KERNELS / f"{name}.cc" for name in ("cuda/plan", "dims", "normalize", "standardize_weights")),
+    *sorted((KERNELS / "cuda").glob("*.cu")),
     FOLDER / "interface.cc",
 )
 DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
@@ -177,7 +177,7 @@ def build(folder: Path, architecture: str) -> Path:
     command += ["-Xcompiler=-fvisibility=hidden", "-lineinfo", f"-I{ROOT / 'cc'}"]
     command += [str(source) for source in SOURCES]
     digest = hashlib.sha256(" ".join(command).encode())
-    for source in sorted((*KERNELS.iterdir(), FOLDER / "interface.cc")):
+    for source in sorted((*filter(Path.is_file, KERNELS.rglob("*")), FOLDER / "interface.cc")):
         digest.update(source.read_bytes())
     library = folder / f"kernels-{digest.hexdigest()[:16]}.so"
     if not library.exists():

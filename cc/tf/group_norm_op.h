@@ -4,8 +4,8 @@
 
 #include <string>
 
+#include "kernels/cuda/group_norm.h"
 #include "kernels/group_norm.h"
-#include "kernels/group_norm_cuda.h"
 #include "tf/op_util.h"
 
 namespace tfgn {

@@ -22,7 +22,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/device.h"
 #include "kernels/dims.h"
 #include "kernels/dtypes.h"
 #include "tensorflow/core/framework/shape_inference.h"

@@ -6,8 +6,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/cuda/standardize_weights.h"
 #include "kernels/standardize_weights.h"
-#include "kernels/standardize_weights_cuda.h"
 #include "tf/op_util.h"
 
 namespace tfgn {

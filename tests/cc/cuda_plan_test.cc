@@ -1,6 +1,6 @@
 // What a plan promises: every element is one block's, blocks fit the device, a large tensor fills
 // it, even at batch 1. What kernels make of plans is tested in group_norm_cuda_test.cc.
-#include "kernels/cuda_plan.h"
+#include "kernels/cuda/plan.h"
 
 #include <gtest/gtest.h>
 

@@ -13,7 +13,7 @@
 #include <random>
 #include <type_traits>
 
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/device.h"
 #include "kernels/dtypes.h"
 
 namespace tfgn {

@@ -1,5 +1,5 @@
 // The emulated device, as the kernels find it: an H100's properties.
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/device.h"
 
 namespace tfgn {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/group_norm_cuda.h"
+#include "kernels/cuda/group_norm.h"
 
 namespace tfgn {
 namespace {

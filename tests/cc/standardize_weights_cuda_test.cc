@@ -1,5 +1,5 @@
 // StandardizeWeights on an emulated CUDA device, against plain loops in double.
-#include "kernels/standardize_weights_cuda.h"
+#include "kernels/cuda/standardize_weights.h"
 
 #include <gtest/gtest.h>
 

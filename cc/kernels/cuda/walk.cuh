@@ -1,13 +1,13 @@
-// How the threads of a block walk over its part of a tensor (cuda_plan.h): strokes of vectors.
-#ifndef TFGN_KERNELS_NORMALIZE_CUDA_CUH_
-#define TFGN_KERNELS_NORMALIZE_CUDA_CUH_
+// How the threads of a block walk over its part of a tensor (plan.h): strokes of vectors.
+#ifndef TFGN_KERNELS_CUDA_WALK_CUH_
+#define TFGN_KERNELS_CUDA_WALK_CUH_
 
 #include <algorithm>
 #include <cstdint>
 #include <string>
 
-#include "kernels/cuda_plan.h"
-#include "kernels/cuda_util.cuh"
+#include "kernels/cuda/plan.h"
+#include "kernels/cuda/util.cuh"
 
 namespace tfgn {
 namespace cuda {
@@ -285,4 +285,4 @@ inline std::string FillWithZeros(void* p, int64_t bytes, void* stream) {
 }  // namespace cuda
 }  // namespace tfgn
 
-#endif  // TFGN_KERNELS_NORMALIZE_CUDA_CUH_
+#endif  // TFGN_KERNELS_CUDA_WALK_CUH_

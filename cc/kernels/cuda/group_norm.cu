@@ -1,6 +1,6 @@
-#include "kernels/group_norm_cuda.h"
+#include "kernels/cuda/group_norm.h"
 
-#include "kernels/normalize_cuda.h"
+#include "kernels/cuda/pass.h"
 
 namespace tfgn {
 namespace {

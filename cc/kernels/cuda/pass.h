@@ -1,13 +1,13 @@
 // A Normalization on a CUDA device: what GroupNorm and StandardizeWeights have in common there.
 // Internal to the kernels.
-#ifndef TFGN_KERNELS_NORMALIZE_CUDA_H_
-#define TFGN_KERNELS_NORMALIZE_CUDA_H_
+#ifndef TFGN_KERNELS_CUDA_PASS_H_
+#define TFGN_KERNELS_CUDA_PASS_H_
 
 #include <cstdint>
 #include <string>
 #include <type_traits>
 
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/device.h"
 #include "kernels/normalize.h"
 
 namespace tfgn {
@@ -83,4 +83,4 @@ std::string NormalizeBackwardCuda(const Normalization& p, const CudaBackwardTens
 
 }  // namespace tfgn
 
-#endif  // TFGN_KERNELS_NORMALIZE_CUDA_H_
+#endif  // TFGN_KERNELS_CUDA_PASS_H_

@@ -1,4 +1,4 @@
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/device.h"
 
 #include <cuda_runtime.h>
 

@@ -1,11 +1,11 @@
 // Sums of gradients on a CUDA device, from lanes of vectors to the gradients of gamma and beta.
-#ifndef TFGN_KERNELS_GRADIENT_SUMS_CUDA_CUH_
-#define TFGN_KERNELS_GRADIENT_SUMS_CUDA_CUH_
+#ifndef TFGN_KERNELS_CUDA_GRADIENT_SUMS_CUH_
+#define TFGN_KERNELS_CUDA_GRADIENT_SUMS_CUH_
 
 #include <cstdint>
 #include <string>
 
-#include "kernels/cuda_util.cuh"
+#include "kernels/cuda/util.cuh"
 
 namespace tfgn {
 namespace cuda {
@@ -107,4 +107,4 @@ std::string LaunchAffine(const AffineArgs<CT>& args, void* stream) {
 }  // namespace cuda
 }  // namespace tfgn
 
-#endif  // TFGN_KERNELS_GRADIENT_SUMS_CUDA_CUH_
+#endif  // TFGN_KERNELS_CUDA_GRADIENT_SUMS_CUH_

@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/device.h"
 #include "kernels/normalize.h"
 
 namespace tfgn {

@@ -1,8 +1,8 @@
 // The backward pass of a Normalization on a CUDA device: sums of gradients, then one elementwise
 // pass, in one launch or in two; the gradients of gamma and beta, summed over samples, in one more.
-#include "kernels/gradient_sums_cuda.cuh"
-#include "kernels/normalize_cuda.cuh"
-#include "kernels/normalize_cuda.h"
+#include "kernels/cuda/gradient_sums.cuh"
+#include "kernels/cuda/pass.h"
+#include "kernels/cuda/walk.cuh"
 
 namespace tfgn {
 namespace cuda {

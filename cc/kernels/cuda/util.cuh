@@ -10,8 +10,8 @@
 #include <string>
 #include <utility>
 
+#include "kernels/cuda/pass.h"
 #include "kernels/dtypes.h"
-#include "kernels/normalize_cuda.h"
 
 namespace tfgn {
 namespace cuda {

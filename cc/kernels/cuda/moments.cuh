@@ -1,9 +1,9 @@
 // Mean and sum of squared deviations of many numbers, in a fixed order and without the
 // cancellation of E[x^2] - E[x]^2.
-#ifndef TFGN_KERNELS_MOMENTS_CUDA_CUH_
-#define TFGN_KERNELS_MOMENTS_CUDA_CUH_
+#ifndef TFGN_KERNELS_CUDA_MOMENTS_CUH_
+#define TFGN_KERNELS_CUDA_MOMENTS_CUH_
 
-#include "kernels/cuda_util.cuh"
+#include "kernels/cuda/util.cuh"
 
 namespace tfgn {
 namespace cuda {
@@ -124,4 +124,4 @@ struct LaneMoments {
 }  // namespace cuda
 }  // namespace tfgn
 
-#endif  // TFGN_KERNELS_MOMENTS_CUDA_CUH_
+#endif  // TFGN_KERNELS_CUDA_MOMENTS_CUH_

@@ -1,9 +1,9 @@
 // StandardizeWeights on a CUDA device: a Normalization in which every output channel is a group;
 // and, for axes that leave no such view, a block for every output channel.
-#include "kernels/moments_cuda.cuh"
-#include "kernels/normalize_cuda.cuh"
-#include "kernels/normalize_cuda.h"
-#include "kernels/standardize_weights_cuda.h"
+#include "kernels/cuda/moments.cuh"
+#include "kernels/cuda/pass.h"
+#include "kernels/cuda/standardize_weights.h"
+#include "kernels/cuda/walk.cuh"
 
 namespace tfgn {
 namespace cuda {

@@ -1,8 +1,8 @@
 // The forward pass of a Normalization on a CUDA device: moments, then one elementwise pass, in one
 // launch or in two.
-#include "kernels/moments_cuda.cuh"
-#include "kernels/normalize_cuda.cuh"
-#include "kernels/normalize_cuda.h"
+#include "kernels/cuda/moments.cuh"
+#include "kernels/cuda/pass.h"
+#include "kernels/cuda/walk.cuh"
 
 namespace tfgn {
 namespace cuda {

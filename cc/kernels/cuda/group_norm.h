@@ -1,12 +1,12 @@
 // GroupNorm on a CUDA device. The formulas, tensors and shapes are those of group_norm.h; all
 // pointers but those of structs are to device memory.
-#ifndef TFGN_KERNELS_GROUP_NORM_CUDA_H_
-#define TFGN_KERNELS_GROUP_NORM_CUDA_H_
+#ifndef TFGN_KERNELS_CUDA_GROUP_NORM_H_
+#define TFGN_KERNELS_CUDA_GROUP_NORM_H_
 
 #include <cstdint>
 #include <string>
 
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/device.h"
 #include "kernels/group_norm.h"
 
 namespace tfgn {
@@ -31,4 +31,4 @@ std::string GroupNormBackwardCuda(const GroupNormShape& shape,
 
 }  // namespace tfgn
 
-#endif  // TFGN_KERNELS_GROUP_NORM_CUDA_H_
+#endif  // TFGN_KERNELS_CUDA_GROUP_NORM_H_

@@ -1,13 +1,13 @@
 // StandardizeWeights on a CUDA device, one launch forward and one backward. The formulas, tensors
 // and shapes are those of standardize_weights.h; all pointers but those of structs are to device
 // memory.
-#ifndef TFGN_KERNELS_STANDARDIZE_WEIGHTS_CUDA_H_
-#define TFGN_KERNELS_STANDARDIZE_WEIGHTS_CUDA_H_
+#ifndef TFGN_KERNELS_CUDA_STANDARDIZE_WEIGHTS_H_
+#define TFGN_KERNELS_CUDA_STANDARDIZE_WEIGHTS_H_
 
 #include <cstdint>
 #include <string>
 
-#include "kernels/cuda_device.h"
+#include "kernels/cuda/device.h"
 #include "kernels/standardize_weights.h"
 
 namespace tfgn {
@@ -26,4 +26,4 @@ std::string StandardizeWeightsBackwardCuda(
 
 }  // namespace tfgn
 
-#endif  // TFGN_KERNELS_STANDARDIZE_WEIGHTS_CUDA_H_
+#endif  // TFGN_KERNELS_CUDA_STANDARDIZE_WEIGHTS_H_
