@@ -33,8 +33,9 @@ ROOMS = {
     "kernels": {"", "kernels"},
     "kernels/cpu": {"", "kernels", "kernels/cpu", "hwy"},
     "kernels/cuda": {"", "kernels", "kernels/cuda"},
-    "tf": {"", "kernels", "kernels/cuda", "tf", "tensorflow", "absl"},
-    "xla": {"", "kernels", "kernels/cuda", "tf", "xla", "tensorflow", "absl"},
+    "op": {"", "kernels", "kernels/cuda", "op", "tensorflow", "absl"},
+    "tf": {"", "op", "tf", "tensorflow", "absl"},
+    "xla": {"", "kernels", "op", "xla", "tensorflow", "absl"},
     "native": {"", "kernels", "kernels/cpu", "native", "pybind11"},
 }
 # What of python/ a package there may import, beside itself.

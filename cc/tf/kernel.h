@@ -1,11 +1,11 @@
-// An op (op_util.h) as a kernel of TensorFlow's executor.
+// An op (op/op.h) as a kernel of TensorFlow's executor.
 #ifndef TFGN_TF_KERNEL_H_
 #define TFGN_TF_KERNEL_H_
 
+#include "op/op.h"
+#include "op/threads.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/threadpool.h"
-#include "tf/op_util.h"
-#include "tf/threads.h"
 #if TFGN_WITH_CUDA
 // TensorFlow 2.19's needs headers of LLVM that its wheel lacks.
 #include "tensorflow/core/platform/stream_executor.h"

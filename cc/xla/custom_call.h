@@ -1,4 +1,4 @@
-// An op (tf/op_util.h) under XLA: lowered to a custom call that has the operands, results and
+// An op (op/op.h) under XLA: lowered to a custom call that has the operands, results and
 // attributes of the op, and a handler that runs the op's kernel on them.
 //
 //   operands   the inputs of the op; then, where a size of the batch is known at run time only,
@@ -18,9 +18,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "op/op.h"
+#include "op/threads.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tf/op_util.h"
-#include "tf/threads.h"
 #include "xla/ffi/api/ffi.h"
 #include "xla/lowering.h"
 

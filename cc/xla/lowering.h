@@ -7,7 +7,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "tf/op_util.h"
+#include "op/op.h"
 
 namespace tensorflow {
 class OpKernel;

@@ -1,13 +1,11 @@
-#include "tf/standardize_weights_op.h"
+#include "op/standardize_weights.h"
 
 #include "tensorflow/core/framework/op.h"
+#include "tf/infer.h"
 #include "tf/kernel.h"
 
 namespace tfgn {
 namespace {
-
-using ::tensorflow::shape_inference::InferenceContext;
-using ::tensorflow::shape_inference::ShapeHandle;
 
 absl::Status InferForward(InferenceContext* c) {
   using Op = StandardizeWeightsOp;

@@ -1,12 +1,12 @@
 // The ops GroupNorm and GroupNormGrad, for whoever executes them.
-#ifndef TFGN_TF_GROUP_NORM_OP_H_
-#define TFGN_TF_GROUP_NORM_OP_H_
+#ifndef TFGN_OP_GROUP_NORM_H_
+#define TFGN_OP_GROUP_NORM_H_
 
 #include <string>
 
 #include "kernels/cuda/group_norm.h"
 #include "kernels/group_norm.h"
-#include "tf/op_util.h"
+#include "op/op.h"
 
 namespace tfgn {
 
@@ -213,4 +213,4 @@ struct GroupNormGradOp {
 
 }  // namespace tfgn
 
-#endif  // TFGN_TF_GROUP_NORM_OP_H_
+#endif  // TFGN_OP_GROUP_NORM_H_

@@ -1,6 +1,6 @@
 // What an op is made of, for TensorFlow's executor and for XLA alike.
 //
-// An op is a struct, in <op>_op.h, with
+// An op is a struct, in <op>.h, with
 //
 //   Attrs, Shape: its attributes, and a valid call of it
 //   Input, Output: enums, in the order of REGISTER_OP
@@ -12,8 +12,8 @@
 //   Run(attrs, shape, buffers, where): the kernel
 //
 // where `where` is a ParallelFor or a CudaQueue.
-#ifndef TFGN_TF_OP_UTIL_H_
-#define TFGN_TF_OP_UTIL_H_
+#ifndef TFGN_OP_OP_H_
+#define TFGN_OP_OP_H_
 
 #include <cstdint>
 #include <string>
@@ -25,8 +25,8 @@
 #include "kernels/cuda/device.h"
 #include "kernels/dims.h"
 #include "kernels/dtypes.h"
-#include "tensorflow/core/framework/shape_inference.h"
 #include "tensorflow/core/framework/types.h"
+#include "tensorflow/core/platform/errors.h"
 
 namespace tfgn {
 
@@ -61,22 +61,16 @@ class InputDims {
     }
   }
 
-  explicit InputDims(tensorflow::shape_inference::InferenceContext* c) : inputs_(c->num_inputs()) {
-    for (int i = 0; i < c->num_inputs(); ++i) Set(i, c, c->input(i));
-  }
+  // Of unknown shapes.
+  explicit InputDims(int num_inputs) : inputs_(num_inputs) {}
 
-  // Makes `shape` that of input i.
-  void Set(int i, tensorflow::shape_inference::InferenceContext* c,
-           tensorflow::shape_inference::ShapeHandle shape) {
+  // Gives input i the rank `rank`, or kUnknownRank, and the sizes `size(j)`.
+  template <typename Size>
+  void Set(int i, int rank, Size&& size) {
     Input& input = inputs_[i];
     input.sizes.clear();
-    input.rank = kUnknownRank;
-    if (!c->RankKnown(shape)) return;
-    input.rank = c->Rank(shape);
-    for (int j = 0; j < input.rank; ++j) {
-      // -1 stands for an unknown size here as there.
-      input.sizes.push_back(c->Value(c->Dim(shape, j)));
-    }
+    input.rank = rank;
+    for (int j = 0; j < rank; ++j) input.sizes.push_back(size(j));
   }
 
   Dims operator[](int i) const { return {inputs_[i].sizes.data(), inputs_[i].rank}; }
@@ -144,26 +138,6 @@ absl::Status ReadAttrs(Context* ctx, Attrs* attrs) {
   return attrs->ForEach([&](const char* name, auto* value) { return ctx->GetAttr(name, value); });
 }
 
-// What a shape function begins with. Fills *shape, and sets *known to all that is known of the
-// shape of input `input`, also by the inputs `alike` that must have the same.
-template <typename Op>
-absl::Status Infer(tensorflow::shape_inference::InferenceContext* c, int input,
-                   absl::Span<const int> alike, typename Op::Shape* shape,
-                   tensorflow::shape_inference::ShapeHandle* known) {
-  typename Op::Attrs attrs;
-  TF_RETURN_IF_ERROR(ReadAttrs(c, &attrs));
-  InputDims inputs(c);
-  TF_RETURN_IF_ERROR(Op::Validate(attrs, inputs, shape));
-  *known = c->input(input);
-  for (const int other : alike) {
-    TF_RETURN_IF_ERROR(c->Merge(*known, c->input(other), known));
-    // What the other knows may be at odds with the attributes and with the other inputs.
-    inputs.Set(input, c, *known);
-    TF_RETURN_IF_ERROR(Op::Validate(attrs, inputs, shape));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace tfgn
 
-#endif  // TFGN_TF_OP_UTIL_H_
+#endif  // TFGN_OP_OP_H_

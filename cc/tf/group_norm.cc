@@ -1,13 +1,11 @@
-#include "tf/group_norm_op.h"
+#include "op/group_norm.h"
 
 #include "tensorflow/core/framework/op.h"
+#include "tf/infer.h"
 #include "tf/kernel.h"
 
 namespace tfgn {
 namespace {
-
-using ::tensorflow::shape_inference::InferenceContext;
-using ::tensorflow::shape_inference::ShapeHandle;
 
 absl::Status InferForward(InferenceContext* c) {
   using Op = GroupNormOp;

@@ -1,6 +1,6 @@
 // How kernels run on a thread pool of TensorFlow's, whoever hands it over.
-#ifndef TFGN_TF_THREADS_H_
-#define TFGN_TF_THREADS_H_
+#ifndef TFGN_OP_THREADS_H_
+#define TFGN_OP_THREADS_H_
 
 #include <algorithm>
 #include <atomic>
@@ -78,4 +78,4 @@ struct Threads {
 
 }  // namespace tfgn
 
-#endif  // TFGN_TF_THREADS_H_
+#endif  // TFGN_OP_THREADS_H_

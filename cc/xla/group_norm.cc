@@ -1,5 +1,5 @@
 // GroupNorm and GroupNormGrad under XLA.
-#include "tf/group_norm_op.h"
+#include "op/group_norm.h"
 #include "xla/custom_call.h"
 
 namespace tfgn {

@@ -1,5 +1,5 @@
 // StandardizeWeights and StandardizeWeightsGrad under XLA.
-#include "tf/standardize_weights_op.h"
+#include "op/standardize_weights.h"
 #include "xla/custom_call.h"
 
 namespace tfgn {

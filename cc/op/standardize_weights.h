@@ -1,6 +1,6 @@
 // The ops StandardizeWeights and StandardizeWeightsGrad, for whoever executes them.
-#ifndef TFGN_TF_STANDARDIZE_WEIGHTS_OP_H_
-#define TFGN_TF_STANDARDIZE_WEIGHTS_OP_H_
+#ifndef TFGN_OP_STANDARDIZE_WEIGHTS_H_
+#define TFGN_OP_STANDARDIZE_WEIGHTS_H_
 
 #include <string>
 #include <type_traits>
@@ -8,7 +8,7 @@
 
 #include "kernels/cuda/standardize_weights.h"
 #include "kernels/standardize_weights.h"
-#include "tf/op_util.h"
+#include "op/op.h"
 
 namespace tfgn {
 
@@ -192,4 +192,4 @@ struct StandardizeWeightsGradOp : StandardizeWeightsOpBase {
 
 }  // namespace tfgn
 
-#endif  // TFGN_TF_STANDARDIZE_WEIGHTS_OP_H_
+#endif  // TFGN_OP_STANDARDIZE_WEIGHTS_H_
