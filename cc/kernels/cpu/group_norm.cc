@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <tuple>
 
+#include "kernels/cpu/plan.h"
 #include "kernels/group_norm.h"
-#include "kernels/normalize.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/group_norm.cc"

@@ -9,8 +9,8 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/plan.h"
 #include "kernels/cpu/simd-inl.h"
-#include "kernels/normalize.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {

@@ -3,7 +3,7 @@
 #include <tuple>
 #include <vector>
 
-#include "kernels/normalize.h"
+#include "kernels/cpu/plan.h"
 #include "kernels/standardize_weights.h"
 
 #undef HWY_TARGET_INCLUDE

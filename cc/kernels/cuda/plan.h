@@ -11,6 +11,7 @@
 
 #include "kernels/cuda/device.h"
 #include "kernels/normalize.h"
+#include "kernels/scratch.h"
 
 namespace tfgn {
 

@@ -1,0 +1,168 @@
+// How a Normalization is cut for the threads of a CPU, decided from the shape alone. Internal to
+// the kernels.
+#ifndef TFGN_KERNELS_CPU_PLAN_H_
+#define TFGN_KERNELS_CPU_PLAN_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/normalize.h"
+#include "kernels/scratch.h"
+
+namespace tfgn {
+
+// Count, mean and sum of squared deviations from it.
+struct Moments {
+  double count = 0, mean = 0, m2 = 0;
+
+  // Chan, Golub & LeVeque 1979.
+  void Merge(const Moments& other) {
+    if (other.count == 0) return;
+    const double total = count + other.count;
+    const double delta = other.mean - mean;
+    mean += delta * (other.count / total);
+    m2 += other.m2 + delta * delta * (count * (other.count / total));
+    count = total;
+  }
+};
+
+// A tile of columns: `width` neighbours from column `begin` of a matrix on.
+struct Tile {
+  int64_t begin, width;
+};
+
+// How a tensor is cut into units that are summed each on its own and then merged in order. Depends
+// on the shape alone, so neither the number of threads nor the schedule changes a result.
+struct Layout {
+  // Columns are processed in tiles whose sums fit in L1: 1024 floats are 4 KiB a table.
+  static constexpr int64_t kTile = 1024;
+  // A sum takes at most this many floats before it goes on in double.
+  static constexpr int64_t kFloatRows = 64;
+  static constexpr int64_t kPiece = 16384;
+  // The shift of a unit is the mean of one kShiftShare-th of it. However unlike the rest that part
+  // is, the cancellation then costs at most a factor kShiftShare in the rounding of the variance.
+  // By columns it is the mean of kShiftRows at least: among thousands of columns, the first row of
+  // some lies three deviations off, and ten times the rounding is too much for a small sum.
+  static constexpr int64_t kShiftShare = 16;
+  static constexpr int64_t kShiftRows = 8;
+
+  explicit Layout(const Normalization& p);
+
+  // By columns: a sample is a matrix of A rows of C * B columns, summed down its columns. Narrow
+  // rows are folded: `fold` of them make one. Otherwise by runs: B neighbours (or those of a whole
+  // group) are summed across the lanes of a vector.
+  bool by_columns;
+  // The moments of groups: by runs also where every group is one (A = 1).
+  bool moments_by_columns;
+
+  // By columns. A unit is a chunk of rows.
+  int64_t fold = 1;  // rows of the tensor per row of the matrix
+  int64_t cols = 0;  // fold * C * B
+  int64_t rows = 0;  // whole rows of a sample
+  int64_t tail = 0;  // columns of one more, partial row
+  int64_t chunk_rows = 1;
+  int64_t chunks = 1;
+  int64_t block = 0;   // columns that go to one thread: whole groups
+  int64_t blocks = 1;  // per row
+
+  // Rows [begin, end) of a chunk, and the width of the partial row that ends it (or 0).
+  int64_t ChunkBegin(int64_t chunk) const { return chunk * chunk_rows; }
+  int64_t ChunkEnd(int64_t chunk) const { return std::min(rows, (chunk + 1) * chunk_rows); }
+  int64_t ChunkTail(int64_t chunk) const { return chunk == chunks - 1 ? tail : 0; }
+
+  // f(Tile) for the columns of a block.
+  template <class F>
+  void ForEachTile(int64_t i, F&& f) const {
+    const int64_t end = std::min(cols, (i + 1) * block);
+    for (int64_t j = i * block; j < end; j += kTile) f(Tile{j, std::min(kTile, end - j)});
+  }
+
+  // By runs: a run of `length` elements falls into pieces of at most kPiece.
+  static int64_t Pieces(int64_t length) { return (length + kPiece - 1) / kPiece; }
+  static int64_t PieceLength(int64_t length, int64_t piece) {
+    return std::min(length - piece * kPiece, kPiece);
+  }
+
+  // f(offset, length, i, unit) for pieces [begin, end) of the runs of a sample: of A times `count`
+  // runs of `length` neighbours, where run i of each A belongs to group, or channel, i.
+  template <class F>
+  static void ForEachPiece(int64_t begin, int64_t end, int64_t count, int64_t length, F&& f) {
+    const int64_t pieces = Pieces(length);
+    int64_t piece = begin % pieces, i = begin / pieces % count, a = begin / pieces / count;
+    for (int64_t item = begin; item < end; ++item) {
+      f((a * count + i) * length + piece * kPiece, PieceLength(length, piece), i,
+        a * pieces + piece);
+      if (++piece < pieces) continue;
+      piece = 0;
+      if (++i < count) continue;
+      i = 0;
+      ++a;
+    }
+  }
+
+  // Units per sample that give partial results for each group (forward), each channel (backward).
+  int64_t group_units, channel_units;
+
+  // Columns of a table that holds a number per channel: by columns one for each of the matrix.
+  int64_t table_width;
+  int64_t columns_per_channel;
+};
+
+// Tables of coefficients, a row of CT each, padded so that the vector that begins in the last
+// column can be read.
+template <typename CT>
+struct Tables {
+  static constexpr int64_t kVector = 64 / sizeof(CT);
+
+  Tables(const Layout& layout, int64_t samples, int64_t per_sample, Scratch& scratch)
+      : stride((layout.table_width + 2 * kVector - 1) / kVector * kVector),
+        per_sample(per_sample),
+        memory(scratch.Take<CT>(samples * per_sample * stride)) {}
+
+  CT* Row(int64_t n, int64_t i) const { return memory + (n * per_sample + i) * stride; }
+
+  int64_t stride, per_sample;
+  CT* memory;
+};
+
+// What a forward pass keeps in scratch memory.
+template <typename CT>
+struct ForwardScratch {
+  ForwardScratch(const Normalization& p, const Layout& layout, Scratch scratch)
+      : partial(scratch.Take<double>(p.n * layout.group_units * 2 * p.groups)),
+        tables(layout, p.n, 3, scratch),
+        bytes(scratch.used()) {}
+
+  double* partial;    // [N, units, (mean, m2), G]
+  Tables<CT> tables;  // mean, scale, shift
+  int64_t bytes;
+};
+
+// What a backward pass keeps in scratch memory.
+template <typename CT>
+struct BackwardScratch {
+  BackwardScratch(const Normalization& p, const Layout& layout, Scratch scratch)
+      : partial(scratch.Take<double>(p.n * layout.channel_units * 2 * p.c)),
+        channels(scratch.Take<double>(p.n * 2 * p.c)),
+        tables(layout, p.n, 5, scratch),
+        bytes(scratch.used()) {}
+
+  double* partial;    // [N, units, (sum dz, sum dz * (x - mean)), C]
+  double* channels;   // [N, (dbeta, dgamma), C]
+  Tables<CT> tables;  // mean, scale, beta, slope, offset
+  int64_t bytes;
+};
+
+// Bytes of scratch memory of a pass with parameters of type CT.
+template <typename CT>
+int64_t ForwardWorkspace(const Normalization& p) {
+  return p.empty() ? 0 : ForwardScratch<CT>(p, Layout(p), Scratch()).bytes;
+}
+template <typename CT>
+int64_t BackwardWorkspace(const Normalization& p) {
+  return p.empty() ? 0 : BackwardScratch<CT>(p, Layout(p), Scratch()).bytes;
+}
+
+}  // namespace tfgn
+
+#endif  // TFGN_KERNELS_CPU_PLAN_H_
