@@ -33,7 +33,7 @@ ROOMS = {
     "kernels": {"", "kernels"},
     "kernels/cpu": {"", "kernels", "kernels/cpu", "hwy"},
     "kernels/cuda": {"", "kernels", "kernels/cuda"},
-    "op": {"", "kernels", "kernels/cuda", "op", "tensorflow", "absl"},
+    "op": {"", "kernels", "kernels/cpu", "kernels/cuda", "op", "tensorflow", "absl"},
     "tf": {"", "op", "tf", "tensorflow", "absl"},
     "xla": {"", "kernels", "op", "xla", "tensorflow", "absl"},
     "native": {"", "kernels", "kernels/cpu", "native", "pybind11"},

@@ -53,6 +53,12 @@ T* As(P* p) {
   return static_cast<T*>(p);
 }
 
+template <typename Shape, typename Tensors>
+std::string Run(const Shape& shape, const Tensors& tensors, void* workspace,
+                const CudaQueue& queue) {
+  return Plan<Tensors>(shape, queue).Run(tensors, workspace, queue);
+}
+
 }  // namespace
 }  // namespace tfgn
 
@@ -66,7 +72,7 @@ struct tfgn_shape {
   int32_t activation, gamma, beta, has_side_input;  // in the order of the enumerations
 };
 
-// In the order of GroupNormForwardTensors or GroupNormBackwardTensors.
+// In the order of ForwardTensors or BackwardTensors.
 struct tfgn_tensors {
   void* pointer[11];
 };
@@ -100,8 +106,9 @@ __attribute__((visibility("default"))) const char* tfgn_group_norm_workspace(int
   return tfgn::OnDevice(dtype, [&](auto type, const tfgn::CudaDevice& device) {
     using T = decltype(type);
     const tfgn::GroupNormShape shape = ShapeOf(*s);
-    *bytes = std::max(tfgn::GroupNormForwardWorkspaceCuda<T>(shape, device),
-                      tfgn::GroupNormBackwardWorkspaceCuda<T>(shape, device));
+    const tfgn::CudaQueue queue{device};
+    *bytes = std::max(tfgn::Plan<tfgn::ForwardTensors<T>>(shape, queue).workspace_bytes(),
+                      tfgn::Plan<tfgn::BackwardTensors<T>>(shape, queue).workspace_bytes());
     return std::string();
   });
 }
@@ -112,10 +119,15 @@ __attribute__((visibility("default"))) const char* tfgn_group_norm_forward(
     using T = decltype(type);
     using U = ParamOf<T>;
     void* const* p = tensors->pointer;
-    const tfgn::GroupNormForwardTensors<T> t = {
-        tfgn::As<T>(p[0]), tfgn::As<U>(p[1]), tfgn::As<U>(p[2]), tfgn::As<T>(p[3]),
-        tfgn::As<T>(p[4]), tfgn::As<U>(p[5]), tfgn::As<U>(p[6])};
-    return tfgn::GroupNormForwardCuda<T>(ShapeOf(*s), t, device, workspace, stream);
+    tfgn::ForwardTensors<T> t;
+    t.x = tfgn::As<T>(p[0]);
+    t.gamma = tfgn::As<U>(p[1]);
+    t.beta = tfgn::As<U>(p[2]);
+    t.side_input = tfgn::As<T>(p[3]);
+    t.y = tfgn::As<T>(p[4]);
+    t.mean = tfgn::As<U>(p[5]);
+    t.rstd = tfgn::As<U>(p[6]);
+    return tfgn::Run(ShapeOf(*s), t, workspace, {device, stream});
   });
 }
 
@@ -125,11 +137,19 @@ __attribute__((visibility("default"))) const char* tfgn_group_norm_backward(
     using T = decltype(type);
     using U = ParamOf<T>;
     void* const* p = tensors->pointer;
-    const tfgn::GroupNormBackwardTensors<T> t = {
-        tfgn::As<T>(p[0]), tfgn::As<T>(p[1]), tfgn::As<U>(p[2]), tfgn::As<U>(p[3]),
-        tfgn::As<U>(p[4]), tfgn::As<U>(p[5]), tfgn::As<T>(p[6]), tfgn::As<T>(p[7]),
-        tfgn::As<U>(p[8]), tfgn::As<U>(p[9]), tfgn::As<T>(p[10])};
-    return tfgn::GroupNormBackwardCuda<T>(ShapeOf(*s), t, device, workspace, stream);
+    tfgn::BackwardTensors<T> t;
+    t.dy = tfgn::As<T>(p[0]);
+    t.x = tfgn::As<T>(p[1]);
+    t.gamma = tfgn::As<U>(p[2]);
+    t.beta = tfgn::As<U>(p[3]);
+    t.mean = tfgn::As<U>(p[4]);
+    t.rstd = tfgn::As<U>(p[5]);
+    t.side_input = tfgn::As<T>(p[6]);
+    t.dx = tfgn::As<T>(p[7]);
+    t.dgamma = tfgn::As<U>(p[8]);
+    t.dbeta = tfgn::As<U>(p[9]);
+    t.dside = tfgn::As<T>(p[10]);
+    return tfgn::Run(ShapeOf(*s), t, workspace, {device, stream});
   });
 }
 
@@ -151,11 +171,24 @@ __attribute__((visibility("default"))) const char* tfgn_standardize_weights(
   // w, gain, w_hat, mean, rstd, dw_hat, dw, dgain
   float* p[8];
   for (int i = 0; i < 8; ++i) p[i] = tfgn::As<float>(tensors->pointer[i]);
-  error = tfgn::StandardizeWeightsForwardCuda<float, float>(shape, {p[0], p[1], p[2], p[3], p[4]},
-                                                            *device, stream);
+  const tfgn::CudaQueue queue{*device, stream};
+  tfgn::ForwardTensors<float> forward;
+  forward.x = p[0];
+  forward.gamma = p[1];
+  forward.y = p[2];
+  forward.mean = p[3];
+  forward.rstd = p[4];
+  error = tfgn::Run(shape, forward, nullptr, queue);
   if (!error.empty() || p[5] == nullptr) return tfgn::Return(error);
-  return tfgn::Return(tfgn::StandardizeWeightsBackwardCuda<float, float>(
-      shape, {p[5], p[0], p[1], p[3], p[4], p[6], p[7]}, *device, stream));
+  tfgn::BackwardTensors<float> backward;
+  backward.dy = p[5];
+  backward.x = p[0];
+  backward.gamma = p[1];
+  backward.mean = p[3];
+  backward.rstd = p[4];
+  backward.dx = p[6];
+  backward.dgamma = p[7];
+  return tfgn::Return(tfgn::Run(shape, backward, nullptr, queue));
 }
 
 }  // extern "C"

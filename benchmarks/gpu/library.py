@@ -16,7 +16,10 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 KERNELS = ROOT / "cc" / "kernels"
 SOURCES = (
-    *(KERNELS / f"{name}.cc" for name in ("cuda/plan", "dims", "normalize", "standardize_weights")),
+    *(
+        KERNELS / f"{name}.cc"
+        for name in ("cuda/plan", "dims", "group_norm", "standardize_weights")
+    ),
     *sorted((KERNELS / "cuda").glob("*.cu")),
     FOLDER / "interface.cc",
 )

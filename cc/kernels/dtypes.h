@@ -25,4 +25,18 @@ using ParamOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
 // The one list of element types: every instantiation and registration expands it.
 #define TFGN_FOR_EACH_DTYPE(X) X(::tfgn::float16) X(::tfgn::bfloat16) X(float) X(double)
 
+// The one list of pairs of element types that go into an op and come out: any two, but double goes
+// with double.
+#define TFGN_FOR_EACH_DTYPE_PAIR(X)     \
+  X(::tfgn::float16, ::tfgn::float16)   \
+  X(::tfgn::float16, ::tfgn::bfloat16)  \
+  X(::tfgn::float16, float)             \
+  X(::tfgn::bfloat16, ::tfgn::float16)  \
+  X(::tfgn::bfloat16, ::tfgn::bfloat16) \
+  X(::tfgn::bfloat16, float)            \
+  X(float, ::tfgn::float16)             \
+  X(float, ::tfgn::bfloat16)            \
+  X(float, float)                       \
+  X(double, double)
+
 #endif  // TFGN_KERNELS_DTYPES_H_

@@ -111,4 +111,11 @@ std::string ValidateGroupNorm(const GroupNormCall& call, GroupNormShape* shape) 
   return error;
 }
 
+Normalization NormalizationOf(const GroupNormShape& shape) {
+  Normalization p{shape.n, shape.a, shape.c, shape.b, shape.groups, shape.gamma, shape.beta};
+  p.epsilon = shape.epsilon;
+  p.activation = shape.activation;
+  return p;
+}
+
 }  // namespace tfgn

@@ -23,15 +23,9 @@
 #include <string_view>
 
 #include "kernels/dims.h"
-#include "kernels/dtypes.h"
-#include "kernels/parallel.h"
+#include "kernels/normalize.h"
 
 namespace tfgn {
-
-enum class Activation { kLinear, kRelu, kSilu };
-
-// gamma and beta: absent is a tensor of shape [0].
-enum class Affine { kAbsent, kPerChannel /* [C] */, kPerSample /* [N, C] */ };
 
 // The arguments of a call as they came, in the names under which a user knows them.
 struct GroupNormCall {
@@ -63,48 +57,7 @@ struct GroupNormShape {
 // and what was expected. Nothing else in the project decides what is valid.
 std::string ValidateGroupNorm(const GroupNormCall& call, GroupNormShape* shape);
 
-// All tensors are contiguous. Absent inputs are null. y may be x or side_input itself.
-template <typename T>
-struct GroupNormForwardTensors {
-  const T* x;
-  const ParamOf<T>* gamma;
-  const ParamOf<T>* beta;
-  const T* side_input;
-  T* y;
-  ParamOf<T>* mean;  // [N, G]
-  ParamOf<T>* rstd;  // [N, G]
-};
-
-// Outputs that nobody wants are null. dx may be dy or x itself, dside may be dy or side_input.
-template <typename T>
-struct GroupNormBackwardTensors {
-  const T* dy;
-  const T* x;
-  const ParamOf<T>* gamma;
-  const ParamOf<T>* beta;
-  const ParamOf<T>* mean;
-  const ParamOf<T>* rstd;
-  const T* side_input;
-  T* dx;
-  ParamOf<T>* dgamma;  // shaped as gamma
-  ParamOf<T>* dbeta;   // shaped as beta
-  T* dside;
-};
-
-// Bytes of scratch memory that a call needs, aligned to 64.
-template <typename T>
-int64_t GroupNormForwardWorkspace(const GroupNormShape& shape);
-template <typename T>
-int64_t GroupNormBackwardWorkspace(const GroupNormShape& shape);
-
-// The same bits come out on every call, for any number of threads. Statistics of nothing (an empty
-// group) are mean 0 and variance 0.
-template <typename T>
-void GroupNormForward(const GroupNormShape& shape, const GroupNormForwardTensors<T>& tensors,
-                      void* workspace, const ParallelFor& parallel);
-template <typename T>
-void GroupNormBackward(const GroupNormShape& shape, const GroupNormBackwardTensors<T>& tensors,
-                       void* workspace, const ParallelFor& parallel);
+Normalization NormalizationOf(const GroupNormShape& shape);
 
 }  // namespace tfgn
 

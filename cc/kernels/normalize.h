@@ -1,15 +1,28 @@
 // What GroupNorm and StandardizeWeights have in common: a tensor [N, A, C, B] whose G groups of
 // C / G channels are each brought to mean 0 and variance 1, then scaled and shifted per channel.
-// Internal to the kernels.
+// The CPU and CUDA both compute with what is inline here.
 #ifndef TFGN_KERNELS_NORMALIZE_H_
 #define TFGN_KERNELS_NORMALIZE_H_
 
+#include <cmath>
 #include <cstdint>
 
-#include "kernels/group_norm.h"
-#include "kernels/standardize_weights.h"
+#include "kernels/dtypes.h"
+
+#ifdef __CUDACC__
+#define TFGN_HOST_DEVICE __host__ __device__
+#else
+#define TFGN_HOST_DEVICE
+#endif
 
 namespace tfgn {
+
+enum class Activation { kLinear, kRelu, kSilu };
+
+// gamma and beta: absent is a tensor of shape [0].
+enum class Affine { kAbsent, kPerChannel /* [C] */, kPerSample /* [N, C] */ };
+
+enum class EpsilonMode { kAddToVariance, kAddToStddev, kClampVariance };
 
 struct Normalization {
   int64_t n, a, c, b, groups;
@@ -20,30 +33,85 @@ struct Normalization {
   double scale = 1;
   Activation activation = Activation::kLinear;
 
-  int64_t channels_per_group() const { return c / groups; }
-  int64_t group_size() const { return a * channels_per_group() * b; }
+  TFGN_HOST_DEVICE int64_t channels_per_group() const { return c / groups; }
+  TFGN_HOST_DEVICE int64_t group_size() const { return a * channels_per_group() * b; }
   int64_t affine_size(Affine affine) const {
     return affine == Affine::kAbsent ? 0 : affine == Affine::kPerSample ? n * c : c;
   }
   bool empty() const { return n == 0 || a == 0 || c == 0 || b == 0; }
 
   // m2: sum of squared deviations from the mean over a group.
-  double Rstd(double m2) const;
-  // (d rstd / d var) * 2 / (group_size - ddof), from the saved rstd.
-  double RstdSlope(double rstd) const;
-};
+  TFGN_HOST_DEVICE double Rstd(double m2) const {
+    const int64_t count = group_size() - ddof;
+    const double var = count > 0 ? m2 / static_cast<double>(count) : 0;
+    switch (epsilon_mode) {
+      case EpsilonMode::kAddToVariance:
+        return 1 / std::sqrt(var + epsilon);
+      case EpsilonMode::kAddToStddev:
+        return 1 / (std::sqrt(var) + epsilon);
+      case EpsilonMode::kClampVariance:
+        // A NaN variance stays one.
+        return 1 / std::sqrt(var < epsilon ? epsilon : var);
+    }
+    return 0;
+  }
 
-Normalization NormalizationOf(const GroupNormShape& shape);
-// Of the transposed copy where the shape has `runs`.
-Normalization NormalizationOf(const StandardizeWeightsShape& shape);
+  // (d rstd / d var) * 2 / (group_size - ddof), from the saved rstd.
+  TFGN_HOST_DEVICE double RstdSlope(double rstd) const {
+    const double two_over_count = 2 / static_cast<double>(group_size() - ddof);
+    switch (epsilon_mode) {
+      case EpsilonMode::kAddToVariance:
+        return -0.5 * rstd * rstd * rstd * two_over_count;
+      case EpsilonMode::kAddToStddev: {
+        const double stddev = 1 / rstd - epsilon;
+        // rstd is rounded to float: a stddev below its rounding is 0.
+        if (stddev * rstd < 0x1p-23) return 0;
+        return -0.5 * rstd * rstd / stddev * two_over_count;
+      }
+      case EpsilonMode::kClampVariance:
+        if (rstd * std::sqrt(epsilon) > 1 - 0x1p-23) return 0;
+        return -0.5 * rstd * rstd * rstd * two_over_count;
+    }
+    return 0;
+  }
+};
 
 // gamma or beta of sample n, [C], or null.
 template <typename CT>
-const CT* AffineOf(Affine affine, const CT* values, int64_t n, int64_t channels) {
+TFGN_HOST_DEVICE const CT* AffineOf(Affine affine, const CT* values, int64_t n, int64_t channels) {
   return affine == Affine::kAbsent      ? nullptr
          : affine == Affine::kPerSample ? values + n * channels
                                         : values;
 }
+
+// The tensors of a pass, all of them contiguous; absent inputs are null. StandardizeWeights calls
+// x w, gamma gain and y w_hat. y may be x or side_input itself.
+template <typename T, typename Tout = T>
+struct ForwardTensors {
+  const T* x = nullptr;
+  const ParamOf<T>* gamma = nullptr;
+  const ParamOf<T>* beta = nullptr;
+  const T* side_input = nullptr;
+  Tout* y = nullptr;
+  ParamOf<T>* mean = nullptr;  // [N, G]
+  ParamOf<T>* rstd = nullptr;  // [N, G]
+};
+
+// Outputs that nobody wants are null. dx may be dy or x itself, dside may be dy or side_input.
+template <typename T, typename Tout = T>
+struct BackwardTensors {
+  const Tout* dy = nullptr;
+  const T* x = nullptr;
+  const ParamOf<T>* gamma = nullptr;
+  const ParamOf<T>* beta = nullptr;
+  const ParamOf<T>* mean = nullptr;
+  const ParamOf<T>* rstd = nullptr;
+  const T* side_input = nullptr;
+  T* dx = nullptr;
+  ParamOf<T>* dgamma = nullptr;  // shaped as gamma
+  ParamOf<T>* dbeta = nullptr;   // shaped as beta
+  T* dside = nullptr;
+};
 
 }  // namespace tfgn
 

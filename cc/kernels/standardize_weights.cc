@@ -156,4 +156,14 @@ std::string ValidateStandardizeWeights(const Call& call, Shape* shape) {
   return error;
 }
 
+Normalization NormalizationOf(const StandardizeWeightsShape& shape) {
+  Normalization p{shape.n, shape.a, shape.c, shape.b, shape.c};
+  p.gamma = shape.has_gain ? Affine::kPerSample : Affine::kAbsent;
+  p.epsilon = shape.epsilon;
+  p.epsilon_mode = shape.epsilon_mode;
+  p.ddof = shape.ddof;
+  p.scale = shape.scale;
+  return p;
+}
+
 }  // namespace tfgn

@@ -26,12 +26,9 @@
 #include <vector>
 
 #include "kernels/dims.h"
-#include "kernels/dtypes.h"
-#include "kernels/parallel.h"
+#include "kernels/normalize.h"
 
 namespace tfgn {
-
-enum class EpsilonMode { kAddToVariance, kAddToStddev, kClampVariance };
 
 // The arguments of a call as they came, in the names under which a user knows them.
 struct StandardizeWeightsCall {
@@ -70,40 +67,8 @@ struct StandardizeWeightsShape {
 std::string ValidateStandardizeWeights(const StandardizeWeightsCall& call,
                                        StandardizeWeightsShape* shape);
 
-template <typename T, typename Tout>
-struct StandardizeWeightsForwardTensors {
-  const T* w;
-  const ParamOf<T>* gain;  // [O], or null
-  Tout* w_hat;
-  ParamOf<T>* mean;  // [O]
-  ParamOf<T>* rstd;  // [O]
-};
-
-// Outputs that nobody wants are null. dw may be dw_hat itself.
-template <typename T, typename Tout>
-struct StandardizeWeightsBackwardTensors {
-  const Tout* dw_hat;
-  const T* w;
-  const ParamOf<T>* gain;
-  const ParamOf<T>* mean;
-  const ParamOf<T>* rstd;
-  T* dw;
-  ParamOf<T>* dgain;  // [O], or null
-};
-
-// Bytes of scratch memory that a call needs, aligned to 64.
-template <typename T, typename Tout>
-int64_t StandardizeWeightsWorkspace(const StandardizeWeightsShape& shape);
-
-// The same bits come out on every call, for any number of threads.
-template <typename T, typename Tout>
-void StandardizeWeightsForward(const StandardizeWeightsShape& shape,
-                               const StandardizeWeightsForwardTensors<T, Tout>& tensors,
-                               void* workspace, const ParallelFor& parallel);
-template <typename T, typename Tout>
-void StandardizeWeightsBackward(const StandardizeWeightsShape& shape,
-                                const StandardizeWeightsBackwardTensors<T, Tout>& tensors,
-                                void* workspace, const ParallelFor& parallel);
+// Of the transposed copy where the shape has `runs`. Every output channel is a group.
+Normalization NormalizationOf(const StandardizeWeightsShape& shape);
 
 }  // namespace tfgn
 

@@ -1,4 +1,4 @@
-#include "kernels/group_norm.h"
+#include "kernels/cpu/group_norm.h"
 
 #include "native/bindings.h"
 #include "native/numpy_util.h"
@@ -44,13 +44,15 @@ py::tuple Forward(const py::array& x, const Array& gamma, const Array& beta,
   WithType(type, [&](auto element) {
     using T = decltype(element);
     using U = ParamOf<T>;
-    const GroupNormForwardTensors<T> tensors = {Data<T>(x),          Data<U>(gamma), Data<U>(beta),
-                                                Data<T>(side_input), Out<T>(y),      Out<U>(mean),
-                                                Out<U>(rstd)};
-    py::gil_scoped_release release;
-    Workspace workspace(GroupNormForwardWorkspace<T>(shape));
-    const ThreadsFor pool(threads);
-    GroupNormForward<T>(shape, tensors, workspace.get(), pool);
+    ForwardTensors<T> tensors;
+    tensors.x = Data<T>(x);
+    tensors.gamma = Data<U>(gamma);
+    tensors.beta = Data<U>(beta);
+    tensors.side_input = Data<T>(side_input);
+    tensors.y = Out<T>(y);
+    tensors.mean = Out<U>(mean);
+    tensors.rstd = Out<U>(rstd);
+    RunPlanned(shape, tensors, threads);
   });
   return py::make_tuple(y, mean, rstd);
 }
@@ -89,21 +91,19 @@ py::tuple Backward(const py::array& dy, const py::array& x, const Array& gamma, 
     using T = decltype(element);
     using U = ParamOf<T>;
     py::array dside_array = side_input ? py::array(dside) : py::array();
-    const GroupNormBackwardTensors<T> tensors = {Data<T>(dy),
-                                                 Data<T>(x),
-                                                 Data<U>(gamma),
-                                                 Data<U>(beta),
-                                                 Data<U>(mean),
-                                                 Data<U>(rstd),
-                                                 Data<T>(side_input),
-                                                 Out<T>(dx),
-                                                 Out<U>(dgamma),
-                                                 Out<U>(dbeta),
-                                                 side_input ? Out<T>(dside_array) : nullptr};
-    py::gil_scoped_release release;
-    Workspace workspace(GroupNormBackwardWorkspace<T>(shape));
-    const ThreadsFor pool(threads);
-    GroupNormBackward<T>(shape, tensors, workspace.get(), pool);
+    BackwardTensors<T> tensors;
+    tensors.dy = Data<T>(dy);
+    tensors.x = Data<T>(x);
+    tensors.gamma = Data<U>(gamma);
+    tensors.beta = Data<U>(beta);
+    tensors.mean = Data<U>(mean);
+    tensors.rstd = Data<U>(rstd);
+    tensors.side_input = Data<T>(side_input);
+    tensors.dx = Out<T>(dx);
+    tensors.dgamma = Out<U>(dgamma);
+    tensors.dbeta = Out<U>(dbeta);
+    if (side_input) tensors.dside = Out<T>(dside_array);
+    RunPlanned(shape, tensors, threads);
   });
   return py::make_tuple(dx, dgamma, dbeta, dside);
 }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -15,6 +16,8 @@
 #include <variant>
 #include <vector>
 
+#include "kernels/cpu/group_norm.h"
+#include "kernels/cpu/standardize_weights.h"
 #include "kernels/dims.h"
 #include "kernels/dtypes.h"
 #include "kernels/parallel.h"
@@ -98,17 +101,21 @@ class ThreadsFor {
   ThreadPool* pool_;
 };
 
-class Workspace {
- public:
-  explicit Workspace(int64_t bytes)
-      : data_(::operator new(std::max<int64_t>(1, bytes), std::align_val_t(64))) {}
-  ~Workspace() { ::operator delete(data_, std::align_val_t(64)); }
-  Workspace(const Workspace&) = delete;
-  void* get() const { return data_; }
-
- private:
-  void* data_;
-};
+// Plans a pass and runs it, without the GIL.
+template <typename Shape, typename Tensors>
+void RunPlanned(const Shape& shape, const Tensors& tensors, const Threads& threads) {
+  py::gil_scoped_release release;
+  const ThreadsFor pool(threads);
+  const ParallelFor parallel = pool;
+  const auto pass = Plan<Tensors>(shape, parallel);
+  constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(char* memory) const { ::operator delete(memory, kAlignment); }
+  };
+  const std::unique_ptr<char, Free> workspace(
+      static_cast<char*>(::operator new(std::max<int64_t>(1, pass.workspace_bytes()), kAlignment)));
+  Check(pass.Run(tensors, workspace.get(), parallel));
+}
 
 // f(T()) for the element type of this name.
 template <typename F>

@@ -1,4 +1,4 @@
-#include "kernels/standardize_weights.h"
+#include "kernels/cpu/standardize_weights.h"
 
 #include "native/bindings.h"
 #include "native/numpy_util.h"
@@ -65,12 +65,13 @@ py::tuple Forward(const py::array& w, const Array& gain, const std::vector<int64
     using T = decltype(element);
     using Tout = decltype(out_element);
     using U = ParamOf<T>;
-    const StandardizeWeightsForwardTensors<T, Tout> tensors = {
-        Data<T>(w), Data<U>(gain), Out<Tout>(w_hat), Out<U>(mean), Out<U>(rstd)};
-    py::gil_scoped_release release;
-    Workspace workspace(StandardizeWeightsWorkspace<T, Tout>(shape));
-    const ThreadsFor pool(threads);
-    StandardizeWeightsForward<T, Tout>(shape, tensors, workspace.get(), pool);
+    ForwardTensors<T, Tout> tensors;
+    tensors.x = Data<T>(w);
+    tensors.gamma = Data<U>(gain);
+    tensors.y = Out<Tout>(w_hat);
+    tensors.mean = Out<U>(mean);
+    tensors.rstd = Out<U>(rstd);
+    RunPlanned(shape, tensors, threads);
   });
   return py::make_tuple(w_hat, mean, rstd);
 }
@@ -104,13 +105,15 @@ py::tuple Backward(const py::array& dw_hat, const py::array& w, const Array& gai
     using T = decltype(element);
     using Tout = decltype(out_element);
     using U = ParamOf<T>;
-    const StandardizeWeightsBackwardTensors<T, Tout> tensors = {
-        Data<Tout>(dw_hat), Data<T>(w), Data<U>(gain), Data<U>(mean),
-        Data<U>(rstd),      Out<T>(dw), Out<U>(dgain)};
-    py::gil_scoped_release release;
-    Workspace workspace(StandardizeWeightsWorkspace<T, Tout>(shape));
-    const ThreadsFor pool(threads);
-    StandardizeWeightsBackward<T, Tout>(shape, tensors, workspace.get(), pool);
+    BackwardTensors<T, Tout> tensors;
+    tensors.dy = Data<Tout>(dw_hat);
+    tensors.x = Data<T>(w);
+    tensors.gamma = Data<U>(gain);
+    tensors.mean = Data<U>(mean);
+    tensors.rstd = Data<U>(rstd);
+    tensors.dx = Out<T>(dw);
+    tensors.dgamma = Out<U>(dgain);
+    RunPlanned(shape, tensors, threads);
   });
   return py::make_tuple(dw, dgain);
 }

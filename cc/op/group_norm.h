@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "kernels/cpu/group_norm.h"
 #include "kernels/cuda/group_norm.h"
 #include "kernels/group_norm.h"
 #include "op/op.h"
@@ -85,45 +86,24 @@ struct GroupNormOp {
     return {y, statistics, statistics};
   }
 
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
-    return WithType(attrs.T, [&](auto t) { return GroupNormForwardWorkspace<decltype(t)>(shape); });
-  }
-
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const CudaQueue& queue) {
+  template <typename Where, typename F>
+  static auto WithPass(const Attrs& attrs, const Shape& shape, const Where& where, F&& f) {
     return WithType(attrs.T, [&](auto t) {
-      return GroupNormForwardWorkspaceCuda<decltype(t)>(shape, queue.device);
+      using Tensors = ForwardTensors<decltype(t)>;
+      return f(Plan<Tensors>(shape, where), Tensors());
     });
   }
 
-  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                          const ParallelFor& parallel) {
-    WithType(attrs.T, [&](auto t) {
-      GroupNormForward(shape, TensorsOf<decltype(t)>(shape, buffers), buffers.workspace, parallel);
-    });
-    return absl::OkStatus();
-  }
-
-  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                          const CudaQueue& queue) {
-    return CudaStatus(WithType(attrs.T, [&](auto t) {
-      return GroupNormForwardCuda(shape, TensorsOf<decltype(t)>(shape, buffers), queue.device,
-                                  buffers.workspace, queue.stream);
-    }));
-  }
-
- private:
   template <typename T>
-  static GroupNormForwardTensors<T> TensorsOf(const Shape& shape, const Buffers& buffers) {
+  static void SetTensors(const Shape& shape, const Buffers& buffers, ForwardTensors<T>* tensors) {
     using U = ParamOf<T>;
-    GroupNormForwardTensors<T> tensors;
-    tensors.x = buffers.in<T>(kX);
-    tensors.gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
-    tensors.beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
-    tensors.side_input = shape.has_side_input ? buffers.in<T>(kSideInput) : nullptr;
-    tensors.y = buffers.out<T>(kY);
-    tensors.mean = buffers.out<U>(kMean);
-    tensors.rstd = buffers.out<U>(kRstd);
-    return tensors;
+    tensors->x = buffers.in<T>(kX);
+    tensors->gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
+    tensors->beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
+    if (shape.has_side_input) tensors->side_input = buffers.in<T>(kSideInput);
+    tensors->y = buffers.out<T>(kY);
+    tensors->mean = buffers.out<U>(kMean);
+    tensors->rstd = buffers.out<U>(kRstd);
   }
 };
 
@@ -164,50 +144,29 @@ struct GroupNormGradOp {
     return outputs;
   }
 
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
-    return WithType(attrs.T,
-                    [&](auto t) { return GroupNormBackwardWorkspace<decltype(t)>(shape); });
-  }
-
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const CudaQueue& queue) {
+  template <typename Where, typename F>
+  static auto WithPass(const Attrs& attrs, const Shape& shape, const Where& where, F&& f) {
     return WithType(attrs.T, [&](auto t) {
-      return GroupNormBackwardWorkspaceCuda<decltype(t)>(shape, queue.device);
+      using Tensors = BackwardTensors<decltype(t)>;
+      return f(Plan<Tensors>(shape, where), Tensors());
     });
   }
 
-  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                          const ParallelFor& parallel) {
-    WithType(attrs.T, [&](auto t) {
-      GroupNormBackward(shape, TensorsOf<decltype(t)>(shape, buffers), buffers.workspace, parallel);
-    });
-    return absl::OkStatus();
-  }
-
-  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                          const CudaQueue& queue) {
-    return CudaStatus(WithType(attrs.T, [&](auto t) {
-      return GroupNormBackwardCuda(shape, TensorsOf<decltype(t)>(shape, buffers), queue.device,
-                                   buffers.workspace, queue.stream);
-    }));
-  }
-
- private:
   template <typename T>
-  static GroupNormBackwardTensors<T> TensorsOf(const Shape& shape, const Buffers& buffers) {
+  static void SetTensors(const Shape& shape, const Buffers& buffers, BackwardTensors<T>* tensors) {
     using U = ParamOf<T>;
-    GroupNormBackwardTensors<T> tensors;
-    tensors.dy = buffers.in<T>(kDy);
-    tensors.x = buffers.in<T>(kX);
-    tensors.gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
-    tensors.beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
-    tensors.mean = buffers.in<U>(kMean);
-    tensors.rstd = buffers.in<U>(kRstd);
-    tensors.side_input = shape.has_side_input ? buffers.in<T>(kSideInput) : nullptr;
-    tensors.dx = buffers.out<T>(kDx);
-    tensors.dgamma = ParamsOrNull(buffers.out<U>(kDgamma), shape.gamma);
-    tensors.dbeta = ParamsOrNull(buffers.out<U>(kDbeta), shape.beta);
-    tensors.dside = shape.has_side_input ? buffers.out<T>(kDside) : nullptr;
-    return tensors;
+    tensors->dy = buffers.in<T>(kDy);
+    tensors->x = buffers.in<T>(kX);
+    tensors->gamma = ParamsOrNull(buffers.in<U>(kGamma), shape.gamma);
+    tensors->beta = ParamsOrNull(buffers.in<U>(kBeta), shape.beta);
+    tensors->mean = buffers.in<U>(kMean);
+    tensors->rstd = buffers.in<U>(kRstd);
+    tensors->dx = buffers.out<T>(kDx);
+    tensors->dgamma = ParamsOrNull(buffers.out<U>(kDgamma), shape.gamma);
+    tensors->dbeta = ParamsOrNull(buffers.out<U>(kDbeta), shape.beta);
+    if (!shape.has_side_input) return;
+    tensors->side_input = buffers.in<T>(kSideInput);
+    tensors->dside = buffers.out<T>(kDside);
   }
 };
 

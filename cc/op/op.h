@@ -8,10 +8,9 @@
 //   TypesOfInputs(attrs): in their order
 //   Validate(attrs, inputs, shape): an error, or fills *shape
 //   Outputs(attrs, shape, inputs): how to allocate its outputs
-//   Workspace(attrs, shape, where): the scratch memory of Run, in bytes
-//   Run(attrs, shape, buffers, where): the kernel
-//
-// where `where` is a ParallelFor or a CudaQueue.
+//   WithPass(attrs, shape, where, f): f(pass, tensors), the kernel planned for `where`, a
+//     ParallelFor or a CudaQueue, and its tensors, all of them null yet
+//   SetTensors(shape, buffers, tensors): lets them point to the memory of the call
 #ifndef TFGN_OP_OP_H_
 #define TFGN_OP_OP_H_
 
@@ -104,7 +103,6 @@ inline absl::InlinedVector<int64_t, 4> Sizes(const Dims& dims) {
 struct Buffers {
   absl::Span<const void* const> inputs;
   absl::Span<void* const> outputs;
-  void* workspace;
 
   template <typename T>
   const T* in(int i) const {
@@ -116,14 +114,8 @@ struct Buffers {
   }
 };
 
-// Where a kernel runs on a GPU: a cudaStream_t of the current device.
-struct CudaQueue {
-  CudaDevice device;
-  void* stream = nullptr;
-};
-
-// Turns what CUDA answers into a status.
-inline absl::Status CudaStatus(const std::string& error) {
+// Turns what a kernel or a device answers into a status.
+inline absl::Status RunStatus(const std::string& error) {
   return error.empty() ? absl::OkStatus() : absl::InternalError(error);
 }
 
@@ -136,6 +128,27 @@ inline absl::Status ToStatus(const std::string& error) {
 template <typename Context, typename Attrs>  // OpKernelConstruction or InferenceContext
 absl::Status ReadAttrs(Context* ctx, Attrs* attrs) {
   return attrs->ForEach([&](const char* name, auto* value) { return ctx->GetAttr(name, value); });
+}
+
+// Bytes of scratch memory that RunOp asks for.
+template <typename Op, typename Where>
+int64_t WorkspaceBytes(const typename Op::Attrs& attrs, const typename Op::Shape& shape,
+                       const Where& where) {
+  return Op::WithPass(attrs, shape, where,
+                      [](const auto& pass, const auto&) { return pass.workspace_bytes(); });
+}
+
+// Runs the kernel of a valid call. allocate(bytes, &workspace) gives it scratch memory, aligned to
+// 64 bytes, or returns an error.
+template <typename Op, typename Where, typename Allocate>
+absl::Status RunOp(const typename Op::Attrs& attrs, const typename Op::Shape& shape,
+                   const Buffers& buffers, const Where& where, Allocate&& allocate) {
+  return Op::WithPass(attrs, shape, where, [&](const auto& pass, auto tensors) -> absl::Status {
+    void* workspace = nullptr;
+    TF_RETURN_IF_ERROR(allocate(pass.workspace_bytes(), &workspace));
+    Op::SetTensors(shape, buffers, &tensors);
+    return RunStatus(pass.Run(tensors, workspace, where));
+  });
 }
 
 }  // namespace tfgn

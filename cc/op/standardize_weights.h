@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/cpu/standardize_weights.h"
 #include "kernels/cuda/standardize_weights.h"
 #include "kernels/standardize_weights.h"
 #include "op/op.h"
@@ -75,14 +76,6 @@ struct StandardizeWeightsOpBase {
 
   using Attrs = StandardizeWeightsAttrs;
   using Shape = StandardizeWeightsShape;
-
-  static int64_t Workspace(const Attrs& attrs, const Shape& shape, const ParallelFor&) {
-    return WithTypes(attrs, [&](auto t, auto tout) {
-      return StandardizeWeightsWorkspace<decltype(t), decltype(tout)>(shape);
-    });
-  }
-
-  static int64_t Workspace(const Attrs&, const Shape&, const CudaQueue&) { return 0; }
 };
 
 struct StandardizeWeightsOp : StandardizeWeightsOpBase {
@@ -101,36 +94,23 @@ struct StandardizeWeightsOp : StandardizeWeightsOpBase {
     return {{attrs.Tout, Sizes(inputs[kW]), {}}, statistics, statistics};
   }
 
-  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                          const ParallelFor& parallel) {
-    WithTypes(attrs, [&](auto t, auto tout) {
-      StandardizeWeightsForward(shape, TensorsOf<decltype(t), decltype(tout)>(shape, buffers),
-                                buffers.workspace, parallel);
+  template <typename Where, typename F>
+  static auto WithPass(const Attrs& attrs, const Shape& shape, const Where& where, F&& f) {
+    return WithTypes(attrs, [&](auto t, auto tout) {
+      using Tensors = ForwardTensors<decltype(t), decltype(tout)>;
+      return f(Plan<Tensors>(shape, where), Tensors());
     });
-    return absl::OkStatus();
   }
 
-  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                          const CudaQueue& queue) {
-    return CudaStatus(WithTypes(attrs, [&](auto t, auto tout) {
-      return StandardizeWeightsForwardCuda(shape,
-                                           TensorsOf<decltype(t), decltype(tout)>(shape, buffers),
-                                           queue.device, queue.stream);
-    }));
-  }
-
- private:
   template <typename T, typename Tout>
-  static StandardizeWeightsForwardTensors<T, Tout> TensorsOf(const Shape& shape,
-                                                             const Buffers& buffers) {
+  static void SetTensors(const Shape& shape, const Buffers& buffers,
+                         ForwardTensors<T, Tout>* tensors) {
     using U = ParamOf<T>;
-    StandardizeWeightsForwardTensors<T, Tout> tensors;
-    tensors.w = buffers.in<T>(kW);
-    tensors.gain = shape.has_gain ? buffers.in<U>(kGain) : nullptr;
-    tensors.w_hat = buffers.out<Tout>(kWHat);
-    tensors.mean = buffers.out<U>(kMean);
-    tensors.rstd = buffers.out<U>(kRstd);
-    return tensors;
+    tensors->x = buffers.in<T>(kW);
+    if (shape.has_gain) tensors->gamma = buffers.in<U>(kGain);
+    tensors->y = buffers.out<Tout>(kWHat);
+    tensors->mean = buffers.out<U>(kMean);
+    tensors->rstd = buffers.out<U>(kRstd);
   }
 };
 
@@ -155,38 +135,26 @@ struct StandardizeWeightsGradOp : StandardizeWeightsOpBase {
     return {{attrs.T, Sizes(inputs[kW]), {kDwHat}}, {attrs.U, Sizes(inputs[kGain]), {}}};
   }
 
-  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                          const ParallelFor& parallel) {
-    WithTypes(attrs, [&](auto t, auto tout) {
-      StandardizeWeightsBackward(shape, TensorsOf<decltype(t), decltype(tout)>(shape, buffers),
-                                 buffers.workspace, parallel);
+  template <typename Where, typename F>
+  static auto WithPass(const Attrs& attrs, const Shape& shape, const Where& where, F&& f) {
+    return WithTypes(attrs, [&](auto t, auto tout) {
+      using Tensors = BackwardTensors<decltype(t), decltype(tout)>;
+      return f(Plan<Tensors>(shape, where), Tensors());
     });
-    return absl::OkStatus();
   }
 
-  static absl::Status Run(const Attrs& attrs, const Shape& shape, const Buffers& buffers,
-                          const CudaQueue& queue) {
-    return CudaStatus(WithTypes(attrs, [&](auto t, auto tout) {
-      return StandardizeWeightsBackwardCuda(shape,
-                                            TensorsOf<decltype(t), decltype(tout)>(shape, buffers),
-                                            queue.device, queue.stream);
-    }));
-  }
-
- private:
   template <typename T, typename Tout>
-  static StandardizeWeightsBackwardTensors<T, Tout> TensorsOf(const Shape& shape,
-                                                              const Buffers& buffers) {
+  static void SetTensors(const Shape& shape, const Buffers& buffers,
+                         BackwardTensors<T, Tout>* tensors) {
     using U = ParamOf<T>;
-    StandardizeWeightsBackwardTensors<T, Tout> tensors;
-    tensors.dw_hat = buffers.in<Tout>(kDwHat);
-    tensors.w = buffers.in<T>(kW);
-    tensors.gain = shape.has_gain ? buffers.in<U>(kGain) : nullptr;
-    tensors.mean = buffers.in<U>(kMean);
-    tensors.rstd = buffers.in<U>(kRstd);
-    tensors.dw = buffers.out<T>(kDw);
-    tensors.dgain = shape.has_gain ? buffers.out<U>(kDgain) : nullptr;
-    return tensors;
+    tensors->dy = buffers.in<Tout>(kDwHat);
+    tensors->x = buffers.in<T>(kW);
+    tensors->mean = buffers.in<U>(kMean);
+    tensors->rstd = buffers.in<U>(kRstd);
+    tensors->dx = buffers.out<T>(kDw);
+    if (!shape.has_gain) return;
+    tensors->gamma = buffers.in<U>(kGain);
+    tensors->dgamma = buffers.out<U>(kDgain);
   }
 };
 

@@ -33,7 +33,7 @@ class Gpu {
  public:
   explicit Gpu(tensorflow::OpKernelContext* ctx) {
     queue_.stream = ctx->op_device_context()->stream()->platform_specific_handle().stream;
-    status_ = CudaStatus(QueryCudaDevice(&queue_.device));
+    status_ = RunStatus(QueryCudaDevice(&queue_.device));
   }
   absl::Status status() const { return status_; }
   const CudaQueue& where() const { return queue_; }
@@ -67,11 +67,13 @@ class Kernel : public tensorflow::OpKernel {
     Device device(ctx);
     OP_REQUIRES_OK(ctx, device.status());
     tensorflow::Tensor workspace;
-    const tensorflow::TensorShape bytes({Op::Workspace(attrs_, shape, device.where())});
-    OP_REQUIRES_OK(ctx, ctx->allocate_temp(tensorflow::DT_INT8, bytes, &workspace));
-
-    OP_REQUIRES_OK(ctx,
-                   Op::Run(attrs_, shape, {inputs, outputs, workspace.data()}, device.where()));
+    const auto allocate = [&](int64_t bytes, void** data) {
+      const absl::Status status =
+          ctx->allocate_temp(tensorflow::DT_INT8, tensorflow::TensorShape({bytes}), &workspace);
+      if (status.ok()) *data = workspace.data();
+      return status;
+    };
+    OP_REQUIRES_OK(ctx, RunOp<Op>(attrs_, shape, {inputs, outputs}, device.where(), allocate));
   }
 
  private:

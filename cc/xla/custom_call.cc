@@ -70,8 +70,7 @@ InputDims CallBuffers::dims() const {
   });
 }
 
-absl::Status CallBuffers::TakeOutputs(const ffi::RemainingRets& results, const OutputSpecs& specs,
-                                      int64_t workspace_bytes) {
+absl::Status CallBuffers::TakeOutputs(const ffi::RemainingRets& results, const OutputSpecs& specs) {
   size_t computed = 0;
   for (const OutputSpec& spec : specs) computed += spec.is_input < 0;
   if (results.size() != computed + 1) {
@@ -102,10 +101,16 @@ absl::Status CallBuffers::TakeOutputs(const ffi::RemainingRets& results, const O
   auto workspace = results.get<ffi::Buffer<ffi::U8, 1>>(next);
   if (workspace.has_error()) return absl::InvalidArgumentError(workspace.error().message());
   workspace_ = (*workspace)->untyped_data();
-  size_t space = (*workspace)->size_bytes();
-  if (std::align(kWorkspaceAlignment, workspace_bytes, workspace_, space) == nullptr) {
+  workspace_bytes_ = (*workspace)->size_bytes();
+  return absl::OkStatus();
+}
+
+absl::Status CallBuffers::TakeWorkspace(int64_t bytes, void** workspace) const {
+  *workspace = workspace_;
+  size_t space = workspace_bytes_;
+  if (std::align(kWorkspaceAlignment, bytes, *workspace, space) == nullptr) {
     return absl::InvalidArgumentError(
-        Concat("The workspace must have ", workspace_bytes, " bytes, but has ", space));
+        Concat("The workspace must have ", bytes, " bytes, but has ", space));
   }
   return absl::OkStatus();
 }

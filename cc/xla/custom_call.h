@@ -101,10 +101,10 @@ class CallBuffers {
   // `has_batch`: whether a size of the batch may follow the inputs.
   absl::Status TakeInputs(const ffi::RemainingArgs& args, const InputTypes& types, bool has_batch);
   InputDims dims() const;
-  absl::Status TakeOutputs(const ffi::RemainingRets& results, const OutputSpecs& specs,
-                           int64_t workspace_bytes);
-  Buffers buffers() const { return {inputs_, outputs_, workspace_}; }
-  void set_workspace(void* workspace) { workspace_ = workspace; }
+  absl::Status TakeOutputs(const ffi::RemainingRets& results, const OutputSpecs& specs);
+  Buffers buffers() const { return {inputs_, outputs_}; }
+  // The memory of the last result, of which `bytes` bytes are needed.
+  absl::Status TakeWorkspace(int64_t bytes, void** workspace) const;
 
  private:
   absl::InlinedVector<absl::Span<const int64_t>, 7> sizes_;
@@ -112,6 +112,7 @@ class CallBuffers {
   absl::InlinedVector<const void*, 7> inputs_;
   absl::InlinedVector<void*, 4> outputs_;
   void* workspace_ = nullptr;
+  size_t workspace_bytes_ = 0;
 };
 
 // What a custom call asks for, checked.
@@ -121,16 +122,14 @@ struct CheckedCall {
   typename Op::Shape shape;
   CallBuffers buffers;
 
-  // `has_batch`: as for TakeInputs. `workspace_bytes()`: of the last result.
-  template <typename WorkspaceBytes>
+  // `has_batch`: as for TakeInputs.
   absl::Status Check(const ffi::RemainingArgs& args, const ffi::RemainingRets& results,
-                     const ffi::Dictionary& dictionary, bool has_batch,
-                     WorkspaceBytes&& workspace_bytes) {
+                     const ffi::Dictionary& dictionary, bool has_batch) {
     TF_RETURN_IF_ERROR(attrs.ForEach(AttrsFromCall(dictionary)));
     TF_RETURN_IF_ERROR(buffers.TakeInputs(args, Op::TypesOfInputs(attrs), has_batch));
     const InputDims dims = buffers.dims();
     TF_RETURN_IF_ERROR(Op::Validate(attrs, dims, &shape));
-    return buffers.TakeOutputs(results, Op::Outputs(attrs, shape, dims), workspace_bytes());
+    return buffers.TakeOutputs(results, Op::Outputs(attrs, shape, dims));
   }
 };
 
@@ -153,11 +152,12 @@ XLA_FFI_Error* HostHandler(XLA_FFI_CallFrame* frame) {
             Threads<ffi::ThreadPool> threads{&pool, static_cast<int>(pool.num_threads())};
             const ParallelFor parallel = threads.Parallel();
             CheckedCall<Op> call;
-            absl::Status status = call.Check(args, results, attrs, Op::kHasBatch, [&] {
-              return Op::Workspace(call.attrs, call.shape, parallel);
-            });
+            absl::Status status = call.Check(args, results, attrs, Op::kHasBatch);
             if (status.ok()) {
-              status = Op::Run(call.attrs, call.shape, call.buffers.buffers(), parallel);
+              status = RunOp<Op>(call.attrs, call.shape, call.buffers.buffers(), parallel,
+                                 [&](int64_t bytes, void** workspace) {
+                                   return call.buffers.TakeWorkspace(bytes, workspace);
+                                 });
             }
             return ToFfiError(status);
           })
@@ -170,17 +170,19 @@ absl::Status ExecuteOnCuda(void* stream, ffi::ScratchAllocator* scratch,
                            const ffi::RemainingArgs& args, const ffi::RemainingRets& results,
                            const ffi::Dictionary& attrs) {
   CheckedCall<Op> call;
-  TF_RETURN_IF_ERROR(call.Check(args, results, attrs, /*has_batch=*/false, [] { return 0; }));
+  TF_RETURN_IF_ERROR(call.Check(args, results, attrs, /*has_batch=*/false));
   CudaQueue queue{{}, stream};
-  TF_RETURN_IF_ERROR(CudaStatus(QueryCudaDevice(&queue.device)));
-  if (const int64_t bytes = Op::Workspace(call.attrs, call.shape, queue); bytes > 0) {
-    const std::optional<void*> workspace = scratch->Allocate(bytes, kWorkspaceAlignment);
-    if (!workspace) {
+  TF_RETURN_IF_ERROR(RunStatus(QueryCudaDevice(&queue.device)));
+  const auto allocate = [scratch](int64_t bytes, void** workspace) -> absl::Status {
+    if (bytes == 0) return absl::OkStatus();
+    const std::optional<void*> memory = scratch->Allocate(bytes, kWorkspaceAlignment);
+    if (!memory) {
       return absl::ResourceExhaustedError(absl::StrCat(bytes, " bytes of scratch memory"));
     }
-    call.buffers.set_workspace(*workspace);
-  }
-  return Op::Run(call.attrs, call.shape, call.buffers.buffers(), queue);
+    *workspace = *memory;
+    return absl::OkStatus();
+  };
+  return RunOp<Op>(call.attrs, call.shape, call.buffers.buffers(), queue, allocate);
 }
 
 // On XLA's stream. The workspace depends on the device, and is allocated when the call runs.
@@ -213,7 +215,7 @@ tensorflow::OpKernel* CreateLowering(tensorflow::OpKernelConstruction* ctx) {
                        AttrsToMlir mlir;
                        TF_RETURN_IF_ERROR(attrs.ForEach(mlir));
                        *call = {mlir.dictionary(), Op::Outputs(attrs, shape, inputs),
-                                kOnGpu ? 0 : Op::Workspace(attrs, shape, ParallelFor())};
+                                kOnGpu ? 0 : WorkspaceBytes<Op>(attrs, shape, ParallelFor())};
                        return absl::OkStatus();
                      });
 }

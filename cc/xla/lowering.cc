@@ -93,8 +93,8 @@ absl::Status AddCustomCall(XlaOpKernelContext* ctx, Operands operands, const Cus
 
 class Lowering : public tensorflow::XlaOpKernel {
  public:
-  Lowering(tensorflow::OpKernelConstruction* ctx, bool has_batch, Plan plan)
-      : XlaOpKernel(ctx), has_batch_(has_batch), plan_(std::move(plan)) {}
+  Lowering(tensorflow::OpKernelConstruction* ctx, bool has_batch, DescribeCall describe)
+      : XlaOpKernel(ctx), has_batch_(has_batch), describe_(std::move(describe)) {}
 
   void Compile(XlaOpKernelContext* ctx) override {
     absl::StatusOr<Operands> operands = OperandsOf(ctx, has_batch_);
@@ -102,20 +102,20 @@ class Lowering : public tensorflow::XlaOpKernel {
     const InputDims inputs(ctx->num_inputs(),
                            [&](int i) { return operands->shapes[i].dimensions(); });
     CustomCall call;
-    OP_REQUIRES_OK(ctx, plan_(inputs, &call));
+    OP_REQUIRES_OK(ctx, describe_(inputs, &call));
     OP_REQUIRES_OK(ctx, AddCustomCall(ctx, *std::move(operands), call));
   }
 
  private:
   const bool has_batch_;
-  const Plan plan_;
+  const DescribeCall describe_;
 };
 
 }  // namespace
 
 tensorflow::OpKernel* NewLowering(tensorflow::OpKernelConstruction* ctx, bool has_batch,
-                                  Plan plan) {
-  return new Lowering(ctx, has_batch, std::move(plan));
+                                  DescribeCall describe) {
+  return new Lowering(ctx, has_batch, std::move(describe));
 }
 
 }  // namespace tfgn

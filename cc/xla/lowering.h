@@ -23,10 +23,11 @@ struct CustomCall {
 };
 
 // What a call with such inputs compiles to, or why it is not valid.
-using Plan = std::function<absl::Status(const InputDims& inputs, CustomCall* call)>;
+using DescribeCall = std::function<absl::Status(const InputDims& inputs, CustomCall* call)>;
 
 // The XLA kernel of an op. `has_batch`: Op::kHasBatch.
-tensorflow::OpKernel* NewLowering(tensorflow::OpKernelConstruction* ctx, bool has_batch, Plan plan);
+tensorflow::OpKernel* NewLowering(tensorflow::OpKernelConstruction* ctx, bool has_batch,
+                                  DescribeCall describe);
 
 // The target of the custom calls of an op.
 inline std::string TargetOf(const std::string& op) { return "tfgn." + op; }

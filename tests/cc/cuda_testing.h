@@ -4,6 +4,7 @@
 
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <gtest/gtest.h>
 #include <sanitizer/asan_interface.h>
 
 #include <algorithm>
@@ -11,10 +12,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <string>
 #include <type_traits>
 
-#include "kernels/cuda/device.h"
-#include "kernels/dtypes.h"
+#include "kernels/cuda/group_norm.h"
+#include "kernels/cuda/standardize_weights.h"
 
 namespace tfgn {
 
@@ -121,6 +123,17 @@ inline const CudaDevice kDevices[] = {{90, 2, 227 << 10, 228 << 10, 50 << 20},
                                       {90, 64, 227 << 10, 228 << 10, 50 << 20},
                                       {75, 24, 64 << 10, 64 << 10, 4 << 20},
                                       {90, 8, 49 << 10, 50 << 10, 1 << 10}};
+
+// Plans a pass and runs it; "" or what went wrong.
+template <typename Shape, typename Tensors>
+std::string RunPlanned(const Shape& shape, const Tensors& tensors, const CudaDevice& device) {
+  const CudaQueue queue{device};
+  const auto pass = Plan<Tensors>(shape, queue);
+  Buffer<char> workspace(pass.workspace_bytes());
+  std::string error = pass.Run(tensors, workspace.data(), queue);
+  EXPECT_TRUE(workspace.Intact());
+  return error;
+}
 
 }  // namespace tfgn
 

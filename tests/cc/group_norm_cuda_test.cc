@@ -53,23 +53,39 @@ struct GroupNormData {
     Fill(&beta, &random);
   }
 
-  std::string Forward(const CudaDevice& device) {
-    Buffer<char> workspace(GroupNormForwardWorkspaceCuda<T>(shape, device));
-    const GroupNormForwardTensors<T> tensors = {x.data(), gamma.data(), beta.data(), side.data(),
-                                                y.data(), mean.data(),  rstd.data()};
-    std::string error = GroupNormForwardCuda<T>(shape, tensors, device, workspace.data(), nullptr);
-    EXPECT_TRUE(workspace.Intact());
-    return error;
+  ForwardTensors<T> forward_tensors() {
+    ForwardTensors<T> tensors;
+    tensors.x = x.data();
+    tensors.gamma = gamma.data();
+    tensors.beta = beta.data();
+    if (shape.has_side_input) tensors.side_input = side.data();
+    tensors.y = y.data();
+    tensors.mean = mean.data();
+    tensors.rstd = rstd.data();
+    return tensors;
   }
 
+  BackwardTensors<T> backward_tensors() {
+    BackwardTensors<T> tensors;
+    tensors.dy = dy.data();
+    tensors.x = x.data();
+    tensors.gamma = gamma.data();
+    tensors.beta = beta.data();
+    tensors.mean = mean.data();
+    tensors.rstd = rstd.data();
+    if (shape.has_side_input) tensors.side_input = side.data();
+    tensors.dx = dx.data();
+    tensors.dgamma = dgamma.data();
+    tensors.dbeta = dbeta.data();
+    tensors.dside = dside.data();
+    return tensors;
+  }
+
+  std::string Forward(const CudaDevice& device) {
+    return RunPlanned(shape, forward_tensors(), device);
+  }
   std::string Backward(const CudaDevice& device) {
-    Buffer<char> workspace(GroupNormBackwardWorkspaceCuda<T>(shape, device));
-    const GroupNormBackwardTensors<T> tensors = {
-        dy.data(),   x.data(),  gamma.data(),  beta.data(),  mean.data(), rstd.data(),
-        side.data(), dx.data(), dgamma.data(), dbeta.data(), dside.data()};
-    std::string error = GroupNormBackwardCuda<T>(shape, tensors, device, workspace.data(), nullptr);
-    EXPECT_TRUE(workspace.Intact());
-    return error;
+    return RunPlanned(shape, backward_tensors(), device);
   }
 
   GroupNormShape shape;
@@ -306,20 +322,18 @@ TEST(EmulatedGroupNorm, OutputsInTheMemoryOfInputs) {
       GroupNormData<float> d(shape, 0.5, 0, 1), e(shape, 0.5, 0, 1), f(shape, 0.5, 0, 1);
       ASSERT_EQ(d.Forward(device), "");
       ASSERT_EQ(d.Backward(device), "");
-      Buffer<char> workspace(GroupNormForwardWorkspaceCuda<float>(shape, device) +
-                             GroupNormBackwardWorkspaceCuda<float>(shape, device));
       const auto forward = [&](GroupNormData<float>& g, float* y) {
-        return GroupNormForwardCuda<float>(shape,
-                                           {g.x.data(), g.gamma.data(), g.beta.data(),
-                                            g.side.data(), y, g.mean.data(), g.rstd.data()},
-                                           device, workspace.data(), nullptr);
+        ForwardTensors<float> tensors = g.forward_tensors();
+        tensors.y = y;
+        return RunPlanned(shape, tensors, device);
       };
       const auto backward = [&](GroupNormData<float>& g, float* dx, float* dside) {
-        return GroupNormBackwardCuda<float>(
-            shape,
-            {g.dy.data(), g.x.data(), g.gamma.data(), g.beta.data(), d.mean.data(), d.rstd.data(),
-             g.side.data(), dx, g.dgamma.data(), g.dbeta.data(), dside},
-            device, workspace.data(), nullptr);
+        BackwardTensors<float> tensors = g.backward_tensors();
+        tensors.mean = d.mean.data();
+        tensors.rstd = d.rstd.data();
+        tensors.dx = dx;
+        tensors.dside = dside;
+        return RunPlanned(shape, tensors, device);
       };
       EXPECT_EQ(backward(e, e.dy.data(), e.side.data()), "");
       EXPECT_TRUE(SameBits(d.dx, e.dy) && SameBits(d.dside, e.side));

@@ -10,9 +10,9 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/cpu/group_norm.h"
+#include "kernels/cpu/standardize_weights.h"
 #include "kernels/cpu/target.h"
-#include "kernels/group_norm.h"
-#include "kernels/standardize_weights.h"
 
 namespace tfgn {
 namespace {
@@ -87,6 +87,13 @@ class Workspace {
   void* data_;
 };
 
+template <typename Shape, typename Tensors>
+void RunPlanned(const Shape& shape, const Tensors& tensors, const ParallelFor& parallel) {
+  const auto pass = Plan<Tensors>(shape, parallel);
+  Workspace workspace(pass.workspace_bytes());
+  EXPECT_EQ(pass.Run(tensors, workspace.get(), parallel), "");
+}
+
 template <typename T>
 void RunGroupNorm(const GroupNormShape& shape, const ParallelFor& parallel) {
   using U = ParamOf<T>;
@@ -96,18 +103,31 @@ void RunGroupNorm(const GroupNormShape& shape, const ParallelFor& parallel) {
   Exact<U> gamma(shape.c), beta(shape.n * shape.c), mean(stats), rstd(stats), dgamma(shape.c),
       dbeta(shape.n * shape.c);
   x.Fill(), dy.Fill(), side.Fill(), gamma.Fill(), beta.Fill();
-  Workspace forward(GroupNormForwardWorkspace<T>(shape));
-  GroupNormForward<T>(
-      shape, {x.data(), gamma.data(), beta.data(), side.data(), y.data(), mean.data(), rstd.data()},
-      forward.get(), parallel);
+  ForwardTensors<T> forward;
+  forward.x = x.data();
+  forward.gamma = gamma.data();
+  forward.beta = beta.data();
+  forward.side_input = side.data();
+  forward.y = y.data();
+  forward.mean = mean.data();
+  forward.rstd = rstd.data();
+  RunPlanned(shape, forward, parallel);
   EXPECT_TRUE(y.Written());
   EXPECT_TRUE(mean.Written());
   EXPECT_TRUE(rstd.Written());
-  Workspace backward(GroupNormBackwardWorkspace<T>(shape));
-  GroupNormBackward<T>(shape,
-                       {dy.data(), x.data(), gamma.data(), beta.data(), mean.data(), rstd.data(),
-                        side.data(), dx.data(), dgamma.data(), dbeta.data(), dside.data()},
-                       backward.get(), parallel);
+  BackwardTensors<T> backward;
+  backward.dy = dy.data();
+  backward.x = x.data();
+  backward.gamma = gamma.data();
+  backward.beta = beta.data();
+  backward.mean = mean.data();
+  backward.rstd = rstd.data();
+  backward.side_input = side.data();
+  backward.dx = dx.data();
+  backward.dgamma = dgamma.data();
+  backward.dbeta = dbeta.data();
+  backward.dside = dside.data();
+  RunPlanned(shape, backward, parallel);
   EXPECT_TRUE(dx.Written());
   EXPECT_TRUE(dgamma.Written());
   EXPECT_TRUE(dbeta.Written());
@@ -183,15 +203,23 @@ void RunStandardizeWeights(const std::vector<int64_t>& size, const std::vector<i
   Exact<Tout> w_hat(count), dw_hat(count);
   Exact<U> gain(shape.outputs), mean(shape.outputs), rstd(shape.outputs), dgain(shape.outputs);
   w.Fill(), dw_hat.Fill(), gain.Fill();
-  Workspace workspace(StandardizeWeightsWorkspace<T, Tout>(shape));
-  StandardizeWeightsForward<T, Tout>(
-      shape, {w.data(), gain.data(), w_hat.data(), mean.data(), rstd.data()}, workspace.get(),
-      parallel);
+  ForwardTensors<T, Tout> forward;
+  forward.x = w.data();
+  forward.gamma = gain.data();
+  forward.y = w_hat.data();
+  forward.mean = mean.data();
+  forward.rstd = rstd.data();
+  RunPlanned(shape, forward, parallel);
   EXPECT_TRUE(w_hat.Written());
-  StandardizeWeightsBackward<T, Tout>(
-      shape,
-      {dw_hat.data(), w.data(), gain.data(), mean.data(), rstd.data(), dw.data(), dgain.data()},
-      workspace.get(), parallel);
+  BackwardTensors<T, Tout> backward;
+  backward.dy = dw_hat.data();
+  backward.x = w.data();
+  backward.gamma = gain.data();
+  backward.mean = mean.data();
+  backward.rstd = rstd.data();
+  backward.dx = dw.data();
+  backward.dgamma = dgain.data();
+  RunPlanned(shape, backward, parallel);
   EXPECT_TRUE(dw.Written());
   EXPECT_TRUE(dgain.Written());
 }
@@ -224,6 +252,11 @@ TEST(Empty, GroupNorm) {
        {ShapeOf(0, 5, 8, 1, 2), ShapeOf(2, 0, 8, 1, 2), ShapeOf(2, 5, 0, 1, 2)}) {
     RunGroupNorm<float>(shape, ParallelFor());
   }
+}
+
+TEST(Empty, StandardizeWeights) {
+  RunStandardizeWeights<float, float>({3, 3, 0, 4}, {3}, ParallelFor());
+  RunStandardizeWeights<float, float>({3, 3, 4, 0}, {3}, ParallelFor());
 }
 
 }  // namespace

@@ -59,32 +59,60 @@ std::vector<std::vector<int64_t>> ElementsOf(const Case& test) {
 }
 
 template <typename T, typename Tout>
+struct Data {
+  explicit Data(const StandardizeWeightsShape& shape)
+      : w(shape.outputs * shape.fan_in),
+        dw(w.size()),
+        w_hat(w.size()),
+        dw_hat(w.size()),
+        gain(shape.outputs),
+        mean(shape.outputs),
+        rstd(shape.outputs),
+        dgain(shape.outputs) {}
+
+  std::string Forward(const StandardizeWeightsShape& shape, const CudaDevice& device) {
+    ForwardTensors<T, Tout> tensors;
+    tensors.x = w.data();
+    tensors.gamma = gain.data();
+    tensors.y = w_hat.data();
+    tensors.mean = mean.data();
+    tensors.rstd = rstd.data();
+    return RunPlanned(shape, tensors, device);
+  }
+
+  std::string Backward(const StandardizeWeightsShape& shape, const CudaDevice& device) {
+    BackwardTensors<T, Tout> tensors;
+    tensors.dy = dw_hat.data();
+    tensors.x = w.data();
+    tensors.gamma = gain.data();
+    tensors.mean = mean.data();
+    tensors.rstd = rstd.data();
+    tensors.dx = dw.data();
+    tensors.dgamma = dgain.data();
+    return RunPlanned(shape, tensors, device);
+  }
+
+  Buffer<T> w, dw;
+  Buffer<Tout> w_hat, dw_hat;
+  Buffer<ParamOf<T>> gain, mean, rstd, dgain;
+};
+
+template <typename T, typename Tout>
 void Check(const Case& test, const CudaDevice& device, std::string_view mode, int64_t ddof,
            double offset = 0.1) {
   SCOPED_TRACE(std::string(mode) + ", first size " + std::to_string(test.size[0]) + ", " +
                std::to_string(sizeof(T)) + " to " + std::to_string(sizeof(Tout)) + " bytes, " +
                std::to_string(device.multiprocessors) + " multiprocessors");
-  using U = ParamOf<T>;
   const StandardizeWeightsShape shape = ShapeOf(test, mode, ddof, std::is_same_v<T, double>);
-  const int64_t size = shape.outputs * shape.fan_in;
-  Buffer<T> w(size), dw(size);
-  Buffer<Tout> w_hat(size), dw_hat(size);
-  Buffer<U> gain(shape.outputs), mean(shape.outputs), rstd(shape.outputs), dgain(shape.outputs);
+  Data<T, Tout> data(shape);
+  auto& [w, dw, w_hat, dw_hat, gain, mean, rstd, dgain] = data;
   std::mt19937 random(1);
   Fill(&w, &random, offset);
   Fill(&dw_hat, &random);
   Fill(&gain, &random, 1);
   cuda_emulation::launches = 0;
-  ASSERT_EQ(
-      (StandardizeWeightsForwardCuda<T, Tout>(
-          shape, {w.data(), gain.data(), w_hat.data(), mean.data(), rstd.data()}, device, nullptr)),
-      "");
-  ASSERT_EQ(
-      (StandardizeWeightsBackwardCuda<T, Tout>(
-          shape,
-          {dw_hat.data(), w.data(), gain.data(), mean.data(), rstd.data(), dw.data(), dgain.data()},
-          device, nullptr)),
-      "");
+  ASSERT_EQ(data.Forward(shape, device), "");
+  ASSERT_EQ(data.Backward(shape, device), "");
   EXPECT_EQ(cuda_emulation::launches, 2);
 
   const double unit = Arithmetic<T>();
@@ -171,22 +199,13 @@ TEST(EmulatedStandardizeWeights, EveryPairOfTypes) {
 TEST(EmulatedStandardizeWeights, Empty) {
   for (const Case& test : {Case{{3, 3, 4, 0}, {3}}, Case{{3, 3, 0, 4}, {3}}}) {
     StandardizeWeightsShape shape = ShapeOf(test, "add_to_variance", 0, false);
-    Buffer<float> w(0), gain(shape.outputs), mean(shape.outputs), rstd(shape.outputs);
-    Buffer<float> dgain(shape.outputs);
-    EXPECT_EQ((StandardizeWeightsForwardCuda<float, float>(
-                  shape, {w.data(), gain.data(), w.data(), mean.data(), rstd.data()}, kDevices[0],
-                  nullptr)),
-              "");
-    EXPECT_EQ(
-        (StandardizeWeightsBackwardCuda<float, float>(
-            shape,
-            {w.data(), w.data(), gain.data(), mean.data(), rstd.data(), w.data(), dgain.data()},
-            kDevices[0], nullptr)),
-        "");
+    Data<float, float> data(shape);
+    EXPECT_EQ(data.Forward(shape, kDevices[0]), "");
+    EXPECT_EQ(data.Backward(shape, kDevices[0]), "");
     for (int64_t o = 0; o < shape.outputs; ++o) {
-      EXPECT_EQ(mean[o], 0);
-      EXPECT_FLOAT_EQ(rstd[o], static_cast<float>(1 / std::sqrt(shape.epsilon)));
-      EXPECT_EQ(dgain[o], 0);
+      EXPECT_EQ(data.mean[o], 0);
+      EXPECT_FLOAT_EQ(data.rstd[o], static_cast<float>(1 / std::sqrt(shape.epsilon)));
+      EXPECT_EQ(data.dgain[o], 0);
     }
   }
 }

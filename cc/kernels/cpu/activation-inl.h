@@ -10,7 +10,7 @@
 
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
-#include "kernels/group_norm.h"
+#include "kernels/normalize.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tfgn {

@@ -17,33 +17,18 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
-template <typename T, typename Tout>
-struct BackwardTensors {
-  const Tout* dy;
-  const T* x;
-  const ParamOf<T>* gamma;
-  const ParamOf<T>* beta;
-  const ParamOf<T>* mean;
-  const ParamOf<T>* rstd;
-  const T* side;
-  T* dx;
-  ParamOf<T>* dgamma;
-  ParamOf<T>* dbeta;
-  T* dside;
-};
-
 template <typename T, typename Tout, class Activations>
 class BackwardPass {
   using CT = ParamOf<T>;
   enum Table { kMean, kScale, kBeta, kSlope, kOffset };
 
  public:
-  BackwardPass(const Normalization& p, const BackwardTensors<T, Tout>& t, void* workspace)
-      : p_(p), t_(t), layout_(p), scratch_(p, layout_, Scratch(workspace)) {
+  BackwardPass(const CpuPlan& plan, const BackwardTensors<T, Tout>& t, void* workspace)
+      : plan_(plan), p_(plan.p), t_(t), scratch_(plan, Scratch(workspace)) {
     // A sigmoid costs more than to keep dz, until it is needed again, in an output of its
     // precision.
     if constexpr (std::is_same_v<T, CT> && std::is_same_v<T, Tout>) {
-      if (p.activation == Activation::kSilu) {
+      if (p_.activation == Activation::kSilu) {
         kept_ = t.dside != nullptr ? t.dside : t.dx != t.x ? t.dx : nullptr;
       }
     }
@@ -51,8 +36,8 @@ class BackwardPass {
 
   void Run(const ParallelFor& parallel) const {
     const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
-    const int64_t groups = p_.groups, blocks = layout_.chunks * layout_.blocks;
-    const int64_t channels = p_.channels_per_group(), pieces = channels * layout_.channel_units;
+    const int64_t groups = p_.groups, blocks = plan_.chunks * plan_.blocks;
+    const int64_t channels = p_.channels_per_group(), pieces = channels * plan_.channel_units;
     const bool wants_elements = t_.dx != nullptr || (t_.dside != nullptr && kept_ == nullptr);
     const Stage prepare{
         groups, 64 * channels, [&](int64_t n, int64_t begin, int64_t end) {
@@ -84,7 +69,7 @@ class BackwardPass {
                                if (wants_elements) BackwardPieces(n, begin * pieces, end * pieces);
                              }};
 
-    if (layout_.by_columns) {
+    if (plan_.by_columns) {
       RunStages(parallel, p_.n, sample, prepare, sums_of_columns, finish, backward_columns);
     } else if (p_.a == 1 && AreTasks(parallel, p_.n * groups, sample / groups)) {
       RunStages(parallel, p_.n, sample, whole_groups);
@@ -103,7 +88,7 @@ class BackwardPass {
  private:
   // Sums of dz (i = 0) or dz * (x - mean) (i = 1) of a unit, per channel.
   double* Partial(int64_t n, int64_t unit, int64_t i) const {
-    return scratch_.partial + ((n * layout_.channel_units + unit) * 2 + i) * p_.c;
+    return scratch_.partial + ((n * plan_.channel_units + unit) * 2 + i) * p_.c;
   }
 
   // The gradients of beta (i = 0) and gamma (i = 1) by sample n.
@@ -130,7 +115,7 @@ class BackwardPass {
   template <class F>
   HWY_INLINE void Fill(int64_t n, Table table, int64_t first, int64_t last, F&& f) const {
     const int64_t channels = p_.channels_per_group();
-    FillChannels(p_, layout_, scratch_.tables.Row(n, table), first * channels, last * channels, f);
+    FillChannels(plan_, scratch_.tables.Row(n, table), first * channels, last * channels, f);
   }
 
   HWY_NOINLINE void Prepare(int64_t n, int64_t first, int64_t last) const {
@@ -157,7 +142,7 @@ class BackwardPass {
     ForEachVector(d, (last - first) * channels, [&](int64_t j, auto lanes) HWY_ATTR {
       const int64_t c = begin + j;
       auto dz = hn::Zero(d), dz_centered = hn::Zero(d);
-      for (int64_t unit = 0; unit < layout_.channel_units; ++unit) {
+      for (int64_t unit = 0; unit < plan_.channel_units; ++unit) {
         dz = hn::Add(dz, Read(d, Partial(n, unit, 0) + c, lanes));
         dz_centered = hn::Add(dz_centered, Read(d, Partial(n, unit, 1) + c, lanes));
       }
@@ -203,7 +188,7 @@ class BackwardPass {
   }
 
   Source<T, Tout> SourceAt(int64_t offset) const {
-    return Source<T, Tout>{t_.x, t_.dy, t_.side} + offset;
+    return Source<T, Tout>{t_.x, t_.dy, t_.side_input} + offset;
   }
 
   T* KeptAt(int64_t offset) const { return kept_ == nullptr ? nullptr : kept_ + offset; }
@@ -234,22 +219,22 @@ class BackwardPass {
   }
 
   HWY_NOINLINE void SumsOfColumns(int64_t n, int64_t item) const {
-    layout_.ForEachTile(item % layout_.blocks,
-                        [&](Tile tile) HWY_ATTR { SumsOfTile(n, item / layout_.blocks, tile); });
+    plan_.ForEachTile(item % plan_.blocks,
+                      [&](Tile tile) HWY_ATTR { SumsOfTile(n, item / plan_.blocks, tile); });
   }
 
   HWY_NOINLINE void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
     ColumnSums<CT> sums;
-    const int64_t row = p_.c * p_.b, rows = layout_.ChunkEnd(chunk) - layout_.ChunkBegin(chunk);
-    const int64_t offset = n * p_.a * row + layout_.ChunkBegin(chunk) * layout_.cols + tile.begin;
+    const int64_t row = p_.c * p_.b, rows = plan_.ChunkEnd(chunk) - plan_.ChunkBegin(chunk);
+    const int64_t offset = n * p_.a * row + plan_.ChunkBegin(chunk) * plan_.cols + tile.begin;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      AddGradientRows<activation()>(SourceAt(offset), KeptAt(offset), layout_.cols, rows,
-                                    tile.width, layout_.ChunkTail(chunk), ColumnsOf(n, tile), sums);
+      AddGradientRows<activation()>(SourceAt(offset), KeptAt(offset), plan_.cols, rows, tile.width,
+                                    plan_.ChunkTail(chunk), ColumnsOf(n, tile), sums);
     });
 
     double* const dz = Partial(n, chunk, 0);
     double* const dz_centered = Partial(n, chunk, 1);
-    if (p_.b == 1 && layout_.fold == 1) {
+    if (p_.b == 1 && plan_.fold == 1) {
       std::copy_n(sums.first, tile.width, dz + tile.begin);
       std::copy_n(sums.second, tile.width, dz_centered + tile.begin);
       return;
@@ -264,14 +249,14 @@ class BackwardPass {
   }
 
   HWY_NOINLINE void BackwardColumns(int64_t n, int64_t item) const {
-    const int64_t chunk = item / layout_.blocks, cols = layout_.cols;
-    const int64_t begin = layout_.ChunkBegin(chunk), end = layout_.ChunkEnd(chunk);
-    layout_.ForEachTile(item % layout_.blocks, [&](Tile tile) HWY_ATTR {
+    const int64_t chunk = item / plan_.blocks, cols = plan_.cols;
+    const int64_t begin = plan_.ChunkBegin(chunk), end = plan_.ChunkEnd(chunk);
+    plan_.ForEachTile(item % plan_.blocks, [&](Tile tile) HWY_ATTR {
       const auto k = ColumnsOf(n, tile);
       const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin;
       Backward(sample + begin * cols, cols, end - begin, tile.width, k);
-      if (layout_.ChunkTail(chunk) > 0) {
-        Backward(sample + end * cols, cols, 1, layout_.ChunkTail(chunk), k);
+      if (plan_.ChunkTail(chunk) > 0) {
+        Backward(sample + end * cols, cols, 1, plan_.ChunkTail(chunk), k);
       }
     });
   }
@@ -286,29 +271,29 @@ class BackwardPass {
   HWY_NOINLINE void SumsOfPieces(int64_t n, int64_t begin, int64_t end) const {
     const int64_t sample = n * p_.a * p_.c * p_.b;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      Layout::ForEachPiece(begin, end, p_.c, p_.b,
-                           [&](int64_t offset, int64_t length, int64_t c, int64_t unit) HWY_ATTR {
-                             const ChannelSums sums = GradientSums<activation()>(
-                                 SourceAt(sample + offset), KeptAt(sample + offset), length,
-                                 UniformOf(n, c));
-                             Partial(n, unit, 0)[c] = sums.dz;
-                             Partial(n, unit, 1)[c] = sums.dz_centered;
-                           });
+      CpuPlan::ForEachPiece(begin, end, p_.c, p_.b,
+                            [&](int64_t offset, int64_t length, int64_t c, int64_t unit) HWY_ATTR {
+                              const ChannelSums sums = GradientSums<activation()>(
+                                  SourceAt(sample + offset), KeptAt(sample + offset), length,
+                                  UniformOf(n, c));
+                              Partial(n, unit, 0)[c] = sums.dz;
+                              Partial(n, unit, 1)[c] = sums.dz_centered;
+                            });
     });
   }
 
   HWY_NOINLINE void BackwardPieces(int64_t n, int64_t begin, int64_t end) const {
     const int64_t sample = n * p_.a * p_.c * p_.b;
-    Layout::ForEachPiece(begin, end, p_.c, p_.b,
-                         [&](int64_t offset, int64_t length, int64_t c, int64_t) HWY_ATTR {
-                           Backward(sample + offset, length, 1, length, UniformOf(n, c));
-                         });
+    CpuPlan::ForEachPiece(begin, end, p_.c, p_.b,
+                          [&](int64_t offset, int64_t length, int64_t c, int64_t) HWY_ATTR {
+                            Backward(sample + offset, length, 1, length, UniformOf(n, c));
+                          });
   }
 
+  const CpuPlan& plan_;
   const Normalization& p_;
   const BackwardTensors<T, Tout>& t_;
-  const Layout layout_;
-  const BackwardScratch<CT> scratch_;
+  const PassScratch<BackwardTensors<T, Tout>> scratch_;
   T* kept_ = nullptr;  // dz, from the sums on
 };
 

@@ -30,7 +30,7 @@ HWY_NOINLINE Moments RunMoments(const T* x, int64_t length) {
   using CT = ParamOf<T>;
   const hn::ScalableTag<CT> d;
   // A few vectors at least: the fewer, the more a lane weighs that is unlike the rest.
-  const int64_t sampled = std::min(length, std::max<int64_t>(128, length / Layout::kShiftShare));
+  const int64_t sampled = std::min(length, std::max<int64_t>(128, length / CpuPlan::kShiftShare));
   const auto one_nth = hn::Set(d, CT(1) / static_cast<CT>(sampled));
   double shift = 0, unused = 0;
   SumRun<CT>(sampled, &shift, &unused, [&](int64_t j, auto lanes, auto& sum, auto&) HWY_ATTR {
@@ -70,31 +70,20 @@ HWY_NOINLINE void NormalizeRows(const T* x, const T* side, Tout* y, int64_t stri
   }
 }
 
-template <typename T, typename Tout>
-struct ForwardTensors {
-  const T* x;
-  const ParamOf<T>* gamma;
-  const ParamOf<T>* beta;
-  const T* side;
-  Tout* y;
-  ParamOf<T>* mean;
-  ParamOf<T>* rstd;
-};
-
 template <typename T, typename Tout, class Activations>
 class ForwardPass {
   using CT = ParamOf<T>;
   enum Table { kMean, kScale, kShift };
 
  public:
-  ForwardPass(const Normalization& p, const ForwardTensors<T, Tout>& t, void* workspace)
-      : p_(p), t_(t), layout_(p), scratch_(p, layout_, Scratch(workspace)) {}
+  ForwardPass(const CpuPlan& plan, const ForwardTensors<T, Tout>& t, void* workspace)
+      : plan_(plan), p_(plan.p), t_(t), scratch_(plan, Scratch(workspace)) {}
 
   void Run(const ParallelFor& parallel) const {
     const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T));
-    const int64_t groups = p_.groups, blocks = layout_.chunks * layout_.blocks;
-    const int64_t runs = layout_.group_units, pieces = p_.c / groups * layout_.channel_units;
-    const Stage finish{groups, 64 * (layout_.group_units + layout_.fold),
+    const int64_t groups = p_.groups, blocks = plan_.chunks * plan_.blocks;
+    const int64_t runs = plan_.group_units, pieces = p_.c / groups * plan_.channel_units;
+    const Stage finish{groups, 64 * (plan_.group_units + plan_.fold),
                        [&](int64_t n, int64_t begin, int64_t end) { Finish(n, begin, end); }};
     const Stage moments_of_columns{blocks, sample / blocks,
                                    [&](int64_t n, int64_t begin, int64_t end) {
@@ -117,9 +106,9 @@ class ForwardPass {
                                NormalizePieces(n, begin * pieces, end * pieces);
                              }};
 
-    if (layout_.moments_by_columns) {
+    if (plan_.moments_by_columns) {
       RunStages(parallel, p_.n, sample, moments_of_columns, finish, normalize_columns);
-    } else if (layout_.by_columns) {
+    } else if (plan_.by_columns) {
       RunStages(parallel, p_.n, sample, moments_of_runs, finish, normalize_columns);
     } else if (p_.a == 1 && AreTasks(parallel, p_.n * groups, sample / groups)) {
       RunStages(parallel, p_.n, sample, whole_groups);
@@ -131,21 +120,21 @@ class ForwardPass {
  private:
   // Means, or sums of squared deviations, of a unit, per group.
   double* Means(int64_t n, int64_t unit) const {
-    return scratch_.partial + (n * layout_.group_units + unit) * 2 * p_.groups;
+    return scratch_.partial + (n * plan_.group_units + unit) * 2 * p_.groups;
   }
   double* SquaredDeviations(int64_t n, int64_t unit) const { return Means(n, unit) + p_.groups; }
 
   // Numbers of a group in a unit. The last chunk has the partial row as well, on top of what may be
   // as many rows as in any other.
   int64_t UnitCount(int64_t unit) const {
-    if (layout_.moments_by_columns) {
+    if (plan_.moments_by_columns) {
       const int64_t group_cols = p_.channels_per_group() * p_.b;
-      const int64_t rows_of_chunk = layout_.fold * layout_.chunk_rows;
-      const bool is_last = unit == layout_.chunks - 1;
+      const int64_t rows_of_chunk = plan_.fold * plan_.chunk_rows;
+      const bool is_last = unit == plan_.chunks - 1;
       return group_cols * (is_last ? p_.a - unit * rows_of_chunk : rows_of_chunk);
     }
     const int64_t run = p_.channels_per_group() * p_.b;
-    return layout_.PieceLength(run, unit % Layout::Pieces(run));
+    return plan_.PieceLength(run, unit % CpuPlan::Pieces(run));
   }
 
   HWY_NOINLINE void Finish(int64_t n, int64_t first, int64_t last) const {
@@ -157,7 +146,7 @@ class ForwardPass {
       const int64_t g = first + j;
       double count = 0;
       auto mean = hn::Zero(d), m2 = hn::Zero(d);
-      for (int64_t unit = 0; unit < layout_.group_units; ++unit) {
+      for (int64_t unit = 0; unit < plan_.group_units; ++unit) {
         const double added = static_cast<double>(UnitCount(unit)), total = count + added;
         const double share = added / total;
         const auto delta = hn::Sub(Read(d, Means(n, unit) + g, lanes), mean);
@@ -195,10 +184,10 @@ class ForwardPass {
     const auto scale = [&](int64_t c, auto lanes) HWY_ATTR {
       return hn::Mul(scaled_rstd, ReadAffine(d, gamma, c, lanes, 1));
     };
-    FillChannels(p_, layout_, scratch_.tables.Row(n, kMean), begin, end,
+    FillChannels(plan_, scratch_.tables.Row(n, kMean), begin, end,
                  [&](int64_t, auto) HWY_ATTR { return mean; });
-    FillChannels(p_, layout_, scratch_.tables.Row(n, kScale), begin, end, scale);
-    FillChannels(p_, layout_, scratch_.tables.Row(n, kShift), begin, end,
+    FillChannels(plan_, scratch_.tables.Row(n, kScale), begin, end, scale);
+    FillChannels(plan_, scratch_.tables.Row(n, kShift), begin, end,
                  [&](int64_t c, auto lanes) HWY_ATTR {
                    return hn::NegMulAdd(error, scale(c, lanes), ReadAffine(d, beta, c, lanes, 0));
                  });
@@ -207,7 +196,7 @@ class ForwardPass {
   template <class K>
   HWY_INLINE void Normalize(int64_t offset, int64_t stride, int64_t rows, int64_t width,
                             const K& k) const {
-    const T* side = t_.side == nullptr ? nullptr : t_.side + offset;
+    const T* side = t_.side_input == nullptr ? nullptr : t_.side_input + offset;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
       NormalizeRows<activation()>(t_.x + offset, side, t_.y + offset, stride, rows, width, k);
     });
@@ -216,16 +205,16 @@ class ForwardPass {
   // --- by columns ---
 
   HWY_NOINLINE void MomentsOfColumns(int64_t n, int64_t item) const {
-    const int64_t chunk = item / layout_.blocks;
-    layout_.ForEachTile(item % layout_.blocks,
-                        [&](Tile tile) HWY_ATTR { MomentsOfTile(n, chunk, tile); });
+    const int64_t chunk = item / plan_.blocks;
+    plan_.ForEachTile(item % plan_.blocks,
+                      [&](Tile tile) HWY_ATTR { MomentsOfTile(n, chunk, tile); });
   }
 
   HWY_NOINLINE void MomentsOfTile(int64_t n, int64_t chunk, Tile tile) const {
     const hn::ScalableTag<CT> d;
-    const int64_t cols = layout_.cols, row = p_.c * p_.b, tail = layout_.ChunkTail(chunk);
-    const int64_t rows = layout_.ChunkEnd(chunk) - layout_.ChunkBegin(chunk);
-    const T* x = t_.x + n * p_.a * row + layout_.ChunkBegin(chunk) * cols + tile.begin;
+    const int64_t cols = plan_.cols, row = p_.c * p_.b, tail = plan_.ChunkTail(chunk);
+    const int64_t rows = plan_.ChunkEnd(chunk) - plan_.ChunkBegin(chunk);
+    const T* x = t_.x + n * p_.a * row + plan_.ChunkBegin(chunk) * cols + tile.begin;
     const int64_t ahead = kRowsAtOnce * cols;
     ColumnSums<CT> sums;
     HWY_ALIGN CT shift[ColumnSums<CT>::kWidth];
@@ -241,11 +230,11 @@ class ForwardPass {
     sums.Add(0, rows, tile.width, add);
     if (tail > 0) sums.Add(rows, rows + 1, tail, add);
 
-    const double rows_of_tensor = static_cast<double>(rows * layout_.fold + tail / row);
+    const double rows_of_tensor = static_cast<double>(rows * plan_.fold + tail / row);
     const int64_t group = p_.channels_per_group() * p_.b;
     double* const means = Means(n, chunk);
     double* const m2s = SquaredDeviations(n, chunk);
-    if (group == 1 && layout_.fold == 1) {  // ShiftedMoments for a vector of columns
+    if (group == 1 && plan_.fold == 1) {  // ShiftedMoments for a vector of columns
       const hn::ScalableTag<double> dd;
       const auto one_nth = hn::Set(dd, 1 / rows_of_tensor);
       ForEachVector(dd, tile.width, [&](int64_t j, auto lanes) HWY_ATTR {
@@ -278,36 +267,36 @@ class ForwardPass {
   HWY_NOINLINE void ShiftOfTile(const T* x, int64_t rows, Tile tile, CT* shift) const {
     const hn::ScalableTag<CT> d;
     const int64_t sampled =
-        std::min(rows, std::max(Layout::kShiftRows, layout_.chunk_rows / Layout::kShiftShare));
+        std::min(rows, std::max(CpuPlan::kShiftRows, plan_.chunk_rows / CpuPlan::kShiftShare));
     const auto one_nth = hn::Set(d, CT(1) / static_cast<CT>(sampled));
     ForEachVector(d, tile.width, [&](int64_t j, auto lanes) HWY_ATTR {
       auto mean = hn::Zero(d);
       for (int64_t r = 0; r < sampled; ++r) {
-        mean = hn::MulAdd(Read(d, x + r * layout_.cols + j, lanes), one_nth, mean);
+        mean = hn::MulAdd(Read(d, x + r * plan_.cols + j, lanes), one_nth, mean);
       }
       hn::Store(mean, d, shift + j);
     });
     const int64_t group = p_.channels_per_group() * p_.b, row = p_.c * p_.b;
-    if (group == 1 && layout_.fold == 1) return;
+    if (group == 1 && plan_.fold == 1) return;
     ForEachIn(tile, group, row, [&](int64_t, int64_t j, int64_t count) HWY_ATTR {
       const double sum = SumOfFolds(shift, j, count, row, tile.width);
-      const CT mean = static_cast<CT>(sum / static_cast<double>(count * layout_.fold));
+      const CT mean = static_cast<CT>(sum / static_cast<double>(count * plan_.fold));
       for (int64_t at = j; at < tile.width; at += row) std::fill_n(shift + at, count, mean);
     });
   }
 
   HWY_NOINLINE void NormalizeColumns(int64_t n, int64_t item) const {
-    const int64_t chunk = item / layout_.blocks, cols = layout_.cols;
-    const int64_t begin = layout_.ChunkBegin(chunk), end = layout_.ChunkEnd(chunk);
-    layout_.ForEachTile(item % layout_.blocks, [&](Tile tile) HWY_ATTR {
+    const int64_t chunk = item / plan_.blocks, cols = plan_.cols;
+    const int64_t begin = plan_.ChunkBegin(chunk), end = plan_.ChunkEnd(chunk);
+    plan_.ForEachTile(item % plan_.blocks, [&](Tile tile) HWY_ATTR {
       const auto table = [&](Table i) {
         return Columns<CT>{scratch_.tables.Row(n, i) + tile.begin};
       };
       const ForwardCoefficients<Columns<CT>> k = {table(kMean), table(kScale), table(kShift)};
       const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin;
       Normalize(sample + begin * cols, cols, end - begin, tile.width, k);
-      if (layout_.ChunkTail(chunk) > 0) {
-        Normalize(sample + end * cols, cols, 1, layout_.ChunkTail(chunk), k);
+      if (plan_.ChunkTail(chunk) > 0) {
+        Normalize(sample + end * cols, cols, 1, plan_.ChunkTail(chunk), k);
       }
     });
   }
@@ -316,12 +305,12 @@ class ForwardPass {
 
   HWY_NOINLINE void MomentsOfRuns(int64_t n, int64_t begin, int64_t end) const {
     const T* x = t_.x + n * p_.a * p_.c * p_.b;
-    Layout::ForEachPiece(begin, end, p_.groups, p_.channels_per_group() * p_.b,
-                         [&](int64_t offset, int64_t length, int64_t g, int64_t unit) HWY_ATTR {
-                           const Moments m = RunMoments(x + offset, length);
-                           Means(n, unit)[g] = m.mean;
-                           SquaredDeviations(n, unit)[g] = m.m2;
-                         });
+    CpuPlan::ForEachPiece(begin, end, p_.groups, p_.channels_per_group() * p_.b,
+                          [&](int64_t offset, int64_t length, int64_t g, int64_t unit) HWY_ATTR {
+                            const Moments m = RunMoments(x + offset, length);
+                            Means(n, unit)[g] = m.mean;
+                            SquaredDeviations(n, unit)[g] = m.m2;
+                          });
   }
 
   HWY_NOINLINE void NormalizePieces(int64_t n, int64_t begin, int64_t end) const {
@@ -329,17 +318,17 @@ class ForwardPass {
     const CT* const mean = scratch_.tables.Row(n, kMean);
     const CT* const scale = scratch_.tables.Row(n, kScale);
     const CT* const shift = scratch_.tables.Row(n, kShift);
-    Layout::ForEachPiece(
+    CpuPlan::ForEachPiece(
         begin, end, p_.c, p_.b, [&](int64_t offset, int64_t length, int64_t c, int64_t) HWY_ATTR {
           const ForwardCoefficients<Uniform<CT>> k = {{mean[c]}, {scale[c]}, {shift[c]}};
           Normalize(sample + offset, length, 1, length, k);
         });
   }
 
+  const CpuPlan& plan_;
   const Normalization& p_;
   const ForwardTensors<T, Tout>& t_;
-  const Layout layout_;
-  const ForwardScratch<CT> scratch_;
+  const PassScratch<ForwardTensors<T, Tout>> scratch_;
 };
 
 }  // namespace

@@ -4,7 +4,8 @@
 
 namespace tfgn {
 
-Layout::Layout(const Normalization& p) {
+CpuPlan::CpuPlan(const Normalization& normalization) : p(normalization) {
+  if (p.empty()) return;
   // Columns need rows to add up, runs need a few vectors' worth of neighbours.
   constexpr int64_t kManyRows = 16;
   constexpr int64_t kVector = 16;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/normalize.h"
 #include "kernels/scratch.h"
@@ -33,7 +34,7 @@ struct Tile {
 
 // How a tensor is cut into units that are summed each on its own and then merged in order. Depends
 // on the shape alone, so neither the number of threads nor the schedule changes a result.
-struct Layout {
+struct CpuPlan {
   // Columns are processed in tiles whose sums fit in L1: 1024 floats are 4 KiB a table.
   static constexpr int64_t kTile = 1024;
   // A sum takes at most this many floats before it goes on in double.
@@ -46,14 +47,20 @@ struct Layout {
   static constexpr int64_t kShiftShare = 16;
   static constexpr int64_t kShiftRows = 8;
 
-  explicit Layout(const Normalization& p);
+  // Of an empty Normalization, which has no work, nothing but p is set.
+  explicit CpuPlan(const Normalization& normalization);
+
+  Normalization p;
+  // Empty, or the sizes of a tensor that is transposed on its way, as StandardizeWeightsShape has
+  // them: p is of the transposed copy.
+  std::vector<int64_t> runs;
 
   // By columns: a sample is a matrix of A rows of C * B columns, summed down its columns. Narrow
   // rows are folded: `fold` of them make one. Otherwise by runs: B neighbours (or those of a whole
   // group) are summed across the lanes of a vector.
-  bool by_columns;
+  bool by_columns = false;
   // The moments of groups: by runs also where every group is one (A = 1).
-  bool moments_by_columns;
+  bool moments_by_columns = false;
 
   // By columns. A unit is a chunk of rows.
   int64_t fold = 1;  // rows of the tensor per row of the matrix
@@ -101,11 +108,11 @@ struct Layout {
   }
 
   // Units per sample that give partial results for each group (forward), each channel (backward).
-  int64_t group_units, channel_units;
+  int64_t group_units = 1, channel_units = 1;
 
   // Columns of a table that holds a number per channel: by columns one for each of the matrix.
-  int64_t table_width;
-  int64_t columns_per_channel;
+  int64_t table_width = 0;
+  int64_t columns_per_channel = 1;
 };
 
 // Tables of coefficients, a row of CT each, padded so that the vector that begins in the last
@@ -114,8 +121,8 @@ template <typename CT>
 struct Tables {
   static constexpr int64_t kVector = 64 / sizeof(CT);
 
-  Tables(const Layout& layout, int64_t samples, int64_t per_sample, Scratch& scratch)
-      : stride((layout.table_width + 2 * kVector - 1) / kVector * kVector),
+  Tables(const CpuPlan& plan, int64_t samples, int64_t per_sample, Scratch& scratch)
+      : stride((plan.table_width + 2 * kVector - 1) / kVector * kVector),
         per_sample(per_sample),
         memory(scratch.Take<CT>(samples * per_sample * stride)) {}
 
@@ -125,43 +132,35 @@ struct Tables {
   CT* memory;
 };
 
-// What a forward pass keeps in scratch memory.
-template <typename CT>
-struct ForwardScratch {
-  ForwardScratch(const Normalization& p, const Layout& layout, Scratch scratch)
-      : partial(scratch.Take<double>(p.n * layout.group_units * 2 * p.groups)),
-        tables(layout, p.n, 3, scratch),
+// What a pass keeps in scratch memory. Without memory it adds up the bytes.
+template <class Tensors>
+struct PassScratch;
+
+template <typename T, typename Tout>
+struct PassScratch<ForwardTensors<T, Tout>> {
+  PassScratch(const CpuPlan& plan, Scratch scratch)
+      : partial(scratch.Take<double>(plan.p.n * plan.group_units * 2 * plan.p.groups)),
+        tables(plan, plan.p.n, 3, scratch),
         bytes(scratch.used()) {}
 
-  double* partial;    // [N, units, (mean, m2), G]
-  Tables<CT> tables;  // mean, scale, shift
+  double* partial;            // [N, units, (mean, m2), G]
+  Tables<ParamOf<T>> tables;  // mean, scale, shift
   int64_t bytes;
 };
 
-// What a backward pass keeps in scratch memory.
-template <typename CT>
-struct BackwardScratch {
-  BackwardScratch(const Normalization& p, const Layout& layout, Scratch scratch)
-      : partial(scratch.Take<double>(p.n * layout.channel_units * 2 * p.c)),
-        channels(scratch.Take<double>(p.n * 2 * p.c)),
-        tables(layout, p.n, 5, scratch),
+template <typename T, typename Tout>
+struct PassScratch<BackwardTensors<T, Tout>> {
+  PassScratch(const CpuPlan& plan, Scratch scratch)
+      : partial(scratch.Take<double>(plan.p.n * plan.channel_units * 2 * plan.p.c)),
+        channels(scratch.Take<double>(plan.p.n * 2 * plan.p.c)),
+        tables(plan, plan.p.n, 5, scratch),
         bytes(scratch.used()) {}
 
-  double* partial;    // [N, units, (sum dz, sum dz * (x - mean)), C]
-  double* channels;   // [N, (dbeta, dgamma), C]
-  Tables<CT> tables;  // mean, scale, beta, slope, offset
+  double* partial;            // [N, units, (sum dz, sum dz * (x - mean)), C]
+  double* channels;           // [N, (dbeta, dgamma), C]
+  Tables<ParamOf<T>> tables;  // mean, scale, beta, slope, offset
   int64_t bytes;
 };
-
-// Bytes of scratch memory of a pass with parameters of type CT.
-template <typename CT>
-int64_t ForwardWorkspace(const Normalization& p) {
-  return p.empty() ? 0 : ForwardScratch<CT>(p, Layout(p), Scratch()).bytes;
-}
-template <typename CT>
-int64_t BackwardWorkspace(const Normalization& p) {
-  return p.empty() ? 0 : BackwardScratch<CT>(p, Layout(p), Scratch()).bytes;
-}
 
 }  // namespace tfgn
 

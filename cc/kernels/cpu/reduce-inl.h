@@ -55,13 +55,13 @@ struct Uniform {
 
 // How many rows are summed between a load and a store of the sums.
 constexpr int64_t kRowsAtOnce = 8;
-static_assert(Layout::kFloatRows % kRowsAtOnce == 0, "");
+static_assert(CpuPlan::kFloatRows % kRowsAtOnce == 0, "");
 
 // Two sums per column of a tile.
 template <typename CT>
 class ColumnSums {
  public:
-  static constexpr int64_t kWidth = Layout::kTile + HWY_MAX_BYTES / sizeof(float);
+  static constexpr int64_t kWidth = CpuPlan::kTile + HWY_MAX_BYTES / sizeof(float);
 
   // Up to the width of the first Add.
   HWY_ALIGN double first[kWidth], second[kWidth];
@@ -70,8 +70,8 @@ class ColumnSums {
   // [j, j + lanes) to the vectors sum1 and sum2.
   template <class F>
   HWY_INLINE void Add(int64_t begin, int64_t end, int64_t width, F&& f) {
-    for (int64_t r = begin; r < end; r += Layout::kFloatRows) {
-      AddFloatRows(r, std::min(end, r + Layout::kFloatRows), width, f);
+    for (int64_t r = begin; r < end; r += CpuPlan::kFloatRows) {
+      AddFloatRows(r, std::min(end, r + CpuPlan::kFloatRows), width, f);
       MoveTo(first_part_, width, first);
       MoveTo(second_part_, width, second);
       empty_ = false;
@@ -158,7 +158,7 @@ HWY_INLINE void SumRun(int64_t length, double* first_total, double* second_total
   const hn::ScalableTag<CT> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   // Two pairs of sums hide the latency of an addition.
-  const int64_t step = 2 * lanes * Layout::kFloatRows;
+  const int64_t step = 2 * lanes * CpuPlan::kFloatRows;
   for (int64_t begin = 0; begin < length; begin += step) {
     const int64_t end = std::min(length, begin + step);
     auto first0 = hn::Zero(d), second0 = hn::Zero(d), first1 = hn::Zero(d), second1 = hn::Zero(d);

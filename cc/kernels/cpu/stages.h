@@ -1,5 +1,5 @@
 // How work goes to threads. None of it changes a result: what is summed with what is fixed by
-// Layout.
+// CpuPlan.
 #ifndef TFGN_KERNELS_CPU_STAGES_H_
 #define TFGN_KERNELS_CPU_STAGES_H_
 

@@ -20,10 +20,9 @@ namespace {
 // f(c, lanes), a vector of doubles for channels [c, c + lanes), goes to the columns of channels
 // [begin, end) in a row of a table.
 template <typename CT, class F>
-HWY_INLINE void FillChannels(const Normalization& p, const Layout& layout, CT* row, int64_t begin,
-                             int64_t end, F&& f) {
+HWY_INLINE void FillChannels(const CpuPlan& plan, CT* row, int64_t begin, int64_t end, F&& f) {
   const hn::ScalableTag<double> d;
-  const int64_t columns = layout.columns_per_channel;
+  const int64_t columns = plan.columns_per_channel;
   ForEachVector(d, end - begin, [&](int64_t j, auto lanes) HWY_ATTR {
     const auto values = f(begin + j, lanes);
     if (columns == 1) {
@@ -37,8 +36,9 @@ HWY_INLINE void FillChannels(const Normalization& p, const Layout& layout, CT* r
       }
     }
   });
-  for (int64_t fold = 1; fold < layout.fold; ++fold) {
-    std::copy(row + begin * columns, row + end * columns, row + (fold * p.c + begin) * columns);
+  for (int64_t fold = 1; fold < plan.fold; ++fold) {
+    std::copy(row + begin * columns, row + end * columns,
+              row + (fold * plan.p.c + begin) * columns);
   }
 }
 

@@ -10,7 +10,8 @@ namespace {
 
 template <typename T>
 struct BackwardArgs : Work {
-  CudaBackwardTensors<T> t;
+  ErasedBackwardTensors<T> t;
+  ElementType dy_type;
   bool direct_affine;        // AffineGradientsAreOfGroups
   ParamOf<T>* group_sums;    // [N, G, parts] of GroupSums
   ParamOf<T>* channel_sums;  // [sample_blocks, chunks, (dz, dz * xhat), C], or null
@@ -127,17 +128,17 @@ class BackwardBlock : Block<BackwardArgs<T>> {
           const Lanes all = {true, 0, V};
           if (!kFirst && w_.plan.held) {
             Load(HeldVector(InShared<T>(0), V, slot), slots, live, all, x);
-            WithElements<CT>(w_.t.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
+            WithElements<CT>(w_.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
               Load(HeldVector(dy, V, slot), slots, live, all, dz);
             });
           } else {
             Load(w_.t.x + at, stride, live, lanes, x);
-            WithElements<CT>(w_.t.dy_type, w_.t.dy,
+            WithElements<CT>(w_.dy_type, w_.t.dy,
                              [&](const auto* dy) { Load(dy + at, stride, live, lanes, dz); });
           }
           if (kFirst && w_.plan.held) {
             Store(HeldVector(InShared<T>(0), V, slot), slots, live, all, x);
-            WithElements<CT>(w_.t.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
+            WithElements<CT>(w_.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
               Store(HeldVector(dy, V, slot), slots, live, all, dz);
             });
           }
@@ -164,9 +165,9 @@ class BackwardBlock : Block<BackwardArgs<T>> {
 #pragma unroll
         for (int l = 0; l < V; ++l) z[u][l] = x[u][l] * k.scale[l] + k.beta[l];
       }
-      if (w_.t.side != nullptr) {
+      if (w_.t.side_input != nullptr) {
         CT side[kBatch][V];
-        Load(w_.t.side + at, stride, live, lanes, side);
+        Load(w_.t.side_input + at, stride, live, lanes, side);
         ForEachElement(z, side, [](CT a, CT b) { return a + b; });
       }
       ActivateBackward(w_.p.activation, z, dy);
@@ -319,10 +320,9 @@ class BackwardBlock : Block<BackwardArgs<T>> {
   }
 
   __device__ void FinishGroup(int g, const Sums& sums) const {
-    const double size = static_cast<double>(w_.plan.group_channels) * static_cast<double>(w_.p.a) *
-                        static_cast<double>(w_.p.b);
+    const double size = static_cast<double>(w_.p.group_size());
     const double rstd = w_.t.rstd[Statistic(g)];
-    const double slope = sums.dz_centered * RstdSlopeOf(w_.p, rstd, size);
+    const double slope = sums.dz_centered * w_.p.RstdSlope(rstd);
     const double offset = -rstd * sums.dz / size;
     results()[g] = {static_cast<CT>(slope), static_cast<CT>(offset), 0, 0};
     if (!w_.direct_affine || part_.part != 0) return;
@@ -373,66 +373,52 @@ class BackwardBlock : Block<BackwardArgs<T>> {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kCudaMaxThreads, 2)
+__global__ void __launch_bounds__(kCudaMaxThreads, kCudaBackwardBlocks)
     BackwardKernel(const __grid_constant__ BackwardArgs<T> args) {
   BackwardBlock<T>(args).Run();
-}
-
-template <typename T>
-CudaPass BackwardPassOf(ElementType dy_type, bool one_launch) {
-  return {sizeof(T), sizeof(T), SizeOf(dy_type), sizeof(ParamOf<T>), one_launch};
 }
 
 }  // namespace
 }  // namespace cuda
 
 template <typename T>
-int64_t CudaBackwardWorkspace(const Normalization& p, ElementType dy_type, bool one_launch,
-                              const CudaDevice& device) {
-  if (p.empty()) return 0;
-  const CudaPass pass = cuda::BackwardPassOf<T>(dy_type, one_launch);
-  return CudaScratch(p, pass, PlanCuda(p, pass, device)).bytes;
-}
-
-template <typename T>
-std::string NormalizeBackwardCuda(const Normalization& p, const CudaBackwardTensors<T>& tensors,
-                                  const CudaCall& call) {
+std::string LaunchBackward(const Normalization& p, const CudaPlan& plan,
+                           const ErasedBackwardTensors<T>& tensors, ElementType dy_type,
+                           void* workspace, void* stream) {
   using CT = ParamOf<T>;
-  CudaBackwardTensors<T> t = tensors;
+  ErasedBackwardTensors<T> t = tensors;
   if (p.gamma == Affine::kAbsent) t.dgamma = nullptr;
   if (p.beta == Affine::kAbsent) t.dbeta = nullptr;
   if (p.empty()) {
     constexpr int64_t kSize = sizeof(CT);
-    std::string error = cuda::FillWithZeros(t.dgamma, p.affine_size(p.gamma) * kSize, call.stream);
+    std::string error = cuda::FillWithZeros(t.dgamma, p.affine_size(p.gamma) * kSize, stream);
     if (!error.empty()) return error;
-    return cuda::FillWithZeros(t.dbeta, p.affine_size(p.beta) * kSize, call.stream);
+    return cuda::FillWithZeros(t.dbeta, p.affine_size(p.beta) * kSize, stream);
   }
-  const CudaPass pass = cuda::BackwardPassOf<T>(t.dy_type, call.one_launch);
   cuda::BackwardArgs<T> args = {};
   args.p = p;
-  args.plan = PlanCuda(p, pass, call.device);
-  args.vectors = cuda::IsAligned(t.x, 16) && cuda::IsAligned(t.side, 16) &&
+  args.plan = plan;
+  args.vectors = cuda::IsAligned(t.x, 16) && cuda::IsAligned(t.side_input, 16) &&
                  cuda::IsAligned(t.dx, 16) && cuda::IsAligned(t.dside, 16) &&
-                 cuda::IsAligned(t.dy, args.plan.vector * SizeOf(t.dy_type));
+                 cuda::IsAligned(t.dy, plan.vector * SizeOf(dy_type));
   args.t = t;
+  args.dy_type = dy_type;
   args.direct_affine = AffineGradientsAreOfGroups(p);
-  const CudaScratch scratch(p, pass, args.plan, call.workspace);
+  const CudaScratch scratch(p, plan, workspace);
   args.group_sums = static_cast<CT*>(scratch.group_sums);
   const bool wants_affine = t.dgamma != nullptr || t.dbeta != nullptr;
   if (wants_affine) args.channel_sums = static_cast<CT*>(scratch.channel_sums);
-  std::string error = cuda::LaunchPass(cuda::BackwardKernel<T>, args, call.stream);
+  std::string error = cuda::LaunchPass(cuda::BackwardKernel<T>, args, stream);
   if (!error.empty() || !wants_affine || args.direct_affine) return error;
-  const cuda::AffineArgs<CT> affine = {
-      args.plan.sample_blocks, args.plan.chunks,  p.c,
-      args.channel_sums,       {p.beta, p.gamma}, {t.dbeta, t.dgamma}};
-  return cuda::LaunchAffine(affine, call.stream);
+  const cuda::AffineArgs<CT> affine = {plan.sample_blocks, plan.chunks,       p.c,
+                                       args.channel_sums,  {p.beta, p.gamma}, {t.dbeta, t.dgamma}};
+  return cuda::LaunchAffine(affine, stream);
 }
 
-#define TFGN_INSTANTIATE(T)                                                          \
-  template int64_t CudaBackwardWorkspace<T>(const Normalization&, ElementType, bool, \
-                                            const CudaDevice&);                      \
-  template std::string NormalizeBackwardCuda<T>(const Normalization&,                \
-                                                const CudaBackwardTensors<T>&, const CudaCall&);
+#define TFGN_INSTANTIATE(T)                                                                   \
+  template std::string LaunchBackward<T>(const Normalization&, const CudaPlan&,               \
+                                         const ErasedBackwardTensors<T>&, ElementType, void*, \
+                                         void*);
 TFGN_FOR_EACH_DTYPE(TFGN_INSTANTIATE)
 #undef TFGN_INSTANTIATE
 

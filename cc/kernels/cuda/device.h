@@ -1,4 +1,4 @@
-// The CUDA device that kernels are planned for.
+// The CUDA device that kernels are planned for and run on.
 #ifndef TFGN_KERNELS_CUDA_DEVICE_H_
 #define TFGN_KERNELS_CUDA_DEVICE_H_
 
@@ -15,6 +15,13 @@ struct CudaDevice {
   int64_t shared_per_block = 48 << 10;  // the most that a kernel can ask for
   int64_t shared_per_multiprocessor = 48 << 10;
   int64_t l2_bytes = 0;
+};
+
+// Where a kernel runs: a cudaStream_t of the calling thread's current device, which `device`
+// describes.
+struct CudaQueue {
+  CudaDevice device;
+  void* stream = nullptr;
 };
 
 // Fills *device with the properties of the calling thread's current device and returns "", or

@@ -10,7 +10,8 @@ namespace {
 
 template <typename T>
 struct ForwardArgs : Work {
-  CudaForwardTensors<T> t;
+  ErasedForwardTensors<T> t;
+  ElementType y_type;
   ParamOf<T>* group_sums;  // [N, G, parts] of CudaMoments
 };
 
@@ -182,10 +183,8 @@ class ForwardBlock : Block<ForwardArgs<T>> {
   }
 
   __device__ void FinishGroup(int g, const Sums& sums) const {
-    const double size = static_cast<double>(w_.plan.group_channels) * static_cast<double>(w_.p.a) *
-                        static_cast<double>(w_.p.b);
     const double mean = static_cast<double>(sums.mean) + static_cast<double>(sums.rest);
-    const double rstd = RstdOf(w_.p, sums.m2, size);
+    const double rstd = w_.p.Rstd(sums.m2);
     const CT rounded = static_cast<CT>(mean);
     const CT error = static_cast<CT>(static_cast<double>(sums.mean) - rounded + sums.rest);
     statistics()[g] = {rounded, error, static_cast<CT>(rstd), 0};
@@ -226,17 +225,17 @@ class ForwardBlock : Block<ForwardArgs<T>> {
           } else {
             Load(w_.t.x + at, stride, live, lanes, z);
           }
-          if (w_.t.side != nullptr) Load(w_.t.side + at, stride, live, lanes, side);
+          if (w_.t.side_input != nullptr) Load(w_.t.side_input + at, stride, live, lanes, side);
 #pragma unroll
           for (int u = 0; u < kBatch; ++u) {
 #pragma unroll
             for (int l = 0; l < V; ++l) {
               z[u][l] = (z[u][l] - k.mean[l]) * k.scale[l] + k.shift[l];
-              if (w_.t.side != nullptr) z[u][l] += side[u][l];
+              if (w_.t.side_input != nullptr) z[u][l] += side[u][l];
             }
           }
           Activate(w_.p.activation, z);
-          WithElements<CT>(w_.t.y_type, w_.t.y,
+          WithElements<CT>(w_.y_type, w_.t.y,
                            [&](auto* y) { Store(y + at, stride, live, lanes, z); });
         });
     *held += s.count;
@@ -270,14 +269,9 @@ class ForwardBlock : Block<ForwardArgs<T>> {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kCudaMaxThreads, 3)
+__global__ void __launch_bounds__(kCudaMaxThreads, kCudaForwardBlocks)
     ForwardKernel(const __grid_constant__ ForwardArgs<T> args) {
   ForwardBlock<T>(args).Run();
-}
-
-template <typename T>
-CudaPass ForwardPassOf(ElementType y_type, bool one_launch) {
-  return {sizeof(T), SizeOf(y_type), 0, sizeof(ParamOf<T>), one_launch};
 }
 
 template <typename CT>
@@ -308,34 +302,25 @@ std::string FillStatistics(const Normalization& p, CT* mean, CT* rstd, void* str
 }  // namespace cuda
 
 template <typename T>
-int64_t CudaForwardWorkspace(const Normalization& p, ElementType y_type, bool one_launch,
-                             const CudaDevice& device) {
-  if (p.empty()) return 0;
-  const CudaPass pass = cuda::ForwardPassOf<T>(y_type, one_launch);
-  return CudaScratch(p, pass, PlanCuda(p, pass, device)).bytes;
-}
-
-template <typename T>
-std::string NormalizeForwardCuda(const Normalization& p, const CudaForwardTensors<T>& tensors,
-                                 const CudaCall& call) {
-  if (p.empty()) return cuda::FillStatistics(p, tensors.mean, tensors.rstd, call.stream);
-  const CudaPass pass = cuda::ForwardPassOf<T>(tensors.y_type, call.one_launch);
+std::string LaunchForward(const Normalization& p, const CudaPlan& plan,
+                          const ErasedForwardTensors<T>& tensors, ElementType y_type,
+                          void* workspace, void* stream) {
+  if (p.empty()) return cuda::FillStatistics(p, tensors.mean, tensors.rstd, stream);
   cuda::ForwardArgs<T> args = {};
   args.p = p;
-  args.plan = PlanCuda(p, pass, call.device);
-  args.vectors = cuda::IsAligned(tensors.x, 16) && cuda::IsAligned(tensors.side, 16) &&
-                 cuda::IsAligned(tensors.y, args.plan.vector * SizeOf(tensors.y_type));
+  args.plan = plan;
+  args.vectors = cuda::IsAligned(tensors.x, 16) && cuda::IsAligned(tensors.side_input, 16) &&
+                 cuda::IsAligned(tensors.y, plan.vector * SizeOf(y_type));
   args.t = tensors;
-  args.group_sums =
-      static_cast<ParamOf<T>*>(CudaScratch(p, pass, args.plan, call.workspace).group_sums);
-  return cuda::LaunchPass(cuda::ForwardKernel<T>, args, call.stream);
+  args.y_type = y_type;
+  args.group_sums = static_cast<ParamOf<T>*>(CudaScratch(p, plan, workspace).group_sums);
+  return cuda::LaunchPass(cuda::ForwardKernel<T>, args, stream);
 }
 
-#define TFGN_INSTANTIATE(T)                                                                        \
-  template int64_t CudaForwardWorkspace<T>(const Normalization&, ElementType, bool,                \
-                                           const CudaDevice&);                                     \
-  template std::string NormalizeForwardCuda<T>(const Normalization&, const CudaForwardTensors<T>&, \
-                                               const CudaCall&);
+#define TFGN_INSTANTIATE(T)                                                                 \
+  template std::string LaunchForward<T>(const Normalization&, const CudaPlan&,              \
+                                        const ErasedForwardTensors<T>&, ElementType, void*, \
+                                        void*);
 TFGN_FOR_EACH_DTYPE(TFGN_INSTANTIATE)
 #undef TFGN_INSTANTIATE
 

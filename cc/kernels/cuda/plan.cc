@@ -1,7 +1,10 @@
 #include "kernels/cuda/plan.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <map>
+#include <mutex>
 #include <numeric>
 
 namespace tfgn {
@@ -25,8 +28,8 @@ int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
 class Planner {
  public:
-  Planner(const Normalization& p, const CudaPass& pass, const CudaDevice& device)
-      : p_(p), pass_(pass), device_(device), vector_(16 / pass.element_size) {
+  Planner(const Normalization& p, const CudaTraits& traits, const CudaDevice& device)
+      : p_(p), traits_(traits), device_(device), vector_(16 / traits.element_size) {
     // Rows amortize what a thread sets up for its columns, long runs fill warps.
     by_columns_ = p.b < 128 || (p.a >= 16 && p.b < 256);
     if (by_columns_) {
@@ -39,7 +42,7 @@ class Planner {
 
   CudaPlan Best() {
     const int64_t channels = p_.channels_per_group();
-    const int64_t bytes_of_unit = unit_ * (by_columns_ ? p_.b : 1) * pass_.element_size;
+    const int64_t bytes_of_unit = unit_ * (by_columns_ ? p_.b : 1) * traits_.element_size;
     for (int64_t units = 1;; units *= 2) {
       const int64_t strip = std::min(p_.c, units * unit_);
       const bool cut = channels > max_share_;
@@ -50,7 +53,7 @@ class Planner {
         if (parts > 1 && device_.compute_capability < 90) break;
         for (bool held : {true, false}) Consider(strip, parts, true, held);
       }
-      if (!pass_.one_launch) Consider(strip, SplitParts(strip), false, false);
+      if (!traits_.one_launch) Consider(strip, SplitParts(strip), false, false);
       if (strip == p_.c) break;
     }
     Repeat(&best_);
@@ -60,7 +63,7 @@ class Planner {
  private:
   // A strip is a multiple of the unit: whole groups that make whole vectors, where they can.
   void FindUnitOfColumns() {
-    const int64_t max_columns = kMaxColumnBytes / pass_.param_size;
+    const int64_t max_columns = kMaxColumnBytes / traits_.param_size;
     const int64_t group = p_.channels_per_group() * p_.b;
     unit_ = p_.channels_per_group();
     max_share_ = std::max<int64_t>(1, max_columns / p_.b);
@@ -74,7 +77,7 @@ class Planner {
   int64_t Rows() const { return by_columns_ ? p_.a : p_.a * Pieces(); }
   int64_t Pieces() const { return CeilDiv(p_.b, Piece()); }
   int64_t Piece() const { return RoundUp(CeilDiv(p_.b, CeilDiv(p_.b, kPiece)), vector_); }
-  int64_t BytesPerElement() const { return pass_.element_size + pass_.gradient_size; }
+  int64_t BytesPerElement() const { return traits_.element_size + traits_.gradient_size; }
   int64_t ReadBytes() const { return p_.n * p_.a * p_.c * p_.b * BytesPerElement(); }
 
   int64_t SplitParts(int64_t strip) const {
@@ -109,6 +112,7 @@ class Planner {
 
   void Consider(int64_t strip, int64_t parts, bool one_launch, bool held) {
     CudaPlan plan;
+    plan.traits = traits_;
     plan.by_columns = by_columns_;
     plan.one_launch = one_launch;
     plan.held = held;
@@ -148,7 +152,7 @@ class Planner {
     if (per_thread > 1) per_thread = RoundUp(per_thread, kBatch);
     const int64_t down = CeilDiv(rows, per_thread);
     int64_t merged = vector_;
-    if (pass_.is_gradient()) {
+    if (traits_.is_gradient()) {
       merged = std::gcd(merged, p_.b);
     } else if (plan->shares == 1) {
       merged = std::gcd(merged, p_.channels_per_group() * p_.b);
@@ -192,15 +196,15 @@ class Planner {
       return static_cast<int>(std::min<int64_t>(begin, 1 << 30));
     };
     const int64_t held = plan->held ? int64_t{1} * plan->slots * plan->threads * vector_ : 0;
-    take(held * pass_.element_size);
-    plan->held_gradients = take(held * pass_.gradient_size);
+    take(held * traits_.element_size);
+    plan->held_gradients = take(held * traits_.gradient_size);
     plan->part = take(kCudaPartBytes);
     // Forward: mean in two parts and squared deviations, and a count per row. Backward: two sums.
-    const int64_t number = pass_.param_size, down = plan->down;
-    plan->entries =
-        take(number * (pass_.is_gradient() ? 2 * down * plan->keys : 3 * down * plan->keys + down));
-    plan->channel_sums = take(pass_.is_gradient() ? 2 * number * plan->share_channels : 0);
-    plan->affine_sums = take(pass_.is_gradient() ? 2 * number * plan->share_channels : 0);
+    const int64_t number = traits_.param_size, down = plan->down;
+    plan->entries = take(
+        number * (traits_.is_gradient() ? 2 * down * plan->keys : 3 * down * plan->keys + down));
+    plan->channel_sums = take(traits_.is_gradient() ? 2 * number * plan->share_channels : 0);
+    plan->affine_sums = take(traits_.is_gradient() ? 2 * number * plan->share_channels : 0);
     plan->group_sums = take(number * kCudaGroupNumbers * plan->groups);
     plan->group_results = take(number * kCudaGroupNumbers * plan->groups);
     if (at > device_.shared_per_block) return false;
@@ -208,8 +212,11 @@ class Planner {
     return true;
   }
 
-  // Blocks that a multiprocessor runs at a time: 80 registers a thread forward, 128 backward.
-  int64_t Resident(int threads) const { return (pass_.is_gradient() ? 512 : 768) / threads; }
+  // Blocks of `threads` threads that a multiprocessor runs at a time, for the registers they take.
+  int64_t Resident(int threads) const {
+    return (traits_.is_gradient() ? kCudaBackwardBlocks : kCudaForwardBlocks) * kCudaMaxThreads /
+           threads;
+  }
 
   // Gives blocks several samples where there are far more than the device runs at a time: they
   // start once, and add up the gradients of gamma and beta.
@@ -218,7 +225,7 @@ class Planner {
     const int64_t blocks = p_.n * plan->blocks_per_sample();
     const int64_t at_once = device_.multiprocessors * ResidentBlocks(*plan) * kRounds;
     const bool per_sample = p_.gamma == Affine::kPerSample || p_.beta == Affine::kPerSample;
-    if (plan->one_launch && !(pass_.is_gradient() && per_sample)) {
+    if (plan->one_launch && !(traits_.is_gradient() && per_sample)) {
       plan->samples = std::clamp<int64_t>(blocks / at_once, 1, p_.n);
     }
     plan->sample_blocks = CeilDiv(p_.n, plan->samples);
@@ -237,7 +244,7 @@ class Planner {
     const double multiprocessors = device_.multiprocessors;
     const double blocks = static_cast<double>(p_.n * plan.blocks_per_sample());
     const double read = static_cast<double>(ReadBytes());
-    const double written = read * pass_.output_size / static_cast<double>(BytesPerElement());
+    const double written = read * traits_.output_size / static_cast<double>(BytesPerElement());
     const int64_t resident = ResidentBlocks(plan);
     const double waves = blocks / (multiprocessors * static_cast<double>(resident));
 
@@ -260,13 +267,13 @@ class Planner {
   double Efficiency(const CudaPlan& plan) const {
     if (!by_columns_) return 1;
     const double aligned = plan.aligned ? 1 : 0.6;
-    const int64_t segment = plan.share_channels * p_.b * pass_.element_size;
+    const int64_t segment = plan.share_channels * p_.b * traits_.element_size;
     if (plan.strips * plan.shares == 1 || segment >= 128) return aligned;
     return aligned * (segment >= 64 ? 0.9 : segment >= 32 ? 0.75 : 0.4);
   }
 
   const Normalization& p_;
-  const CudaPass& pass_;
+  const CudaTraits& traits_;
   const CudaDevice& device_;
   const int64_t vector_;
   bool by_columns_ = true;
@@ -279,19 +286,49 @@ class Planner {
 
 }  // namespace
 
-CudaPlan PlanCuda(const Normalization& p, const CudaPass& pass, const CudaDevice& device) {
-  return Planner(p, pass, device).Best();
+CudaPlan PlanCuda(const Normalization& p, const CudaTraits& traits, const CudaDevice& device) {
+  // All that the planner looks at.
+  using Key = std::array<int64_t, 17>;
+  const Key key = {p.n,
+                   p.a,
+                   p.c,
+                   p.b,
+                   p.groups,
+                   static_cast<int64_t>(p.gamma),
+                   static_cast<int64_t>(p.beta),
+                   traits.element_size,
+                   traits.output_size,
+                   traits.gradient_size,
+                   traits.param_size,
+                   traits.one_launch,
+                   device.compute_capability,
+                   device.multiprocessors,
+                   device.shared_per_block,
+                   device.shared_per_multiprocessor,
+                   device.l2_bytes};
+  // Few programs have more shapes at a time; one that does plans them anew.
+  constexpr size_t kMostPlans = 4096;
+  static std::mutex mutex;
+  static auto* const plans = new std::map<Key, CudaPlan>;
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (const auto found = plans->find(key); found != plans->end()) return found->second;
+  }
+  const CudaPlan plan = Planner(p, traits, device).Best();
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (plans->size() >= kMostPlans) plans->clear();
+  plans->emplace(key, plan);
+  return plan;
 }
 
-CudaScratch::CudaScratch(const Normalization& p, const CudaPass& pass, const CudaPlan& plan,
-                         void* memory) {
+CudaScratch::CudaScratch(const Normalization& p, const CudaPlan& plan, void* memory) {
   Scratch scratch(memory);
   const auto numbers = [&](int64_t count) {
-    return static_cast<void*>(scratch.Take<char>(count * pass.param_size));
+    return static_cast<void*>(scratch.Take<char>(count * plan.traits.param_size));
   };
   if (!plan.one_launch) group_sums = numbers(p.n * p.groups * plan.parts * kCudaGroupNumbers);
   const bool has_affine = p.gamma != Affine::kAbsent || p.beta != Affine::kAbsent;
-  if (pass.is_gradient() && has_affine && !AffineGradientsAreOfGroups(p))
+  if (plan.traits.is_gradient() && has_affine && !AffineGradientsAreOfGroups(p))
     channel_sums = numbers(plan.sample_blocks * plan.chunks * 2 * p.c);
   bytes = scratch.used();
 }

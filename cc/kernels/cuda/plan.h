@@ -15,18 +15,20 @@
 
 namespace tfgn {
 
-// What a plan depends on besides the Normalization.
-struct CudaPass {
-  int element_size;         // of x
-  int output_size;          // of y or dx
-  int gradient_size;        // of dy; 0 in a forward pass
-  int param_size;           // of the type of all arithmetic
+// What a plan depends on besides the Normalization and the device. Sizes are in bytes.
+struct CudaTraits {
+  int element_size = 0;     // of x
+  int output_size = 0;      // of y or dx
+  int gradient_size = 0;    // of dy; 0 in a forward pass
+  int param_size = 0;       // of the type of all arithmetic
   bool one_launch = false;  // splitting over launches is not allowed
 
   bool is_gradient() const { return gradient_size > 0; }
 };
 
 struct CudaPlan {
+  CudaTraits traits;
+
   // By columns a row is one of A, of C * B columns, and a thread keeps to its columns down the
   // rows. By runs a row is a piece of the B neighbours of every channel, read by one warp.
   bool by_columns = true;
@@ -83,8 +85,14 @@ inline constexpr int kCudaMaxThreads = 256;
 // Blocks in a cluster that every device with clusters can run.
 inline constexpr int kCudaMaxCluster = 8;
 
-// For a Normalization that is not empty.
-CudaPlan PlanCuda(const Normalization& p, const CudaPass& pass, const CudaDevice& device);
+// Blocks of kCudaMaxThreads threads that a multiprocessor runs at a time: what leaves a thread the
+// registers that it needs, 80 forward and 128 backward. The compiler is held to it.
+inline constexpr int kCudaForwardBlocks = 3;
+inline constexpr int kCudaBackwardBlocks = 2;
+
+// For a Normalization that is not empty. Found once for every shape, device and traits: the search
+// takes longer than the launch of a kernel.
+CudaPlan PlanCuda(const Normalization& p, const CudaTraits& traits, const CudaDevice& device);
 
 // Whether the gradients of gamma and beta are sums over single groups.
 inline bool AffineGradientsAreOfGroups(const Normalization& p) {
@@ -94,8 +102,7 @@ inline bool AffineGradientsAreOfGroups(const Normalization& p) {
 
 // What a pass keeps in scratch memory: numbers of the type of its arithmetic.
 struct CudaScratch {
-  CudaScratch(const Normalization& p, const CudaPass& pass, const CudaPlan& plan,
-              void* memory = nullptr);
+  CudaScratch(const Normalization& p, const CudaPlan& plan, void* memory = nullptr);
 
   void* group_sums = nullptr;    // [N, G, parts, kCudaGroupNumbers]
   void* channel_sums = nullptr;  // [sample_blocks, chunks, (dz, dz * xhat), C]

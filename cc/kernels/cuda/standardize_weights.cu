@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   ForEachWarpsValue(MomentsOfWarp(own), [&](const CudaMoments<CT>& m) { all.Merge(m); });
   const double mean = static_cast<double>(all.mean) + static_cast<double>(all.rest);
-  const double rstd = RstdOf(args.p, all.m2, static_cast<double>(args.fan_in));
+  const double rstd = args.p.Rstd(all.m2);
   if (threadIdx.x == 0) {
     args.mean[output] = static_cast<CT>(mean);
     args.rstd[output] = static_cast<CT>(rstd);
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
     if (args.dw == nullptr) return;
     const double scale = gain * args.p.scale;
     const CT of_dw_hat = static_cast<CT>(rstd * scale);
-    const CT slope = static_cast<CT>(all.product * scale * RstdSlopeOf(args.p, rstd, size));
+    const CT slope = static_cast<CT>(all.product * scale * args.p.RstdSlope(rstd));
     const CT offset = static_cast<CT>(-rstd * scale * all.dw_hat / size);
     for (int64_t i = threadIdx.x; i < args.fan_in; i += kThreads) {
       const int64_t at = base + args.runs.Offset(0, i);
@@ -126,89 +126,66 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-std::string LaunchScattered(void (*kernel)(ScatteredArgs<T>), const StandardizeWeightsShape& shape,
-                            ScatteredArgs<T> args, void* stream) {
-  if (shape.runs.size() > Runs::kMax) {
+std::string LaunchPerOutput(void (*kernel)(ScatteredArgs<T>), const Normalization& p,
+                            const std::vector<int64_t>& runs, ScatteredArgs<T> args, void* stream) {
+  if (runs.size() > Runs::kMax) {
     return "w has more alternations of output-channel axes and others than the CUDA kernel can "
            "follow, 32";
   }
-  if (shape.outputs > INT32_MAX) return "w has more output channels than CUDA has blocks";
-  args.p = NormalizationOf(shape);
-  args.fan_in = shape.fan_in;
-  args.runs.count = static_cast<int>(shape.runs.size());
-  std::copy(shape.runs.begin(), shape.runs.end(), args.runs.size);
+  const int64_t outputs = p.c;
+  if (outputs > INT32_MAX) return "w has more output channels than CUDA has blocks";
+  args.p = p;
+  args.fan_in = p.b;
+  args.runs.count = static_cast<int>(runs.size());
+  std::copy(runs.begin(), runs.end(), args.runs.size);
   const int shared_bytes = kWarps * static_cast<int>(sizeof(CudaMoments<ParamOf<T>>));
-  return Launch(kernel, {shape.outputs, kThreads, 1, shared_bytes}, stream, args);
+  return Launch(kernel, {outputs, kThreads, 1, shared_bytes}, stream, args);
 }
 
-constexpr bool kOneLaunch = true;
+template <typename T, typename Tout>
+std::string LaunchScattered(const CudaPass<ForwardTensors<T, Tout>>& pass,
+                            const ForwardTensors<T, Tout>& t, void*, void* stream) {
+  ScatteredArgs<T> args = {};
+  args.w = t.x;
+  args.gain = t.gamma;
+  args.w_hat = t.y;
+  args.type = ElementTypeOf<Tout>();
+  args.mean = t.mean;
+  args.rstd = t.rstd;
+  return LaunchPerOutput(ScatteredForwardKernel<T>, pass.p(), pass.runs(), args, stream);
+}
+
+template <typename T, typename Tout>
+std::string LaunchScattered(const CudaPass<BackwardTensors<T, Tout>>& pass,
+                            const BackwardTensors<T, Tout>& t, void*, void* stream) {
+  ScatteredArgs<T> args = {};
+  args.w = t.x;
+  args.gain = t.gamma;
+  args.w_hat = const_cast<Tout*>(t.dy);
+  args.type = ElementTypeOf<Tout>();
+  args.mean = const_cast<ParamOf<T>*>(t.mean);
+  args.rstd = const_cast<ParamOf<T>*>(t.rstd);
+  args.dw = t.dx;
+  args.dgain = pass.p().gamma == Affine::kAbsent ? nullptr : t.dgamma;
+  return LaunchPerOutput(ScatteredBackwardKernel<T>, pass.p(), pass.runs(), args, stream);
+}
 
 }  // namespace
 }  // namespace cuda
 
-template <typename T, typename Tout>
-std::string StandardizeWeightsForwardCuda(const StandardizeWeightsShape& shape,
-                                          const StandardizeWeightsForwardTensors<T, Tout>& t,
-                                          const CudaDevice& device, void* stream) {
-  if (shape.outputs == 0) return "";
-  if (!shape.runs.empty()) {
-    cuda::ScatteredArgs<T> args = {};
-    args.w = t.w;
-    args.gain = shape.has_gain ? t.gain : nullptr;
-    args.w_hat = t.w_hat;
-    args.type = ElementTypeOf<Tout>();
-    args.mean = t.mean;
-    args.rstd = t.rstd;
-    return cuda::LaunchScattered(cuda::ScatteredForwardKernel<T>, shape, args, stream);
-  }
-  const CudaForwardTensors<T> tensors = {
-      t.w, t.gain, nullptr, nullptr, t.w_hat, ElementTypeOf<Tout>(), t.mean, t.rstd};
-  return NormalizeForwardCuda(NormalizationOf(shape), tensors,
-                              {device, cuda::kOneLaunch, nullptr, stream});
+template <class Tensors>
+CudaPass<Tensors> Plan(const StandardizeWeightsShape& shape, const CudaQueue& queue) {
+  const Normalization p = NormalizationOf(shape);
+  if (!shape.runs.empty()) return {p, {}, shape.runs, cuda::LaunchScattered, 0};
+  return PlanNormalization<Tensors>(p, /*one_launch=*/true, queue.device);
 }
 
-template <typename T, typename Tout>
-std::string StandardizeWeightsBackwardCuda(const StandardizeWeightsShape& shape,
-                                           const StandardizeWeightsBackwardTensors<T, Tout>& t,
-                                           const CudaDevice& device, void* stream) {
-  if (!shape.runs.empty()) {
-    cuda::ScatteredArgs<T> args = {};
-    args.w = t.w;
-    args.gain = shape.has_gain ? t.gain : nullptr;
-    args.w_hat = const_cast<Tout*>(t.dw_hat);
-    args.type = ElementTypeOf<Tout>();
-    args.mean = const_cast<ParamOf<T>*>(t.mean);
-    args.rstd = const_cast<ParamOf<T>*>(t.rstd);
-    args.dw = t.dw;
-    args.dgain = shape.has_gain ? t.dgain : nullptr;
-    return cuda::LaunchScattered(cuda::ScatteredBackwardKernel<T>, shape, args, stream);
-  }
-  const CudaBackwardTensors<T> tensors = {t.dw_hat, ElementTypeOf<Tout>(),
-                                          t.w,      t.gain,
-                                          nullptr,  t.mean,
-                                          t.rstd,   nullptr,
-                                          t.dw,     t.dgain,
-                                          nullptr,  nullptr};
-  return NormalizeBackwardCuda(NormalizationOf(shape), tensors,
-                               {device, cuda::kOneLaunch, nullptr, stream});
-}
-
-#define TFGN_INSTANTIATE(T, Tout)                                                        \
-  template std::string StandardizeWeightsForwardCuda<T, Tout>(                           \
-      const StandardizeWeightsShape&, const StandardizeWeightsForwardTensors<T, Tout>&,  \
-      const CudaDevice&, void*);                                                         \
-  template std::string StandardizeWeightsBackwardCuda<T, Tout>(                          \
-      const StandardizeWeightsShape&, const StandardizeWeightsBackwardTensors<T, Tout>&, \
-      const CudaDevice&, void*);
-#define TFGN_INSTANTIATE_16BIT_AND_FLOAT(T) \
-  TFGN_INSTANTIATE(T, float16)              \
-  TFGN_INSTANTIATE(T, bfloat16)             \
-  TFGN_INSTANTIATE(T, float)
-TFGN_INSTANTIATE_16BIT_AND_FLOAT(float16)
-TFGN_INSTANTIATE_16BIT_AND_FLOAT(bfloat16)
-TFGN_INSTANTIATE_16BIT_AND_FLOAT(float)
-TFGN_INSTANTIATE(double, double)
-#undef TFGN_INSTANTIATE_16BIT_AND_FLOAT
+#define TFGN_INSTANTIATE(T, Tout)                                                  \
+  template CudaPass<ForwardTensors<T, Tout>> Plan(const StandardizeWeightsShape&,  \
+                                                  const CudaQueue&);               \
+  template CudaPass<BackwardTensors<T, Tout>> Plan(const StandardizeWeightsShape&, \
+                                                   const CudaQueue&);
+TFGN_FOR_EACH_DTYPE_PAIR(TFGN_INSTANTIATE)
 #undef TFGN_INSTANTIATE
 
 }  // namespace tfgn

@@ -223,31 +223,8 @@ struct Uniform {
 template <typename CT>
 __device__ inline CT AffineAt(Affine affine, const CT* values, const Normalization& p, int64_t n,
                               int64_t c, CT absent) {
-  if (affine == Affine::kAbsent) return absent;
-  return values[affine == Affine::kPerSample ? n * p.c + c : c];
-}
-
-__device__ inline double RstdOf(const Normalization& p, double m2, double group_size) {
-  const double count = group_size - static_cast<double>(p.ddof);
-  const double var = count > 0 ? m2 / count : 0;
-  if (p.epsilon_mode == EpsilonMode::kAddToVariance) return 1 / sqrt(var + p.epsilon);
-  if (p.epsilon_mode == EpsilonMode::kAddToStddev) return 1 / (sqrt(var) + p.epsilon);
-  return 1 / sqrt(var < p.epsilon ? p.epsilon : var);  // a NaN variance stays one
-}
-
-// Normalization::RstdSlope.
-__device__ inline double RstdSlopeOf(const Normalization& p, double rstd, double group_size) {
-  const double two_over_count = 2 / (group_size - static_cast<double>(p.ddof));
-  constexpr double kRounding = 0x1p-23;
-  if (p.epsilon_mode == EpsilonMode::kAddToStddev) {
-    const double stddev = 1 / rstd - p.epsilon;
-    if (stddev * rstd < kRounding) return 0;
-    return -0.5 * rstd * rstd / stddev * two_over_count;
-  }
-  if (p.epsilon_mode == EpsilonMode::kClampVariance && rstd * sqrt(p.epsilon) > 1 - kRounding) {
-    return 0;
-  }
-  return -0.5 * rstd * rstd * rstd * two_over_count;
+  const CT* of_sample = AffineOf(affine, values, n, p.c);
+  return of_sample == nullptr ? absent : of_sample[c];
 }
 
 // Queues the launches of a pass.

@@ -1,0 +1,80 @@
+// A pass of an op on the CPU, planned once and then run. `Tensors` are ForwardTensors or
+// BackwardTensors of the types of the call:
+//
+//   const auto pass = Plan<ForwardTensors<float>>(shape, parallel);
+//   pass.Run(tensors, <pass.workspace_bytes() bytes, aligned to 64>, parallel);
+//
+// Plan has an overload for the shape of every op, in <op>.h; CudaPass is the same for CUDA.
+#ifndef TFGN_KERNELS_CPU_PASS_H_
+#define TFGN_KERNELS_CPU_PASS_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <tuple>
+
+#include "kernels/cpu/plan.h"
+#include "kernels/parallel.h"
+
+namespace tfgn {
+
+// Runs a pass as planned.
+template <class Tensors>
+using CpuKernel = void (*)(const CpuPlan& plan, const Tensors& tensors, void* workspace,
+                           const ParallelFor& parallel);
+
+template <class Tensors>
+class CpuPass {
+ public:
+  CpuPass(const CpuPlan& plan, CpuKernel<Tensors> kernel, int64_t workspace_bytes)
+      : plan_(plan), kernel_(kernel), workspace_bytes_(workspace_bytes) {}
+
+  int64_t workspace_bytes() const { return workspace_bytes_; }
+
+  // The same bits come out on every call, for any number of threads. Returns "", as CudaPass does
+  // where nothing goes wrong.
+  std::string Run(const Tensors& tensors, void* workspace, const ParallelFor& parallel) const {
+    kernel_(plan_, tensors, workspace, parallel);
+    return "";
+  }
+
+ private:
+  CpuPlan plan_;
+  CpuKernel<Tensors> kernel_;
+  int64_t workspace_bytes_;
+};
+
+// The passes of an empty Normalization: statistics of nothing are mean 0 and variance 0, sums of
+// nothing are 0.
+template <typename T, typename Tout>
+void RunEmpty(const CpuPlan& plan, const ForwardTensors<T, Tout>& t, void*, const ParallelFor&) {
+  const Normalization& p = plan.p;
+  if (p.groups == 0) return;  // no output channel, so that there is no size of a group either
+  std::fill_n(t.mean, p.n * p.groups, ParamOf<T>(0));
+  std::fill_n(t.rstd, p.n * p.groups, static_cast<ParamOf<T>>(p.Rstd(0)));
+}
+template <typename T, typename Tout>
+void RunEmpty(const CpuPlan& plan, const BackwardTensors<T, Tout>& t, void*, const ParallelFor&) {
+  const Normalization& p = plan.p;
+  if (t.dgamma != nullptr) std::fill_n(t.dgamma, p.affine_size(p.gamma), 0);
+  if (t.dbeta != nullptr) std::fill_n(t.dbeta, p.affine_size(p.beta), 0);
+}
+
+// A pass of an op that is a Normalization and nothing more; `kernel` runs one that is not empty.
+template <class Tensors>
+CpuPass<Tensors> PlanNormalization(const Normalization& p, CpuKernel<Tensors> kernel) {
+  const CpuPlan plan(p);
+  if (p.empty()) return {plan, RunEmpty, 0};
+  return {plan, kernel, PassScratch<Tensors>(plan, Scratch()).bytes};
+}
+
+// The kernels of an op for one instruction set, which Highway chooses: a tuple of a CpuKernel for
+// each of the Tensors, made by `using Kernels = KernelTable<void LIST(TFGN_CPU_KERNELS)>`.
+template <class, class... Kernels>
+using KernelTable = std::tuple<Kernels...>;
+#define TFGN_CPU_KERNELS(T, Tout) \
+  , ::tfgn::CpuKernel<ForwardTensors<T, Tout>>, ::tfgn::CpuKernel<BackwardTensors<T, Tout>>
+
+}  // namespace tfgn
+
+#endif  // TFGN_KERNELS_CPU_PASS_H_
