@@ -119,29 +119,36 @@ struct Stage {
 template <typename F>
 Stage(int64_t, int64_t, F) -> Stage<F>;
 
+// Shares a stage of samples [first, first + count).
+template <typename F>
+void ShareStage(Team::Member& member, const Stage<F>& stage, int64_t first, int64_t count) {
+  member.Share(count * stage.items, stage.bytes, [&](int64_t begin, int64_t end) {
+    for (int64_t stop; begin < end; begin = stop) {
+      const int64_t n = begin / stage.items, start = n * stage.items;
+      stop = std::min(end, start + stage.items);
+      stage.f(first + n, begin - start, stop - start);
+    }
+  });
+}
+
 // The stages, one after the other, for waves of samples: as many at a time as the caches of the
 // threads hold, so that a stage finds there what the one before has read.
-template <typename... F>
+template <typename First, typename... Rest>
 void RunStages(const ParallelFor& parallel, int64_t samples, int64_t sample_bytes,
-               const Stage<F>&... stages) {
+               const Stage<First>& first_stage, const Stage<Rest>&... rest) {
   Team team(parallel, 2 * samples * sample_bytes);
   const int64_t wave = std::clamp<int64_t>(
       team.size() * kCacheBytes / std::max<int64_t>(1, sample_bytes), 1, samples);
   team.Run([&](Team::Member& member) {
     for (int64_t first = 0; first < samples; first += wave) {
       const int64_t count = std::min(wave, samples - first);
-      const auto run = [&](const auto& stage) {
-        member.Share(count * stage.items, stage.bytes, [&](int64_t begin, int64_t end) {
-          for (int64_t stop; begin < end; begin = stop) {
-            const int64_t n = begin / stage.items, start = n * stage.items;
-            stop = std::min(end, start + stage.items);
-            stage.f(first + n, begin - start, stop - start);
-          }
-        });
-      };
       // A wave does not wait for the last stage of the one before: they share nothing.
-      bool is_first = true;
-      ((is_first ? void() : member.Wait(), is_first = false, run(stages)), ...);
+      ShareStage(member, first_stage, first, count);
+      [[maybe_unused]] const auto share_after_wait = [&](const auto& stage) {
+        member.Wait();
+        ShareStage(member, stage, first, count);
+      };
+      (share_after_wait(rest), ...);
     }
   });
 }
