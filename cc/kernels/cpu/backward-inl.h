@@ -36,7 +36,7 @@ class BackwardPass {
 
   void Run(const ParallelFor& parallel) const {
     const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
-    const int64_t groups = p_.groups, blocks = plan_.chunks * plan_.blocks;
+    const int64_t groups = p_.groups, parts = plan_.chunks * plan_.strips;
     const int64_t channels = p_.channels_per_group(), pieces = channels * plan_.channel_units;
     const bool wants_elements = t_.dx != nullptr || (t_.dside != nullptr && kept_ == nullptr);
     const Stage prepare{
@@ -47,11 +47,10 @@ class BackwardPass {
                          ForEachGroup(begin, end,
                                       [&](int64_t first, int64_t last) { Finish(n, first, last); });
                        }};
-    const Stage sums_of_columns{blocks, sample / blocks,
-                                [&](int64_t n, int64_t begin, int64_t end) {
+    const Stage sums_of_columns{parts, sample / parts, [&](int64_t n, int64_t begin, int64_t end) {
                                   for (int64_t i = begin; i < end; ++i) SumsOfColumns(n, i);
                                 }};
-    const Stage backward_columns{wants_elements ? blocks : 0, 2 * sample / blocks,
+    const Stage backward_columns{wants_elements ? parts : 0, 2 * sample / parts,
                                  [&](int64_t n, int64_t begin, int64_t end) {
                                    for (int64_t i = begin; i < end; ++i) BackwardColumns(n, i);
                                  }};
@@ -213,14 +212,16 @@ class BackwardPass {
 
   // --- by columns ---
 
-  BackwardCoefficients<Columns<CT>> ColumnsOf(int64_t n, Tile tile) const {
-    const auto table = [&](Table i) { return Columns<CT>{scratch_.tables.Row(n, i) + tile.begin}; };
+  BackwardCoefficients<PerColumn<CT>> ColumnsOf(int64_t n, Tile tile) const {
+    const auto table = [&](Table i) {
+      return PerColumn<CT>{scratch_.tables.Row(n, i) + tile.begin};
+    };
     return {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)};
   }
 
   HWY_NOINLINE void SumsOfColumns(int64_t n, int64_t item) const {
-    plan_.ForEachTile(item % plan_.blocks,
-                      [&](Tile tile) HWY_ATTR { SumsOfTile(n, item / plan_.blocks, tile); });
+    plan_.ForEachTile(item % plan_.strips,
+                      [&](Tile tile) HWY_ATTR { SumsOfTile(n, item / plan_.strips, tile); });
   }
 
   HWY_NOINLINE void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
@@ -249,9 +250,9 @@ class BackwardPass {
   }
 
   HWY_NOINLINE void BackwardColumns(int64_t n, int64_t item) const {
-    const int64_t chunk = item / plan_.blocks, cols = plan_.cols;
+    const int64_t chunk = item / plan_.strips, cols = plan_.cols;
     const int64_t begin = plan_.ChunkBegin(chunk), end = plan_.ChunkEnd(chunk);
-    plan_.ForEachTile(item % plan_.blocks, [&](Tile tile) HWY_ATTR {
+    plan_.ForEachTile(item % plan_.strips, [&](Tile tile) HWY_ATTR {
       const auto k = ColumnsOf(n, tile);
       const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin;
       Backward(sample + begin * cols, cols, end - begin, tile.width, k);

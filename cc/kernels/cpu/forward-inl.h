@@ -47,7 +47,7 @@ HWY_NOINLINE Moments RunMoments(const T* x, int64_t length) {
   return ShiftedMoments(static_cast<double>(length), static_cast<CT>(shift), sum, squares);
 }
 
-// z = (x - mean) * scale + shift + side_input, with Columns of each or a Uniform.
+// z = (x - mean) * scale + shift + side_input, with PerColumn of each or a Uniform.
 template <class Coefficient>
 struct ForwardCoefficients {
   Coefficient mean, scale, shift;
@@ -81,15 +81,15 @@ class ForwardPass {
 
   void Run(const ParallelFor& parallel) const {
     const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T));
-    const int64_t groups = p_.groups, blocks = plan_.chunks * plan_.blocks;
+    const int64_t groups = p_.groups, parts = plan_.chunks * plan_.strips;
     const int64_t runs = plan_.group_units, pieces = p_.c / groups * plan_.channel_units;
     const Stage finish{groups, 64 * (plan_.group_units + plan_.fold),
                        [&](int64_t n, int64_t begin, int64_t end) { Finish(n, begin, end); }};
-    const Stage moments_of_columns{blocks, sample / blocks,
+    const Stage moments_of_columns{parts, sample / parts,
                                    [&](int64_t n, int64_t begin, int64_t end) {
                                      for (int64_t i = begin; i < end; ++i) MomentsOfColumns(n, i);
                                    }};
-    const Stage normalize_columns{blocks, 2 * sample / blocks,
+    const Stage normalize_columns{parts, 2 * sample / parts,
                                   [&](int64_t n, int64_t begin, int64_t end) {
                                     for (int64_t i = begin; i < end; ++i) NormalizeColumns(n, i);
                                   }};
@@ -205,8 +205,8 @@ class ForwardPass {
   // --- by columns ---
 
   HWY_NOINLINE void MomentsOfColumns(int64_t n, int64_t item) const {
-    const int64_t chunk = item / plan_.blocks;
-    plan_.ForEachTile(item % plan_.blocks,
+    const int64_t chunk = item / plan_.strips;
+    plan_.ForEachTile(item % plan_.strips,
                       [&](Tile tile) HWY_ATTR { MomentsOfTile(n, chunk, tile); });
   }
 
@@ -286,13 +286,13 @@ class ForwardPass {
   }
 
   HWY_NOINLINE void NormalizeColumns(int64_t n, int64_t item) const {
-    const int64_t chunk = item / plan_.blocks, cols = plan_.cols;
+    const int64_t chunk = item / plan_.strips, cols = plan_.cols;
     const int64_t begin = plan_.ChunkBegin(chunk), end = plan_.ChunkEnd(chunk);
-    plan_.ForEachTile(item % plan_.blocks, [&](Tile tile) HWY_ATTR {
+    plan_.ForEachTile(item % plan_.strips, [&](Tile tile) HWY_ATTR {
       const auto table = [&](Table i) {
-        return Columns<CT>{scratch_.tables.Row(n, i) + tile.begin};
+        return PerColumn<CT>{scratch_.tables.Row(n, i) + tile.begin};
       };
-      const ForwardCoefficients<Columns<CT>> k = {table(kMean), table(kScale), table(kShift)};
+      const ForwardCoefficients<PerColumn<CT>> k = {table(kMean), table(kScale), table(kShift)};
       const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin;
       Normalize(sample + begin * cols, cols, end - begin, tile.width, k);
       if (plan_.ChunkTail(chunk) > 0) {

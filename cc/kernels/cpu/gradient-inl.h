@@ -16,7 +16,7 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Columns or Uniforms; scale = rstd * gamma.
+// PerColumn or Uniform; scale = rstd * gamma.
 template <class Coefficient>
 struct BackwardCoefficients {
   Coefficient mean, scale, beta, slope, offset;

@@ -32,8 +32,10 @@ CpuPlan::CpuPlan(const Normalization& normalization) : p(normalization) {
   tail = (p.a % fold) * row;
   // A whole row where it fits in a tile (and where it is folded), else whole groups.
   const int64_t group_cols = p.channels_per_group() * p.b;
-  block = cols <= kTile ? cols : group_cols > kTile ? group_cols : kTile / group_cols * group_cols;
-  blocks = (cols + block - 1) / block;
+  strip_cols = cols <= kTile        ? cols
+               : group_cols > kTile ? group_cols
+                                    : kTile / group_cols * group_cols;
+  strips = (cols + strip_cols - 1) / strip_cols;
   // About 128 KiB of floats, so that a large image gives work to many threads.
   chunk_rows = std::clamp<int64_t>((int64_t{32} << 10) / cols, kFloatRows, 8 * kFloatRows);
   chunks = (rows + chunk_rows - 1) / chunk_rows;

@@ -1,5 +1,24 @@
 // How a Normalization is cut for the threads of a CPU, decided from the shape alone. Internal to
 // the kernels.
+//
+// By columns a sample is a matrix of A rows and C * B columns, by runs A times C runs of B
+// neighbours:
+//
+//             C * B columns
+//          strip 0    strip 1
+//         +---------+---------+
+//         |  part   |  part   |   chunk 0              |--- piece ---|--- piece ---|- piece -|
+//   rows  +---------+---------+                        |------- a run: B neighbours --------|
+//         |  part   |  part   |   chunk 1
+//         +---------+---------+
+//
+//   strip    columns: whole groups. One may be read in several tiles, whose sums fit in L1
+//   chunk    rows of a strip, summed on their own
+//   part     a chunk of a strip, or a piece of a run: what a thread takes at a time
+//   run      the neighbours of a channel, or of a group
+//   piece    a division of a run, summed on its own
+//   unit     what gives one partial sum per group or channel: a chunk, or a piece in one of A
+//   stage    work on parts, or on groups, that do not need one another's results (stages.h)
 #ifndef TFGN_KERNELS_CPU_PLAN_H_
 #define TFGN_KERNELS_CPU_PLAN_H_
 
@@ -39,7 +58,7 @@ struct CpuPlan {
   static constexpr int64_t kTile = 1024;
   // A sum takes at most this many floats before it goes on in double.
   static constexpr int64_t kFloatRows = 64;
-  static constexpr int64_t kPiece = 16384;
+  static constexpr int64_t kMaxPiece = 16384;
   // The shift of a unit is the mean of one kShiftShare-th of it. However unlike the rest that part
   // is, the cancellation then costs at most a factor kShiftShare in the rounding of the variance.
   // By columns it is the mean of kShiftRows at least: among thousands of columns, the first row of
@@ -69,25 +88,25 @@ struct CpuPlan {
   int64_t tail = 0;  // columns of one more, partial row
   int64_t chunk_rows = 1;
   int64_t chunks = 1;
-  int64_t block = 0;   // columns that go to one thread: whole groups
-  int64_t blocks = 1;  // per row
+  int64_t strip_cols = 0;  // of all strips but the last
+  int64_t strips = 1;      // per row
 
   // Rows [begin, end) of a chunk, and the width of the partial row that ends it (or 0).
   int64_t ChunkBegin(int64_t chunk) const { return chunk * chunk_rows; }
   int64_t ChunkEnd(int64_t chunk) const { return std::min(rows, (chunk + 1) * chunk_rows); }
   int64_t ChunkTail(int64_t chunk) const { return chunk == chunks - 1 ? tail : 0; }
 
-  // f(Tile) for the columns of a block.
+  // f(Tile) for the columns of a strip.
   template <class F>
   void ForEachTile(int64_t i, F&& f) const {
-    const int64_t end = std::min(cols, (i + 1) * block);
-    for (int64_t j = i * block; j < end; j += kTile) f(Tile{j, std::min(kTile, end - j)});
+    const int64_t end = std::min(cols, (i + 1) * strip_cols);
+    for (int64_t j = i * strip_cols; j < end; j += kTile) f(Tile{j, std::min(kTile, end - j)});
   }
 
-  // By runs: a run of `length` elements falls into pieces of at most kPiece.
-  static int64_t Pieces(int64_t length) { return (length + kPiece - 1) / kPiece; }
+  // By runs: a run of `length` elements falls into pieces of at most kMaxPiece.
+  static int64_t Pieces(int64_t length) { return (length + kMaxPiece - 1) / kMaxPiece; }
   static int64_t PieceLength(int64_t length, int64_t piece) {
-    return std::min(length - piece * kPiece, kPiece);
+    return std::min(length - piece * kMaxPiece, kMaxPiece);
   }
 
   // f(offset, length, i, unit) for pieces [begin, end) of the runs of a sample: of A times `count`
@@ -97,7 +116,7 @@ struct CpuPlan {
     const int64_t pieces = Pieces(length);
     int64_t piece = begin % pieces, i = begin / pieces % count, a = begin / pieces / count;
     for (int64_t item = begin; item < end; ++item) {
-      f((a * count + i) * length + piece * kPiece, PieceLength(length, piece), i,
+      f((a * count + i) * length + piece * kMaxPiece, PieceLength(length, piece), i,
         a * pieces + piece);
       if (++piece < pieces) continue;
       piece = 0;

@@ -33,7 +33,7 @@ HWY_INLINE void ForEachIn(Tile tile, int64_t size, int64_t row, F&& f) {
 
 // A number per column, where the vector that begins in the last column can be read whole.
 template <typename CT>
-struct Columns {
+struct PerColumn {
   const CT* at;
 
   template <class D>

@@ -12,7 +12,7 @@ template <typename T>
 struct ForwardArgs : Work {
   ErasedForwardTensors<T> t;
   ElementType y_type;
-  ParamOf<T>* group_sums;  // [N, G, parts] of CudaMoments
+  ParamOf<T>* partial_sums;  // [N, G, parts] of CudaMoments
 };
 
 // What elements are normalized with; `error` is what rounding the mean to CT took from it.
@@ -41,15 +41,15 @@ class ForwardBlock : Block<ForwardArgs<T>> {
 
  private:
   __device__ void RunSample() {
-    if (w_.stage != Stage::kElements) {
+    if (w_.launch != LaunchKind::kElements) {
       SumElements();
       __syncthreads();
       SumGroups();
       __syncthreads();
     }
-    if (w_.stage == Stage::kSums) {
+    if (w_.launch == LaunchKind::kSums) {
       for (int g = threadIdx.x; g < part_.groups; g += blockDim.x) {
-        GroupSums(g)[part_.part] = group_sums()[g];
+        PartialSums(g)[part_.index] = group_sums()[g];
       }
       return;
     }
@@ -65,8 +65,8 @@ class ForwardBlock : Block<ForwardArgs<T>> {
     return InShared<Statistics<CT>>(w_.plan.group_results);
   }
   // Of all parts, in global memory.
-  __device__ Sums* GroupSums(int g) const {
-    return reinterpret_cast<Sums*>(w_.group_sums) + Statistic(g) * w_.plan.parts;
+  __device__ Sums* PartialSums(int g) const {
+    return reinterpret_cast<Sums*>(w_.partial_sums) + Statistic(g) * w_.plan.parts;
   }
 
   // --- sums ---
@@ -144,14 +144,14 @@ class ForwardBlock : Block<ForwardArgs<T>> {
             }
           });
         },
-        [&](int i, int member) {
+        [&](int i, int down) {
           sums.MergeNeighbours(V);
           Sums all = sums.Lane(0, V);
           all.Merge(edges);
           all = MomentsOfWarp(all);
           if (threadIdx.x % kWarp != 0) return;
-          PutEntry(member, i, all.mean, all.rest, all.m2);
-          if (i == 0) EntryCount(member) = all.count;  // as many of every channel
+          PutEntry(down, i, all.mean, all.rest, all.m2);
+          if (i == 0) EntryCount(down) = all.count;  // as many of every channel
         });
   }
 
@@ -173,9 +173,9 @@ class ForwardBlock : Block<ForwardArgs<T>> {
     for (int g = threadIdx.x / kWarp; g < part_.groups; g += blockDim.x / kWarp) {
       Sums sums;
       for (int i = lane; i < parts; i += kWarp) {
-        sums.Merge(w_.stage == Stage::kElements ? GroupSums(g)[i]
-                   : parts == 1                 ? group_sums()[g]
-                                                : InBlock(group_sums(), i)[g]);
+        sums.Merge(w_.launch == LaunchKind::kElements ? PartialSums(g)[i]
+                   : parts == 1                       ? group_sums()[g]
+                                                      : InBlock(group_sums(), i)[g]);
       }
       sums = MomentsOfWarp(sums);
       if (lane == 0) FinishGroup(g, sums);
@@ -188,7 +188,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
     const CT rounded = static_cast<CT>(mean);
     const CT error = static_cast<CT>(static_cast<double>(sums.mean) - rounded + sums.rest);
     statistics()[g] = {rounded, error, static_cast<CT>(rstd), 0};
-    if (part_.part != 0) return;
+    if (part_.index != 0) return;
     const int64_t at = Statistic(g);
     if (w_.t.mean != nullptr) w_.t.mean[at] = rounded;
     if (w_.t.rstd != nullptr) w_.t.rstd[at] = static_cast<CT>(rstd);
@@ -215,7 +215,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
   __device__ __forceinline__ void NormalizeStroke(const Stroke& s, int64_t* held,
                                                   const Coefficients<K>& k) const {
     // The second launch reads backwards, what L2 still has of the first one.
-    const bool backwards = w_.stage == Stage::kElements;
+    const bool backwards = w_.launch == LaunchKind::kElements;
     ForEachBatch<kBatch, V>(
         s, backwards, [&](int64_t at, int64_t stride, int64_t i, int live, Lanes lanes) {
           CT z[kBatch][V], side[kBatch][V];
@@ -313,7 +313,7 @@ std::string LaunchForward(const Normalization& p, const CudaPlan& plan,
                  cuda::IsAligned(tensors.y, plan.vector * SizeOf(y_type));
   args.t = tensors;
   args.y_type = y_type;
-  args.group_sums = static_cast<ParamOf<T>*>(CudaScratch(p, plan, workspace).group_sums);
+  args.partial_sums = static_cast<ParamOf<T>*>(CudaScratch(p, plan, workspace).partial_sums);
   return cuda::LaunchPass(cuda::ForwardKernel<T>, args, stream);
 }
 

@@ -59,9 +59,9 @@ struct LaneSums {
 template <typename CT>
 struct AffineArgs {
   int64_t n, chunks, c;
-  const CT* channel_sums;  // [n, chunks, 2, C]
-  Affine affine[2];        // of beta and of gamma
-  CT* gradient[2];         // or null
+  const CT* affine_sums;  // [n, chunks, 2, C]
+  Affine affine[2];       // of beta and of gamma
+  CT* gradient[2];        // or null
 };
 
 constexpr int kSlices = 8;
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kWarp* kSlices)
   double sum = 0;
   if (channel < args.c) {
     for (int64_t i = threadIdx.x / kWarp; i < count; i += kSlices) {
-      sum += args.channel_sums[((begin + i) * 2 + which) * args.c + channel];
+      sum += args.affine_sums[((begin + i) * 2 + which) * args.c + channel];
     }
   }
   slices[threadIdx.x] = sum;

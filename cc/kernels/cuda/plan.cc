@@ -13,11 +13,11 @@ namespace {
 constexpr int kWarp = 32;
 // The sums of a block of this many columns and bytes per number fit in 48 KiB of shared memory.
 constexpr int64_t kMaxColumnBytes = 8192;
-// By runs: sums of a block, one for each channel and warp of a team.
+// By runs: sums of a block, one for each channel and each of the `down` warps.
 constexpr int64_t kMaxRunSums = 2048;
 constexpr int64_t kMaxRunChannels = 1024;
 // A piece of a run is read by a warp: 32 vectors of 8 elements, 8 times.
-constexpr int64_t kPiece = 2048;
+constexpr int64_t kMaxPiece = 2048;
 // A thread has this many loads under way, so rows come in multiples of it.
 constexpr int64_t kBatch = 4;
 // A part of a sum in a launch of its own should outweigh its start.
@@ -76,7 +76,7 @@ class Planner {
 
   int64_t Rows() const { return by_columns_ ? p_.a : p_.a * Pieces(); }
   int64_t Pieces() const { return CeilDiv(p_.b, Piece()); }
-  int64_t Piece() const { return RoundUp(CeilDiv(p_.b, CeilDiv(p_.b, kPiece)), vector_); }
+  int64_t Piece() const { return RoundUp(CeilDiv(p_.b, CeilDiv(p_.b, kMaxPiece)), vector_); }
   int64_t BytesPerElement() const { return traits_.element_size + traits_.gradient_size; }
   int64_t ReadBytes() const { return p_.n * p_.a * p_.c * p_.b * BytesPerElement(); }
 
@@ -326,10 +326,10 @@ CudaScratch::CudaScratch(const Normalization& p, const CudaPlan& plan, void* mem
   const auto numbers = [&](int64_t count) {
     return static_cast<void*>(scratch.Take<char>(count * plan.traits.param_size));
   };
-  if (!plan.one_launch) group_sums = numbers(p.n * p.groups * plan.parts * kCudaGroupNumbers);
+  if (!plan.one_launch) partial_sums = numbers(p.n * p.groups * plan.parts * kCudaGroupNumbers);
   const bool has_affine = p.gamma != Affine::kAbsent || p.beta != Affine::kAbsent;
   if (plan.traits.is_gradient() && has_affine && !AffineGradientsAreOfGroups(p))
-    channel_sums = numbers(plan.sample_blocks * plan.chunks * 2 * p.c);
+    affine_sums = numbers(plan.sample_blocks * plan.chunks * 2 * p.c);
   bytes = scratch.used();
 }
 

@@ -1,9 +1,25 @@
 // How a Normalization is cut into the blocks of a CUDA grid: plain C++, decided from the shape and
 // the device alone. Internal to the kernels.
 //
-// A sample is a matrix of rows and channels, cut into strips of channels (whole groups) and each
-// strip into parts: `chunks` along the rows times `shares` along the channels. A part is the work
-// of one block. A group is complete within a strip, so blocks exchange sums within a strip only.
+// A sample is a matrix of rows and channels:
+//
+//              C channels
+//          strip 0    strip 1
+//         +---------+---------+
+//         |  part   |  part   |   chunk 0
+//   rows  +---------+---------+
+//         |  part   |  part   |   chunk 1
+//         +---------+---------+
+//
+//   strip    channels: whole groups, so that blocks exchange sums within a strip only
+//   share    a division of the channels of a strip that is one group
+//   chunk    rows of a strip
+//   part     a chunk of a share: the work of one block for a sample
+//   run      the B neighbours of a channel
+//   piece    a division of a run, read by a warp
+//   stroke   the vectors that a thread visits one after another (walk.cuh)
+//   launch   one for the whole pass, whose blocks keep or exchange their sums, or two: sums, then
+//            elements
 #ifndef TFGN_KERNELS_CUDA_PLAN_H_
 #define TFGN_KERNELS_CUDA_PLAN_H_
 
@@ -55,7 +71,7 @@ struct CudaPlan {
   int64_t sample_blocks = 1;  // N / samples, rounded up
 
   // By columns: `across` threads side by side, a vector each, in `down` rows. By runs: `across`
-  // teams of `down` warps, a channel at a time to each team.
+  // times `down` warps, a channel at a time to each of the `across`.
   int across = 1, down = 1;
   // Neighbouring lanes of a vector whose sums a thread adds up: always of one group (forward), of
   // one channel (backward).
@@ -104,8 +120,8 @@ inline bool AffineGradientsAreOfGroups(const Normalization& p) {
 struct CudaScratch {
   CudaScratch(const Normalization& p, const CudaPlan& plan, void* memory = nullptr);
 
-  void* group_sums = nullptr;    // [N, G, parts, kCudaGroupNumbers]
-  void* channel_sums = nullptr;  // [sample_blocks, chunks, (dz, dz * xhat), C]
+  void* partial_sums = nullptr;  // [N, G, parts, kCudaGroupNumbers]
+  void* affine_sums = nullptr;   // [sample_blocks, chunks, (dz, dz * xhat), C]
   int64_t bytes = 0;
 };
 

@@ -13,12 +13,12 @@ namespace tfgn {
 namespace cuda {
 
 // The tensor, how it is cut, and which launch this is.
-enum class Stage { kWhole, kSums, kElements };
+enum class LaunchKind { kWhole, kSums, kElements };
 
 struct Work {
   Normalization p;
   CudaPlan plan;
-  Stage stage;
+  LaunchKind launch;
   int64_t first_block;  // of the samples of the launch
   bool vectors;         // all pointers are as aligned as vectors need
 };
@@ -29,7 +29,7 @@ struct Part {
   int64_t sample_block;
   int64_t channel, group;  // the first ones
   int64_t row_begin, row_end;
-  int64_t part, chunk;
+  int64_t index, chunk;           // of the part in its strip, of the rows
   int channels, groups, columns;  // columns: channels * B, by columns only
 };
 
@@ -38,14 +38,14 @@ __device__ inline Part PartOfBlock(const Work& w) {
   Part part;
   const int64_t strip_of_grid = blockIdx.x / plan.parts;
   const int64_t strip = strip_of_grid % plan.strips;
-  part.part = blockIdx.x % plan.parts;
+  part.index = blockIdx.x % plan.parts;
   part.sample_block = w.first_block + strip_of_grid / plan.strips;
   part.n = part.sample_block * plan.samples;
   part.end_n = min(part.n + plan.samples, w.p.n);
-  part.chunk = part.part / plan.shares;
+  part.chunk = part.index / plan.shares;
   const int64_t begin = strip * plan.strip_channels;
   const int64_t end = min(begin + plan.strip_channels, w.p.c);
-  part.channel = begin + part.part % plan.shares * plan.share_channels;
+  part.channel = begin + part.index % plan.shares * plan.share_channels;
   part.channels = static_cast<int>(min(plan.share_channels, end - part.channel));
   part.group = begin / plan.group_channels;
   part.groups = plan.shares > 1 ? 1 : static_cast<int>(part.channels / plan.group_channels);
@@ -93,7 +93,9 @@ class Block {
   }
   // Of a group of the part, in tensors [N, G].
   __device__ int64_t Statistic(int g) const { return part_.n * w_.p.groups + part_.group + g; }
-  __device__ bool in_cluster() const { return w_.stage == Stage::kWhole && w_.plan.parts > 1; }
+  __device__ bool in_cluster() const {
+    return w_.launch == LaunchKind::kWhole && w_.plan.parts > 1;
+  }
 
   const Args& w_;
   Part& part_;
@@ -163,18 +165,18 @@ __device__ inline Stroke StrokeOfRun(const Work& w, const Part& part, int lane, 
   return s;
 }
 
-// Who a thread is, by runs.
-struct TeamMember {
-  int team, member, lane;
+// Where a thread is, by runs: the place of its warp and its lane.
+struct WarpPlace {
+  int across, down, lane;
 };
 
-__device__ inline TeamMember TeamOfThread(const CudaPlan& plan) {
+__device__ inline WarpPlace PlaceOfThread(const CudaPlan& plan) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   return {warp / plan.down, warp % plan.down, static_cast<int>(threadIdx.x) % kWarp};
 }
 
 // f(stroke, column) for each vector of columns of a thread, or, by runs, f(stroke, i) for each row
-// of each channel i of its team; begin(i) before and end(i) after the strokes of a channel.
+// of each channel i of its warp; begin(i) before and end(i) after the strokes of a channel.
 template <int V, class Begin, class F, class End>
 __device__ __forceinline__ void ForEachStrokeOfColumns(const Work& w, const Part& part,
                                                        Begin&& begin, F&& f, End&& end) {
@@ -192,13 +194,13 @@ __device__ __forceinline__ void ForEachStrokeOfColumns(const Work& w, const Part
 template <int V, class Begin, class F, class End>
 __device__ __forceinline__ void ForEachStrokeOfRuns(const Work& w, const Part& part, Begin&& begin,
                                                     F&& f, End&& end) {
-  const TeamMember self = TeamOfThread(w.plan);
-  for (int i = self.team; i < part.channels; i += w.plan.across) {
+  const WarpPlace self = PlaceOfThread(w.plan);
+  for (int i = self.across; i < part.channels; i += w.plan.across) {
     begin(i);
-    for (int64_t row = part.row_begin + self.member; row < part.row_end; row += w.plan.down) {
+    for (int64_t row = part.row_begin + self.down; row < part.row_end; row += w.plan.down) {
       f(StrokeOfRun<V>(w, part, self.lane, i, row));
     }
-    end(i, self.member);
+    end(i, self.down);
   }
 }
 
@@ -237,9 +239,9 @@ std::string LaunchPass(void (*kernel)(Args), Args args, void* stream) {
     Grid grid = {blocks, plan.threads, 1, plan.shared_bytes};
     if (plan.one_launch) grid.cluster = static_cast<int>(plan.parts);
     args.first_block = i;
-    for (Stage stage : {Stage::kWhole, Stage::kSums, Stage::kElements}) {
-      if ((stage == Stage::kWhole) != plan.one_launch) continue;
-      args.stage = stage;
+    for (LaunchKind launch : {LaunchKind::kWhole, LaunchKind::kSums, LaunchKind::kElements}) {
+      if ((launch == LaunchKind::kWhole) != plan.one_launch) continue;
+      args.launch = launch;
       if (std::string error = Launch(kernel, grid, stream, args); !error.empty()) return error;
     }
   }
