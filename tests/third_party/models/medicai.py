@@ -14,7 +14,8 @@ package = Package("medicai", "medicai.models", custom_objects=custom_objects)
 def densenet(shape=(64, 64, 3)):
     from medicai.models import DenseNetBackbone
 
-    return DenseNetBackbone(blocks=[2, 2, 2, 2], input_shape=shape, growth_rate=8)
+    # Without a name its name is None, which no export can take.
+    return DenseNetBackbone(blocks=[2, 2, 2, 2], input_shape=shape, growth_rate=8, name="densenet")
 
 
 @package.model()
@@ -24,14 +25,7 @@ def unet():
     return UNet(encoder=densenet(), decoder_filters=(32, 16, 16, 16, 8), num_classes=2)
 
 
-NO_GRAPH = (
-    "Argument `name` must be a string",
-    "its trilinear resizing has no name in a graph whose batch size is not known; as it is, "
-    "without a conversion, it cannot be exported either",
-)
-
-
-@package.model(impossible=dict.fromkeys(("saved_model", "tflite", "onnx"), NO_GRAPH))
+@package.model()
 def unet_3d():
     from medicai.models import UNet
 

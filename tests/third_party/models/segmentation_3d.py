@@ -16,6 +16,7 @@ package = Package(
     "classification_models_3D",
     custom_objects=custom_objects,
 )
+NO_POOLING = ("it has none for MaxPool3D", "TFLite does not pool volumes")
 VOLUME = (32, 32, 32, 1)
 
 
@@ -27,12 +28,12 @@ def segmentation(name, backbone, **arguments):
     )
 
 
-@package.model()
+@package.model(impossible={"tflite": NO_POOLING})
 def unet_resnet18():
     return segmentation("Unet", "resnet18", decoder_filters=(32, 16, 16, 8, 8))
 
 
-@package.model()
+@package.model(impossible={"tflite": NO_POOLING})
 def linknet_resnet18():
     return segmentation("Linknet", "resnet18", decoder_block_type="transpose")
 
@@ -44,7 +45,7 @@ def classification(name, **arguments):
     return model(input_shape=VOLUME, weights=None, include_top=False, **arguments)
 
 
-@package.model()
+@package.model(impossible={"tflite": NO_POOLING})
 def seresnet18():
     return classification("seresnet18")
 

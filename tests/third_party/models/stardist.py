@@ -3,6 +3,7 @@
 from ..cases import Package
 
 package = Package("stardist", "stardist", "csbdeep")
+NO_POOLING = ("it has none for MaxPool3D", "TFLite does not pool volumes")
 
 
 @package.model()
@@ -55,7 +56,8 @@ def csbdeep_unet():
         "load": (
             "automatically infer the shape of the Lambda",
             "its Lambda layer calls a lambda that reads names of its module, which no file has",
-        )
+        ),
+        "tflite": NO_POOLING,
     },
 )
 def csbdeep_unet_probabilistic():
