@@ -25,7 +25,9 @@ def unet():
     return UNet(encoder=densenet(), decoder_filters=(32, 16, 16, 16, 8), num_classes=2)
 
 
-@package.model()
+@package.model(
+    impossible={"tflite": ("it has none for AvgPool3D, MaxPool3D", "TFLite does not pool volumes")}
+)
 def unet_3d():
     from medicai.models import UNet
 
