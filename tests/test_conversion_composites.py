@@ -14,10 +14,13 @@ from composites import (
     check_loads,
     described,
     functional,
+    norm,
     normalizations,
+    register,
     subclassed,
 )
 from conversions import Fused, changes, convert, randomize
+from keras import layers
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -88,3 +91,35 @@ def test_what_is_frozen_after_the_conversion_loads_frozen(tmp_path):
     paths = [w.path for w in converted.trainable_weights]
     assert [w.path for w in loaded.trainable_weights] == paths
     assert 0 < len(paths) < len(converted.weights)
+
+
+@register
+class Headed(keras.Model):
+    """A functional model that is given its head, as DeepLabV3+ of keras-cv is."""
+
+    def __init__(self, head, **kwargs):
+        inputs = keras.Input((6, 6, 4))
+        super().__init__(inputs, layers.Dense(2, name="last")(head(inputs)), **kwargs)
+        self.head = head
+
+    def get_config(self):
+        return {"name": self.name, "head": keras.saving.serialize_keras_object(self.head)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "head": keras.saving.deserialize_keras_object(config["head"])})
+
+
+def test_fusion_in_a_sequential_that_was_rebuilt_layer_by_layer(tmp_path):
+    head = keras.Sequential(name="head")
+    for layer in (keras.Input((6, 6, 4)), layers.Conv2D(4, 3, name="conv"), norm("gn", "norm")):
+        head.add(layer)
+    head.add(layers.ReLU(name="relu"))
+    head.add(layers.Activation("tanh", name="tanh"))
+    assert len(head.get_layer("norm")._inbound_nodes) > 1
+    model = randomize(Headed(head))
+    converted, report = convert(model, weight_standardization=None)
+    assert report.count("fused") == 1
+    x = batch(model)
+    np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
+    check_loads(converted, x, tmp_path)

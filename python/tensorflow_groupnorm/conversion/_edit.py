@@ -6,6 +6,7 @@ import keras
 
 from .._keras import Node, refresh_graph, replace_tracked
 from ._change import Change
+from ._network import Network
 from ._walk import at, attributes, functional, items, walk
 
 
@@ -19,7 +20,9 @@ def apply(root: keras.Layer, changes: list[Change]):
     Raises:
         LookupError: if a path leads nowhere.
     """
-    found = [layer for _, layer in walk(root)]
+    found = list(walk(root))
+    network = Network(found)
+    holders = [layer for _, layer in found]
     replaced = []
     absorbed = set()
     for change in changes:
@@ -39,14 +42,14 @@ def apply(root: keras.Layer, changes: list[Change]):
             for node in list(old._inbound_nodes):
                 _call(new, _arguments(node, old, new), node)
         else:
-            _call_fused(new, old, change.norm_input, addition, activation)
+            _call_fused(network, change, old, addition, activation)
     by_id = {id(old): change.layer for old, change, _ in replaced}
-    for holder in found:
+    for holder in holders:
         _substitute(holder, by_id)
         if isinstance(holder, keras.Sequential):
             kept = [layer for layer in holder._layers if id(layer) not in absorbed]
             _set_layers(holder, [by_id.get(id(layer), layer) for layer in kept])
-    for holder in found:
+    for holder in holders:
         if functional(holder) is not None:
             refresh_graph(functional(holder))
 
@@ -63,16 +66,17 @@ def _arguments(node, old, new) -> tuple[tuple, dict]:
     return (inputs,), given
 
 
-def _call_fused(new, old, norm_input, addition, activation):
-    (node,) = old._inbound_nodes
-    args, kwargs = _arguments(node, old, new)
+def _call_fused(network, change, old, addition, activation):
+    # A Sequential that is rebuilt, as by each `add`, leaves calls behind that are in no graph.
+    (node,) = network.calls(old)
+    args, kwargs = _arguments(node, old, change.layer)
     kwargs, last = dict(kwargs), node
     if addition is not None:
-        (last,) = addition._inbound_nodes
-        kwargs["residual"] = last.input_tensors[1 - norm_input]
+        (last,) = network.calls(addition)
+        kwargs["residual"] = last.input_tensors[1 - change.norm_input]
     if activation is not None:
-        (last,) = activation._inbound_nodes
-    _call(new, (args, kwargs), last)
+        (last,) = network.calls(activation)
+    _call(change.layer, (args, kwargs), last)
 
 
 def _call(layer, arguments, node):
