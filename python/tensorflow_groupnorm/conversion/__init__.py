@@ -13,6 +13,7 @@
 - `_edit`: carries the changes out, in the copy and in what is loaded.
 - `_converted`: models and layers with code of their own, as they are saved and loaded.
 - `_rebuilt`: the same of models whose constructors cannot make them again.
+    - `_derived`: what the classes of both have in common.
 - `_arguments`: what layers and compiled models were made with.
 - `_report`: what was done.
 """

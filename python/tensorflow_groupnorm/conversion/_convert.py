@@ -157,7 +157,7 @@ def _convert(model, options, report, in_place) -> keras.Model:
 def _made_again(pairs, changed) -> list[Change]:
     """Returns changes of the layers that came out different in the copy into ones that did not."""
     return [
-        Change(path, _copy.again(old), type(old).__name__, Build.of(old))
+        Change(path, _copy.from_config(old), type(old).__name__, Build.of(old))
         for path, old, new in pairs
         if path not in changed and _copy.differs(old, new)
     ]

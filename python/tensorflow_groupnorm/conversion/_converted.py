@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 
 import keras
 
 from ..layers._common import register
 from . import _edit
 from ._change import Build, Change
+from ._derived import Derived, derived, own_class
 from ._walk import Path, at, walk
 
 
@@ -56,13 +56,13 @@ def describe(layer: keras.Layer, changes: list[Change]) -> Conversion:
 
 def mark(layer: keras.Layer, conversion: Conversion):
     """Lets a layer that was changed be saved and loaded as what it is now."""
-    kind = type(layer)
-    layer.__class__ = _derived(kind.__bases__[1] if issubclass(kind, Converted) else kind)
+    kind = own_class(layer) if isinstance(layer, Converted) else type(layer)
+    layer.__class__ = derived(Converted, kind)
     object.__setattr__(layer, "_conversion", conversion)
 
 
 @register(name="Converted")
-class Converted:
+class Converted(Derived):
     """Put before the class of a layer that was converted; registered for serialization."""
 
     def get_config(self) -> dict:
@@ -87,11 +87,6 @@ class Converted:
             "changes": [_to_config(change) for change in conversion.changes],
             "frozen": [list(path) for path, layer in walk(self) if not layer.trainable],
         }
-
-    def __reduce__(self):
-        # As the file that Keras saves. No module has these classes under their names.
-        _, arguments = super().__reduce__()
-        return keras.Model._unpickle_model, arguments
 
     @staticmethod
     def from_config(config: dict, custom_objects=None) -> keras.Layer:
@@ -124,13 +119,6 @@ class Converted:
         for path, inside in list(walk(layer)):
             inside.trainable = path not in frozen
         return layer
-
-
-@functools.cache
-def _derived(kind: type) -> type:
-    body = {"__module__": __name__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    # By the class name `.weights.h5` files address what is in a list.
-    return register(name="Converted")(type(kind)(kind.__name__, (Converted, kind), body))
 
 
 def _to_config(change: Change) -> dict:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from .._keras import Functional, SafeModeScope, functional_like_constructor, is_in_graph
 from . import _arguments, _rebuilt, _rules
 from ._change import Build
+from ._derived import own_class
 from ._walk import Path, at, attributes, dotted, functional, held_by, walk
 
 _IN_PLACE = "`tfgn.convert(model, in_place=True)` changes the model itself, without a copy."
@@ -65,7 +66,7 @@ class _Copier:
 
     def _new(self, layer):
         if functional(layer) is None:
-            return _named_like(layer, _from_config(layer))
+            return _named_like(layer, from_config(layer))
         if not isinstance(layer, _rebuilt.Rebuilt):
             if has_config_of_keras(layer):
                 return self._of_its_graph(layer)
@@ -74,7 +75,8 @@ class _Copier:
                 return _named_like(layer, new)
         new = self._of_its_graph(layer)
         self._copy_attributes(layer, new)
-        _rebuilt.mark(new, getattr(layer, "own_class", type(layer)))
+        rebuilt = isinstance(layer, _rebuilt.Rebuilt)
+        _rebuilt.mark(new, own_class(layer) if rebuilt else type(layer))
         return new
 
     def _of_its_graph(self, model):
@@ -131,7 +133,8 @@ def _named_like(old, new):
     return new
 
 
-def _from_config(layer):
+def from_config(layer: keras.Layer) -> keras.Layer:
+    """Returns a layer made anew with the same arguments."""
     if type(layer) is keras.layers.Lambda:
         return _copy_lambda(layer)
     try:
@@ -154,7 +157,7 @@ def is_made_of_its_graph(model: keras.Model) -> bool:
 def _by_its_constructor(model):
     """Returns a copy of a model whose constructor makes its graph, or None if it cannot."""
     try:
-        new = _from_config(model)
+        new = from_config(model)
     except NotCopiedError:
         return None
     return new if functional(new) is not None and _kinds(new) == _kinds(model) else None
@@ -255,11 +258,6 @@ def _arguments_that_count(layer) -> dict | None:
         # The weights are copied, `trainable` is handed on.
         if key not in ("name", "trainable", "seed", "batch_shape") and "initializer" not in key
     }
-
-
-def again(layer: keras.Layer) -> keras.Layer:
-    """Returns a layer made anew with the same arguments."""
-    return _named_like(layer, _from_config(layer))
 
 
 def _name_like(old, new):

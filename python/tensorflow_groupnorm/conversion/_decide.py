@@ -34,17 +34,17 @@ class _Decider:
     def __init__(self, model, options, report):
         self._options = options
         self._report = report
-        found = list(walk(model))
-        self._network = Network(found)
+        self._found = list(walk(model))
+        self._network = Network(self._found)
         self._outputs = [] if functional(model) is None else functional(model).outputs
-        self._holders = _holders(model)
+        self._holders = _holders(self._found)
         self._taken = set()
         self._seen = set()
         self._few = []
         self.changes = []
-        with Composites(layer for _, layer in found) as self._composites:
+        with Composites(layer for _, layer in self._found) as self._composites:
             self._visit(model, (), "", None)
-        self._note_unreached(model)
+        self._note_unreached()
         self._note_few_numbers()
         self._note_untracked(model)
 
@@ -167,8 +167,8 @@ class _Decider:
         change = LayerChange(scope + layer.name, kind, action, decision.result, decision.reason)
         self._report.changes.append(change)
 
-    def _note_unreached(self, model):
-        for path, layer in list(walk(model)):
+    def _note_unreached(self):
+        for path, layer in self._found:
             unreached = [("", layer)] if TRACKED in path else captured(layer)
             for name, held in unreached:
                 if id(held) not in self._seen and _rules.concerns(held, self._options):
@@ -190,7 +190,7 @@ class _Decider:
         tracked = {id(layer) for layer in model._flatten_layers()}
         names = [
             dotted(path)
-            for path, layer in walk(model)
+            for path, layer in self._found
             if id(layer) not in tracked and layer.weights
         ]
         if names:
@@ -204,9 +204,9 @@ def _outputs_of(layer) -> int:
     return 1 if functional(layer) is None else len(functional(layer).outputs)
 
 
-def _holders(model) -> dict[int, int]:
+def _holders(found) -> dict[int, int]:
     """Returns, by the id of a layer, how many models and layers of layers call or hold it."""
     held = collections.Counter()
-    for _, holder in walk(model):
+    for _, holder in found:
         held.update({id(child) for _, child in children(holder)})
     return held

@@ -7,13 +7,13 @@ class, without calling the constructor.
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 
 import keras
 
 from .._keras import Functional, find_class, make_functional
 from ..layers._common import register
+from ._derived import Derived, derived, own_class
 from ._walk import attributes
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -22,21 +22,16 @@ _PLAIN = (bool, int, float, str, type(None))
 def mark(model: keras.Model, kind: type):
     """Gives a model a class, which is derived from `kind` and saves it as its graph."""
     make_functional(kind)
-    model.__class__ = _derived(kind)
+    model.__class__ = derived(Rebuilt, kind)
 
 
 @register(name="Rebuilt")
-class Rebuilt:
+class Rebuilt(Derived):
     """Put before the class of a model that is saved as its graph; registered for serialization."""
-
-    @property
-    def own_class(self) -> type:
-        """The class of the user's own."""
-        return type(self).__bases__[1]
 
     def get_config(self) -> dict:
         """Returns the class, the graph, and the attributes that are plain values or layers."""
-        kind = self.own_class
+        kind = own_class(self)
         with _as_plain(self):
             graph = keras.saving.serialize_keras_object(self)
         graph.pop("compile_config", None)
@@ -76,11 +71,6 @@ class Rebuilt:
         values = attributes(self).items()
         return sorted(name for name, value in values if _to_config(value, self) is None)
 
-    def __reduce__(self):
-        # As the file that Keras saves. No module has these classes under their names.
-        _, arguments = super().__reduce__()
-        return keras.Model._unpickle_model, arguments
-
 
 @contextlib.contextmanager
 def _as_plain(model):
@@ -90,12 +80,6 @@ def _as_plain(model):
         yield
     finally:
         model.__class__ = own
-
-
-@functools.cache
-def _derived(kind: type) -> type:
-    body = {"__module__": __name__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    return register(name="Rebuilt")(type(kind)(kind.__name__, (Rebuilt, kind), body))
 
 
 def _to_config(value, model) -> dict | None:
