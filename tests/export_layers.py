@@ -124,6 +124,9 @@ BUILD = {
     "UpSampling2D, bicubic": one(layers.UpSampling2D, interpolation="bicubic"),
     "UpSampling2D, lanczos3": one(layers.UpSampling2D, interpolation="lanczos3"),
     "UpSampling3D": one(layers.UpSampling3D, shape=VOLUME),
+    "UpSampling3D, convolved": row(
+        layers.UpSampling3D, functools.partial(layers.Conv3D, 4, 2), shape=VOLUME
+    ),
     "ZeroPadding and Cropping": row(
         functools.partial(layers.ZeroPadding2D, ((1, 2), (0, 1))),
         functools.partial(layers.Cropping2D, ((0, 1), (1, 0))),

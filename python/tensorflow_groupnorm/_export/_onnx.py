@@ -155,14 +155,15 @@ def _mend(model):
 
 
 def _channels(model) -> dict[str, int]:
-    """Returns the sizes of axis 1, by the names of tensors."""
+    """Returns the sizes of axis 1 as far as they are known, by the names of tensors."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {
         value.name: value.type.tensor_type.shape.dim for value in [*graph.value_info, *graph.input]
     }
-    return {name: dim[1].dim_value for name, dim in shapes.items() if len(dim) == 5}
+    sizes = {name: dim[1].dim_value for name, dim in shapes.items() if len(dim) == 5}
+    return {name: size for name, size in sizes.items() if size}  # 0 is an unknown one.
 
 
 def _missing(graph) -> set[str]:
