@@ -235,6 +235,16 @@ def test_lookup_tables_go_along_and_what_is_not_checked_is_said(tmp_path):
     assert relative_difference(model(example), served) < TOLERANCES["float32"]
 
 
+def test_what_keras_cannot_trace_is_said_in_one_sentence(tmp_path):
+    inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 3)(inputs))
+    model.name = None  # As a class leaves it that hands on a name it was not given.
+    with pytest.warns(UserWarning, match="The export is not checked"):
+        with pytest.raises(tfgn.ExportError, match="cannot trace the model None: .* `name` must"):
+            tfgn.export(model, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_exported_is_said_in_one_sentence(tmp_path):
     model = small_resnet.build()
     path = tmp_path / "model"

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from .. import _library, _tracing
-from ._errors import ExportError
+from ._errors import ExportError, first_line
 
 #: Beside the model, in the folder that SavedModel sets aside for files of others.
 REQUIREMENTS = Path("assets.extra", "tensorflow_groupnorm.json")
@@ -43,8 +43,14 @@ def write(model, signature, path: Path, *, stock: bool):
         return model(*args, training=False)
 
     with _tracing.InferenceTrace(stock).active() as trace:
-        function = archive.add_endpoint("serve", serve, signature)
-        _require_flat(function.get_concrete_function().structured_outputs, model)
+        try:
+            function = archive.add_endpoint("serve", serve, signature)
+            outputs = function.get_concrete_function().structured_outputs
+        except ValueError as error:
+            raise ExportError(
+                f"Keras cannot trace the model {model.name}: {first_line(error)}"
+            ) from error
+        _require_flat(outputs, model)
         if trace.folded_bytes > _LARGEST_CONSTANTS:
             raise ExportError(
                 f"The standardized kernels of {model.name} are {trace.folded_bytes / 2**30:.1f} "
