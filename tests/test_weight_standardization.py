@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from standardization import normal, randomize
 from tensorflow_groupnorm.layers import WeightStandardization
 from tfgn_base.variants import VARIANTS
 
@@ -41,15 +42,6 @@ CASES = {
     ),
     "Dense": (dict(units=6), (2, 5, 4), {"kernel": -1}),
 }
-
-
-def normal(shape, seed=0):
-    return np.random.default_rng(seed).normal(0.3, 1, shape)
-
-
-def randomize(layer_or_model):
-    weights = layer_or_model.get_weights()
-    layer_or_model.set_weights([normal(w.shape, seed) for seed, w in enumerate(weights)])
 
 
 def array(x):

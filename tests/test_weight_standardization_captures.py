@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from standardization import randomize
 from tensorflow_groupnorm.layers import WeightStandardization
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
@@ -51,11 +52,6 @@ def distributing(policy="float32"):
     # In a graph Keras can rematerialize no layer that is called with `training` or `mask`.
     with keras.RematScope(None):
         return keras.layers.TimeDistributed(layer, dtype=policy)
-
-
-def randomize(layer):
-    rng = np.random.default_rng(1)
-    layer.set_weights([rng.normal(0.3, 1, w.shape) for w in layer.get_weights()])
 
 
 def named(layer):

@@ -5,31 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from standardization import gradients, normal32, randomize
 from tensorflow_groupnorm.layers import WeightStandardization
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-def normal(shape, seed=0):
-    return np.random.default_rng(seed).normal(0.3, 1, shape).astype("float32")
-
-
-SEQUENCE = normal((2, 5, 4))
-
-
-def randomize(layer):
-    rng = np.random.default_rng(1)
-    layer.set_weights([rng.normal(0.3, 1, w.shape) for w in layer.get_weights()])
-
-
-def gradients(call, wrapper, x):
-    x = tf.constant(x)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        outputs = keras.tree.flatten(call(x))
-        loss = tf.add_n([tf.reduce_sum(tf.sin(3 * y)) for y in outputs])
-    return loss, tape.gradient(loss, [*(v.value for v in wrapper.trainable_variables), x])
+SEQUENCE = normal32((2, 5, 4))
 
 
 ATTENTION = {
@@ -55,7 +38,7 @@ def attention_by_formula(wrapper, stock, *args, **kwargs):
 @pytest.mark.parametrize("remat", ["full", None])
 @pytest.mark.parametrize("how", ["eager", "graph", "jit"])
 def test_attention(name, remat, how):
-    make, memory = ATTENTION[name], tf.constant(normal((2, 7, 6), 5))
+    make, memory = ATTENTION[name], tf.constant(normal32((2, 7, 6), 5))
     stock = make()
     with keras.RematScope(remat):
         wrapper = WeightStandardization(make(), gain=True)
@@ -92,7 +75,7 @@ def test_attention_in_a_model(tmp_path):
     assert [y.shape, scores.shape] == [each.shape for each in stock]
     model = keras.Model([query, value], y)
     randomize(model)
-    x = [SEQUENCE, normal((2, 7, 6))]
+    x = [SEQUENCE, normal32((2, 7, 6))]
     model.compile("sgd", "mse")
     before = model.get_weights()
     model.fit(x, np.ones([2, 5, 4]), verbose=0)

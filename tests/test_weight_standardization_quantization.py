@@ -7,19 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from standardization import normal, randomize
 from tensorflow_groupnorm.layers import WeightStandardization
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-def normal(shape, seed=0):
-    return np.random.default_rng(seed).normal(0.3, 1, shape)
-
-
-def randomize(layer_or_model):
-    weights = layer_or_model.get_weights()
-    layer_or_model.set_weights([normal(w.shape, seed) for seed, w in enumerate(weights)])
 
 
 def test_lora_adapts_the_kernel_before_it_is_standardized(tmp_path):

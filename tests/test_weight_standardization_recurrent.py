@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from standardization import gradients, normal32, randomize
 from tensorflow_groupnorm.layers import WeightStandardization
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
@@ -64,11 +65,6 @@ CASES = {
 }
 
 
-def randomize(layer):
-    rng = np.random.default_rng(1)
-    layer.set_weights([rng.normal(0.3, 1, w.shape) for w in layer.get_weights()])
-
-
 def by_formula(wrapper, stock, *args, **kwargs):
     """Calls a stock layer with standardized kernels; differentiable by the wrapper's variables."""
     gains = [v for v in wrapper.trainable_variables if v.name.endswith("gain")]
@@ -83,15 +79,6 @@ def by_formula(wrapper, stock, *args, **kwargs):
     assert not gains
     y, _ = stock.stateless_call(values, stock.non_trainable_variables, *args, **kwargs)
     return y
-
-
-def gradients(call, wrapper, x):
-    x = tf.constant(x)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        outputs = keras.tree.flatten(call(x))
-        loss = tf.add_n([tf.reduce_sum(tf.sin(3 * y)) for y in outputs])
-    return loss, tape.gradient(loss, [*(v.value for v in wrapper.trainable_variables), x])
 
 
 def assert_same(actual, expected, tolerance=1e-4):
@@ -160,7 +147,7 @@ def test_a_recurrent_kernel_is_standardized_once_per_call():
 def test_states_masks_and_training_pass_through(name):
     make = CASES[name][0]
     wrapper, stock = pair(lambda: make(return_sequences=True, return_state=True), SEQUENCE)
-    states = [normal((2, 3), i) for i in range({"GRU": 1, "LSTM": 2, "Bidirectional": 4}[name])]
+    states = [normal32((2, 3), i) for i in range({"GRU": 1, "LSTM": 2, "Bidirectional": 4}[name])]
     mask = np.arange(5) < [[3], [5]]
     for kwargs in (
         dict(),
@@ -180,10 +167,6 @@ def test_states_masks_and_training_pass_through(name):
     padded = SEQUENCE * mask[..., None]
     for a, b in zip(model(padded), wrapper(padded, mask=tf.constant(mask)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-def normal(shape, seed=0):
-    return np.random.default_rng(seed).normal(0.3, 1, shape).astype("float32")
 
 
 def test_dropout_of_a_recurrent_layer_acts_in_training():
