@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests import reference
+from tests.support import reference
 
 from .cases import Norm
 from .inputs import draw

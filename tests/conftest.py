@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import pytest
 import tensorflow as tf
+from paths import ROOT
 
 
 def pytest_addoption(parser):
@@ -60,11 +61,10 @@ def wheel(tmp_path_factory):
     """The release wheel: the one that TFGN_WHEEL names, else built now, which takes minutes."""
     if given := os.environ.get("TFGN_WHEEL"):
         return Path(given).resolve(strict=True)
-    root = Path(__file__).parents[1]
-    script = [root / "build_pip_pkg.sh", "--no-isolation", "--python", sys.executable]
+    script = [ROOT / "build_pip_pkg.sh", "--no-isolation", "--python", sys.executable]
     built = subprocess.run(
         [*script, "--out", tmp_path_factory.mktemp("wheel")],
-        env=os.environ | {"SKBUILD_BUILD_DIR": str(root / "build" / "{wheel_tag}")},
+        env=os.environ | {"SKBUILD_BUILD_DIR": str(ROOT / "build" / "{wheel_tag}")},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from tests.cases import EMPTY, GROUP_NORM, LARGE, VECTOR_EDGES
+from tests.support.cases import EMPTY, GROUP_NORM, LARGE, VECTOR_EDGES
 
 from .library import ABSENT, ACTIVATIONS, DTYPES, PER_CHANNEL, PER_SAMPLE, GroupNorm, Library
 
@@ -21,7 +21,7 @@ FUZZ_ELEMENTS = 1 << 20
 
 
 def listed() -> Iterator[tuple[GroupNorm, torch.dtype, float]]:
-    """The shapes of `tests/cases.py` in every type, with every activation; and large means."""
+    """The shapes of `tests/support/cases.py` in every type, each activation; and large means."""
     for case in {**GROUP_NORM, **VECTOR_EDGES, **LARGE, **EMPTY}.values():
         axis = case.axis % len(case.shape)
         for dtype in DTYPES:

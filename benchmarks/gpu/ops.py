@@ -15,14 +15,14 @@ from .__main__ import EXIT_UNUSABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITES = (
-    "gpu",
-    "group_norm_op",
-    "standardize_weights_op",
-    "gradients",
-    "invalid_calls",
-    "layers",
-    "weight_standardization",
-    "xla_ops",
+    "ops/test_gpu.py",
+    "ops/test_group_norm_op.py",
+    "ops/test_standardize_weights_op.py",
+    "ops/test_gradients.py",
+    "ops/test_invalid_calls.py",
+    "ops/test_xla_ops.py",
+    "layers/test_layers.py",
+    "layers/test_weight_standardization.py",
 )
 
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     if not tf.config.list_physical_devices("GPU"):
         return _refuse(f"TensorFlow {tf.__version__} sees no GPU: nvidia-smi tells of the driver")
     print(f"TensorFlow {tf.__version__}, kernels of CUDA {cuda}", flush=True)
-    files = [str(ROOT / "tests" / f"test_{suite}.py") for suite in SUITES]
+    files = [str(ROOT / "tests" / suite) for suite in SUITES]
     command = [sys.executable, "-m", "pytest", "--device=GPU", *files, *arguments]
     return subprocess.run(command, cwd=ROOT).returncode
 

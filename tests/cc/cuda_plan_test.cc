@@ -29,7 +29,7 @@ struct Case {
   int64_t n, a, c, b, groups;
 };
 
-// The shapes of tests/cases.py, of benchmarks/cases.py, extremes, and tensors of more than 2^31
+// The shapes of tests/support/cases.py, of benchmarks/cases.py, extremes, and tensors of more than 2^31
 // elements.
 const Case kCases[] = {{5, 1, 32, 1, 8},
                        {3, 9, 30, 1, 5},

@@ -225,7 +225,7 @@ void RunOnAll(const std::vector<Case>& cases) {
   }
 }
 
-// As tests/cases.py has them.
+// As tests/support/cases.py has them.
 const std::vector<Case> kCases = {
     {5, 1, 32, 1, 8},    {1, 1, 24, 1, 3},    {3, 9, 30, 1, 5},     {3, 1, 30, 9, 5},
     {2, 35, 24, 1, 3},   {2, 1, 24, 35, 3},   {2, 5, 24, 7, 3},     {1, 30, 64, 1, 32},

@@ -1,5 +1,5 @@
 // The kernels on buffers of exactly the size they may touch, for AddressSanitizer and
-// ThreadSanitizer to watch. Values are the business of tests/test_kernels.py; here it is enough
+// ThreadSanitizer to watch. Values are the business of tests/kernels/test_kernels.py; here it is enough
 // that every output was written and is finite.
 #include <gtest/gtest.h>
 

@@ -50,10 +50,10 @@ if [ $# -gt 0 ]; then
   sanitized "$@"
   exit
 fi
-suites=(group_norm_op standardize_weights_op gradients invalid_calls shape_inference advisories
-  determinism kernels xla_ops)
-suites=("${suites[@]/#/tests/test_}")
-sanitized -m pytest -p no:cacheprovider -q "${suites[@]/%/.py}"
+suites=(advisories determinism gradients group_norm_op invalid_calls shape_inference
+  standardize_weights_op xla_ops)
+suites=("${suites[@]/#/tests/ops/test_}")
+sanitized -m pytest -p no:cacheprovider -q tests/kernels/test_kernels.py "${suites[@]/%/.py}"
 for seeds in "eager 10000" "inference 10000" "graph 500" "jit 300"; do
-  sanitized tests/malformed_calls.py --mode "${seeds% *}" --calls "${seeds#* }"
+  sanitized tests/support/malformed_calls.py --mode "${seeds% *}" --calls "${seeds#* }"
 done

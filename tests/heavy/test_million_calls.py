@@ -1,4 +1,4 @@
-"""A million random calls of the raw ops. `tests/malformed_calls.py` repeats any of them."""
+"""A million random calls of the raw ops. `tests/support/malformed_calls.py` repeats any of them."""
 
 import os
 

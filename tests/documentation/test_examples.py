@@ -1,0 +1,152 @@
+"""The scripts of examples/, run as their readers would, on little data."""
+
+import json
+import math
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+
+import bit_checkpoints
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_groupnorm as tfgn
+from paths import EXAMPLES
+
+# Keras reads its variables through an interface that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+ARGUMENTS = {
+    "convert_model.py": ["--application", "MobileNet", "--epochs", "3", "--out", "model.keras"],
+    "diffusion_unet.py": ["--epochs", "2", "--batch-size", "16"],
+    "segmentation_3d.py": ["--epochs", "3", "--size", "16", "--width", "8"],
+    "finetune_bit.py": [
+        *("bit.npz", "--image-size", "32", "--epochs", "2"),
+        *("--learning-rate", "5e-4", "--out", "model.keras"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return bit_checkpoints.bit_arrays()
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoint, tmp_path_factory):
+    """The folder of an example that has run, and the JSON that it printed last.
+
+    All are started at once, as most of the time of each goes into imports and tracing, on one core.
+    """
+    folders = {script: tmp_path_factory.mktemp(script[:-3]) for script in ARGUMENTS}
+    np.savez(folders["finetune_bit.py"] / "bit.npz", **checkpoint)
+    running = {}
+    for script, folder in folders.items():
+        with open(folder / "stdout", "w") as out, open(folder / "stderr", "w") as err:
+            command = [sys.executable, EXAMPLES / script, *ARGUMENTS[script]]
+            running[script] = subprocess.Popen(command, cwd=folder, stdout=out, stderr=err)
+
+    def wait(script):
+        assert running[script].wait(300) == 0, (folders[script] / "stderr").read_text()[-4000:]
+        lines = (folders[script] / "stdout").read_text().splitlines()
+        return folders[script], json.loads(lines[-1])
+
+    yield wait
+    for process in running.values():
+        process.kill()
+        process.wait()
+
+
+def test_conversion_by_one_call_and_by_hand(finished):
+    folder, results = finished("convert_model.py")
+    assert results["difference"] < 1e-5
+    assert results["fine_tuned"] > 0.9 and results["converted"] < results["fine_tuned"]
+    layers = keras.saving.load_model(folder / "model.keras").layers
+    assert sum(isinstance(layer, tfgn.layers.GroupNormalization) for layer in layers) == 27
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in layers)
+
+
+def test_diffusion_learns_to_predict_the_noise(finished):
+    folder, results = finished("diffusion_unet.py")
+    # 1 is what predicting no noise has; the more noise there is, the easier it is to predict.
+    assert max(results["errors"]) < 0.5
+    assert results["errors"][0] > 1.5 * results["errors"][-1]
+    samples = tf.io.decode_png((folder / "samples.png").read_bytes())
+    assert samples.shape == (16, 8 * 16, 1) and len(np.unique(samples)) > 2
+
+
+def test_segmentation_at_batch_1(finished):
+    _, results = finished("segmentation_3d.py")
+    for tissue, before in results["before"].items():
+        assert results["after"][tissue] > before + 0.1
+    assert results["after"]["organ"] > 0.8
+
+
+def test_fine_tuning_a_checkpoint(finished, checkpoint):
+    folder, results = finished("finetune_bit.py")
+    assert results["val_loss"][-1] < 0.95 * math.log(3)
+    # The weights are the checkpoint's, a few steps later, and the head is a new one.
+    model = keras.saving.load_model(folder / "model.keras")
+    old = checkpoint["resnet/block4/unit03/c/standardized_conv2d/kernel"]
+    moved = np.abs(np.array(model.get_layer("block4_unit03_c_conv").kernel) - old)
+    assert 0 < moved.max() < 0.1 * np.std(old)
+    assert model.output_shape == (None, 3)
+
+
+def start(script, monkeypatch, *arguments):
+    """Runs a script in this process, as `python script` does; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(os.fspath(EXAMPLES / script), run_name="__main__")
+    return stopped.value.code or 0
+
+
+@pytest.mark.parametrize("script", ARGUMENTS)
+def test_help(script, monkeypatch, capsys):
+    assert start(script, monkeypatch, "--help") == 0
+    text = capsys.readouterr().out
+    assert "epsilon" in text and "--epochs" in text
+
+
+@pytest.mark.parametrize("script", ARGUMENTS)
+def test_bad_argument(script, monkeypatch, capsys):
+    assert start(script, monkeypatch, "--epochs", "0") == 2
+    assert "--epochs must be 1 or more; received 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ARGUMENTS)
+def test_interrupt(script, monkeypatch, capsys, tmp_path, checkpoint):
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(keras.Model, "fit", interrupted)
+    monkeypatch.setattr(tfgn.models, "load_bit_npz", lambda *args, **kwargs: None)
+    arguments = ARGUMENTS[script]
+    monkeypatch.chdir(tmp_path)
+    assert start(script, monkeypatch, *arguments) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_checkpoint_is_asked_for(monkeypatch, capsys):
+    assert start("finetune_bit.py", monkeypatch) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert re.search("https://storage.googleapis.com/bit_models/.*BiT-M-R50x1.npz.*path", sentence)
+
+
+def test_images_in_a_folder(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            value = 10 * i + (100 if name == "dog" else 0)
+            pixels = tf.fill([20, 30, 3], tf.cast(value, tf.uint8))
+            tf.io.write_file(str(tmp_path / name / f"{i}.png"), tf.io.encode_png(pixels))
+    names = runpy.run_path(os.fspath(EXAMPLES / "finetune_bit.py"))
+    training, validation, classes = names["images_in"](tmp_path, 16, seed=0)
+    assert classes == 2 and len(list(training)) == 8 and len(list(validation)) == 2
+    images, labels = next(iter(names["batches"](training, validation, 4)[0]))
+    assert images.shape == (4, 16, 16, 3)
+    np.testing.assert_array_equal(np.max(images, (1, 2, 3)) > 90 / 127.5 - 1, labels)

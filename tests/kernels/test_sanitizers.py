@@ -1,0 +1,67 @@
+"""The C++ tests, rebuilt under sanitizers, without TensorFlow or Python.
+
+What takes longer is in `heavy/`: address.sh, threads.sh, valgrind.sh.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+
+def run(*command):
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_kernels_touch_no_byte_too_many():
+    # Kept, so that a second run compiles only what changed.
+    build = ROOT / "build" / "address-sanitizer"
+    run(
+        shutil.which("cmake"),
+        *("-S", ROOT, "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}"),
+        *("-DTFGN_TENSORFLOW=OFF", "-DTFGN_PYTHON=OFF", "-DTFGN_BUILD_TESTS=ON"),
+        # -O1: vector code without it takes minutes to run, with more it takes minutes to compile.
+        *("-DTFGN_SANITIZE=address", "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG -g1"),
+    )
+    run(shutil.which("cmake"), "--build", build)
+    output = run("ctest", "--test-dir", build, "--output-on-failure")
+    assert "100% tests passed" in output
+    for test in (
+        "EveryTarget.GroupNormAroundTheVectorWidths",
+        "Stages.EveryItemOnceInOrder",
+        "CudaPlan.CoversEveryElementOnce",
+        "EmulatedGroupNorm.ActivationsAndAffine",
+        "EmulatedStandardizeWeights.EveryForm",
+    ):
+        assert test in output
+
+
+# Two threads that count without asking each other.
+RACE = """
+#include <thread>
+int count = 0;
+int main() {
+  std::thread other([] { ++count; });
+  ++count;
+  other.join();
+}
+"""
+
+
+def test_schedule_of_the_threads_has_no_race(tmp_path):
+    def build(source, *arguments):
+        program = tmp_path / Path(source).stem
+        options = ("-std=c++17", "-O1", "-g1", "-fsanitize=thread")
+        run("g++", *options, source, *arguments, "-o", program)
+        return program
+
+    (tmp_path / "race.cc").write_text(RACE)
+    race = subprocess.run(build(tmp_path / "race.cc"), capture_output=True, text=True)
+    assert "ThreadSanitizer: data race" in race.stderr, "the sanitizer finds nothing"
+    tests = build(ROOT / "tests/cc/stages_test.cc", f"-I{ROOT / 'cc'}", "-lgtest", "-lgtest_main")
+    assert "[       OK ] Stages.EveryItemOnceInOrder" in run(tests)

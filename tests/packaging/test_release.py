@@ -1,0 +1,108 @@
+"""The release: source archive -> one wheel for several TensorFlows -> a clean environment of each.
+
+Not part of the default run: `python -m pytest -m minors`. Takes about an hour on 2 cores, gigabytes
+of downloads and 12 GB of disk. Environment variables:
+
+  TFGN_WHEEL         tests this wheel, with the minors that it has, instead of building one
+  TFGN_ENVIRONMENTS  where the TensorFlows that the build needs are kept for the next run
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from paths import ROOT, SUPPORT
+
+pytestmark = pytest.mark.minors
+
+MINORS = ("2.19", "2.20", "2.21")
+# Nothing of the environment that runs the tests may reach those that are tested.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def run(*command, **options):
+    """Runs a command, and shows what it says where it fails; returns its standard output."""
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=ENVIRONMENT, check=False, **options
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel, built from what the source archive holds."""
+    if "TFGN_WHEEL" in os.environ:
+        return Path(os.environ["TFGN_WHEEL"]).resolve()
+    folder = tmp_path_factory.mktemp("release")
+    backend = "import sys, scikit_build_core.build as backend; backend.build_sdist(sys.argv[1])"
+    run(sys.executable, "-c", backend, folder, cwd=ROOT)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    (source,) = folder.glob("*/pyproject.toml")
+    environments = os.environ.get("TFGN_ENVIRONMENTS", folder / "environments")
+    output = run(
+        source.parent / "build_pip_pkg.sh",
+        *("--no-isolation", "--python", sys.executable, "--out", folder / "dist"),
+        *("--environments", environments, "--tensorflow", *MINORS),
+    )
+    return Path(output.strip())
+
+
+def minors_of(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    matches = [re.match(r"tensorflow_groupnorm/tf([\d.]+)/_tfgn_ops\.so$", name) for name in names]
+    return {match.group(1) for match in matches if match}
+
+
+def test_the_wheel_holds_the_kernels_of_python_once_and_the_ops_once_for_each_minor(wheel):
+    if "TFGN_WHEEL" not in os.environ:
+        assert minors_of(wheel) == set(MINORS)
+    names = zipfile.ZipFile(wheel).namelist()
+    assert len([name for name in names if "/_native." in name]) == 1
+    # What TensorFlow 2.19 has no headers for.
+    assert "tensorflow_groupnorm/tf2.19/_tfgn_xla.so" not in names
+
+
+@pytest.mark.parametrize("minor", MINORS)
+def test_the_wheel_runs_beside(wheel, minor, tmp_path):
+    if minor not in minors_of(wheel):
+        pytest.skip(f"{wheel.name} has no libraries for TensorFlow {minor}")
+    environment = tmp_path / "environment"
+    run(sys.executable, "-m", "venv", environment)
+    python = environment / "bin" / "python"
+    # As a user does who has reasons for that minor. What the wheel asks for has to agree.
+    run(python, "-m", "pip", "install", "--quiet", wheel, f"tensorflow=={minor}.*")
+    run(python, "-m", "pip", "check")
+    # -I, from elsewhere: the sources here are not what is tested.
+    smoke = run(python, "-I", SUPPORT / "smoke.py", cwd=tmp_path)
+    facts = json.loads(smoke.splitlines()[-1])
+    assert facts["tensorflow"].startswith(f"{minor}.")
+    assert facts["fused"] is True
+    assert facts["xla"] == (minor != "2.19"), facts["xla_reason"]
+    assert set(facts["built_for"]) == minors_of(wheel)
+    told = run(environment / "bin" / "tfgn", "info")
+    assert re.search(rf"^built for TensorFlow +{', '.join(facts['built_for'])}$", told, re.M)
+    if not facts["xla"]:
+        assert re.search(r"off: .*TensorFlow 2\.19\.\d+ is not 2\.20 or newer", told)
+    check_that_a_copy_loads_elsewhere(environment, minor)
+
+
+def check_that_a_copy_loads_elsewhere(environment, minor):
+    """Where TensorFlow loads what it finds: the wheel's own Highway has to be found from there."""
+    (site_packages,) = environment.glob("lib/python*/site-packages")
+    (site_packages / "tensorflow-plugins").mkdir()
+    library = site_packages / "tensorflow_groupnorm" / f"tf{minor}" / "_tfgn_ops.so"
+    shutil.copy(library, site_packages / "tensorflow-plugins")
+    maps = "import tensorflow, pathlib; print(pathlib.Path('/proc/self/maps').read_text())"
+    mapped = run(environment / "bin" / "python", "-I", "-c", maps)
+    assert f"{site_packages}/tensorflow-plugins/_tfgn_ops.so" in mapped
+    assert f"{site_packages}/tensorflow_groupnorm/" not in mapped
