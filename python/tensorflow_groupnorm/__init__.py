@@ -22,10 +22,10 @@
 from importlib.metadata import version
 
 from . import layers, models, stock
+from ._conversion import ConversionReport, convert
 from ._export import ExportError, export
 from ._library import FusedOpsUnavailableWarning, build_info, plugin_path
 from .clipping import adaptive_grad_clip
-from .conversion import ConversionReport, convert
 from .ops import group_norm, raw_ops, standardize_weights
 
 __version__ = version("tensorflow-groupnorm")

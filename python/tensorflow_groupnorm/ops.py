@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from tfgn_base.variants import resolve
 
-from . import _library, _tracing, stock
+from . import _export_mode, _library, stock
 from .stock._common import check_float
 from .stock._group_norm import number_of_groups
 
@@ -158,7 +158,9 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
         Standardization](https://arxiv.org/abs/1903.10520).
     """
     if _are_variables(w, gain):
-        return _tracing.folded(lambda: _standardize_weights(w, gain, variant, epsilon, axis, dtype))
+        return _export_mode.folded(
+            lambda: _standardize_weights(w, gain, variant, epsilon, axis, dtype)
+        )
     return _standardize_weights(w, gain, variant, epsilon, axis, dtype)
 
 
@@ -188,7 +190,7 @@ def _as_many_as_channels(x, axis):
 
 
 def _use_stock():
-    return _OPS is None or _tracing.stock_ops()
+    return _OPS is None or _export_mode.stock_ops()
 
 
 def _are_variables(*values):

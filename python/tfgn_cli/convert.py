@@ -187,10 +187,10 @@ def _save(model, path: Path):
 def _difference(model, loaded) -> str:
     """Returns in what two models differ, or nothing."""
     import numpy as np
-    from tensorflow_groupnorm._export._check import as_batch, largest_difference, run_model
-    from tensorflow_groupnorm._export._errors import ExportError
-    from tensorflow_groupnorm._export._model import named_signature
-    from tensorflow_groupnorm.conversion import described
+    from tensorflow_groupnorm._conversion import described
+    from tensorflow_groupnorm._export.check import as_batch, largest_difference, run_model
+    from tensorflow_groupnorm._export.errors import ExportError
+    from tensorflow_groupnorm._export.model import named_signature
 
     if described(model) != described(loaded):
         return "it has other layers"

@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         model = keras.saving.load_model(args.model, compile=False)
     except (TypeError, ValueError, OSError) as error:
-        from tensorflow_groupnorm._export._errors import first_line
+        from tensorflow_groupnorm._export.errors import first_line
 
         return fail(
             f"{args.model} does not load: {first_line(error)} (a model with layers of your own is "

@@ -293,8 +293,8 @@ def test_links_are_replaced_and_not_followed(tmp_path):
 
 
 def test_kernels_beyond_what_a_graph_holds_are_refused(tmp_path, monkeypatch):
-    from tensorflow_groupnorm._export import _saved_model
+    from tensorflow_groupnorm._export import saved_model
 
-    monkeypatch.setattr(_saved_model, "_LARGEST_CONSTANTS", 100)
+    monkeypatch.setattr(saved_model, "_LARGEST_CONSTANTS", 100)
     with pytest.raises(tfgn.ExportError, match="no graph of 2 GiB: use model.export"):
         tfgn.export(small_resnet.build(), tmp_path / "model")

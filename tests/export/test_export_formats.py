@@ -11,7 +11,7 @@ import small_resnet
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from export_runtimes import RUN, by_name, check
-from tensorflow_groupnorm._export import _tflite
+from tensorflow_groupnorm._export import tflite
 
 
 def float32_twin(model, build):
@@ -152,7 +152,7 @@ def test_op_that_the_format_lacks_is_named(format, function, sentence, tmp_path)
 
 
 def test_file_that_does_not_run_is_not_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tflite, "convert", lambda saved_model, path: path.write_text("no model"))
+    monkeypatch.setattr(tflite, "convert", lambda saved_model, path: path.write_text("no model"))
     with pytest.raises(tfgn.ExportError, match="What was written does not run: "):
         tfgn.export(small_resnet.build(), tmp_path / "model", True, "tflite")
     assert list(tmp_path.iterdir()) == []

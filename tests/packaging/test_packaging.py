@@ -45,6 +45,27 @@ PACKAGES = {
     "tfgn_study": {"tfgn_base", "tensorflow_groupnorm"},
     "tfgn_cli": {"tfgn_base", "tensorflow_groupnorm", "tfgn_study"},
 }
+# What of tensorflow_groupnorm a module or package inside it may import, beside itself; those that
+# are not listed import none of it. Type aliases are free to all.
+MODULES = {
+    "__init__": {
+        "_conversion",
+        "_export",
+        "_library",
+        "clipping",
+        "layers",
+        "models",
+        "ops",
+        "stock",
+    },
+    "_export_mode": {"_keras"},
+    "ops": {"_export_mode", "_library", "stock"},
+    "layers": {"_export_mode", "_keras", "_library", "ops"},
+    "models": {"layers"},
+    "_conversion": {"_keras", "layers"},
+    "_export": {"_export_mode", "_keras", "_library", "layers"},
+}
+TYPE_ALIASES = {"_types"}
 # Of a small wheel.
 METADATA = "tensorflow_groupnorm-0.1.0.dist-info/METADATA"
 BUILD = "tensorflow_groupnorm/tf2.21/build.json"
@@ -56,6 +77,8 @@ CPP_FILES = sorted(
     path for path in (ROOT / "cc").rglob("*") if path.suffix in (".cc", ".h", ".cu", ".cuh")
 )
 PYTHON_FILES = sorted((ROOT / "python").rglob("*.py"))
+LIBRARY = ROOT / "python" / "tensorflow_groupnorm"
+LIBRARY_FILES = sorted(LIBRARY.rglob("*.py"))
 
 
 def run(*command, **environment):
@@ -93,14 +116,15 @@ def test_includes_point_downwards(path):
 
 
 def imports(path):
-    """The modules that a Python file imports, in functions too, by their whole names."""
+    """The modules and names that a Python file imports, in functions too, by their whole names."""
     package = path.relative_to(ROOT / "python").parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = package[: len(package) + 1 - node.level] if node.level else ()
-            yield ".".join([*parents, *filter(None, [node.module])])
+            module = [*parents, *filter(None, [node.module])]
+            yield from (".".join([*module, alias.name]) for alias in node.names)
 
 
 def test_every_package_is_known_and_installed():
@@ -118,6 +142,14 @@ def test_imports_point_downwards(path):
     assert imported & PACKAGES.keys() <= PACKAGES[package]
     if package == "tfgn_base":
         assert imported <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_imports_within_the_library_point_downwards(path):
+    module = path.relative_to(LIBRARY).with_suffix("").parts[0]
+    names = [name.split(".") for name in imports(path)]
+    imported = {name[1] for name in names if name[0] == LIBRARY.name} - {module}
+    assert imported - TYPE_ALIASES <= MODULES.get(module, set())
 
 
 def test_framework_header_in_a_kernel_does_not_compile(tmp_path):

@@ -1,6 +1,6 @@
 """Models for serving: standardized kernels as constants, and if wished no custom op at all."""
 
-from ._errors import ExportError
-from ._export import Exported, export
+from .errors import ExportError
+from .export import Exported, export
 
 __all__ = ["ExportError", "Exported", "export"]

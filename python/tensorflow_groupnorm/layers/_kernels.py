@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from tfgn_base.variants import check_variant
 
-from .. import _tracing
+from .. import _export_mode
 from .. import ops as fused
 from .._keras import AutocastScope
 from ._common import on_tensorflow
@@ -91,7 +91,7 @@ class KernelStandardization:
             autocast = owner is not self and owner.autocast
             dtype = owner.compute_dtype if autocast else dtype_as_read(kernel.variable)
             standardize = functools.partial(self._standardize, kernel, dtype)
-            replacements.append((kernel.variable, _tracing.folded(standardize)))
+            replacements.append((kernel.variable, _export_mode.folded(standardize)))
         return replacements
 
     def _standardize(self, kernel, dtype):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ._errors import ExportError, first_line
+from .errors import ExportError, first_line
 
 # Largest differences, relative to the largest magnitude of an output. The order of float32 sums
 # differs between runtimes; the op holds epsilon as a float32 also for float64; a layer in half

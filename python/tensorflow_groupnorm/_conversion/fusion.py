@@ -8,7 +8,7 @@ import keras
 
 from .._keras import AddOperation, ReluOperations, SiluOperation
 from ..layers._activations import fused_name, resolve
-from ._network import Network
+from .network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Fusion:
         return [op for op in (self.addition, self.activation_operation) if op is not None]
 
 
-def find(network: Network, norm, outputs: list, taken: set[int]) -> Fusion:
+def find_fusion(network: Network, norm, outputs: list, taken: set[int]) -> Fusion:
     """Returns what follows a normalization and can be fused into it.
 
     Everything fused is called once, in one dtype, and nothing else reads what lies between. The

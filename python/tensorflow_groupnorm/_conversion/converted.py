@@ -13,10 +13,10 @@ import dataclasses
 import keras
 
 from ..layers._common import register
-from . import _edit
-from ._change import Build, Change
-from ._derived import Derived, derived, own_class
-from ._walk import Path, at, walk
+from . import edit
+from .change import Build, Change
+from .derived import Derived, derived, own_class
+from .walk import Path, at, walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Converted(Derived):
                 if kind != entry["replaces"]:
                     raise LookupError(f"{entry['replaces']} was replaced there, now it is {kind}")
             conversion = Conversion(serialized, changes, builds)
-            _edit.apply(layer, changes)
+            edit.apply(layer, changes)
         except LookupError as error:
             raise ValueError(
                 f"The {serialized['class_name']} {config['name']!r} was converted, and its class "

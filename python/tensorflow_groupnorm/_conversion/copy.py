@@ -10,10 +10,10 @@ import keras
 import tensorflow as tf
 
 from .._keras import Functional, SafeModeScope, functional_like_constructor, is_in_graph
-from . import _arguments, _rebuilt, _rules
-from ._change import Build
-from ._derived import own_class
-from ._walk import Path, at, attributes, dotted, functional, held_by, walk
+from . import arguments, rebuilt, rules
+from .change import Build
+from .derived import own_class
+from .walk import Path, at, attributes, dotted, functional, held_by, walk
 
 _IN_PLACE = "`tfgn.convert(model, in_place=True)` changes the model itself, without a copy."
 
@@ -34,7 +34,7 @@ def copy(model: keras.Model) -> keras.Model:
 def has_config_of_keras(layer: keras.Layer) -> bool:
     """Whether Keras' own config of a layer describes the layers inside as they are."""
     kind = type(layer)
-    if kind.__module__.partition(".")[0] == "keras" or isinstance(layer, _rebuilt.Rebuilt):
+    if kind.__module__.partition(".")[0] == "keras" or isinstance(layer, rebuilt.Rebuilt):
         return True
     if isinstance(layer, Functional):
         return functional_like_constructor(kind) and kind.get_config is Functional.get_config
@@ -47,7 +47,7 @@ def own_objects_known(model: keras.Layer):
     layers = [layer for _, layer in walk(model)]
     values = [value for layer in layers for value in vars(layer).values()]
     # The configs come from objects of this process: a lambda in them is no risk.
-    scope = keras.saving.custom_object_scope(_arguments.own_objects(layers + values))
+    scope = keras.saving.custom_object_scope(arguments.own_objects(layers + values))
     with SafeModeScope(False), scope, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
         warnings.filterwarnings("ignore", r"`build\(\)` was called on layer")
@@ -67,7 +67,7 @@ class _Copier:
     def _new(self, layer):
         if functional(layer) is None:
             return _named_like(layer, from_config(layer))
-        if not isinstance(layer, _rebuilt.Rebuilt):
+        if not isinstance(layer, rebuilt.Rebuilt):
             if has_config_of_keras(layer):
                 return self._of_its_graph(layer)
             new = _by_its_constructor(layer)
@@ -75,8 +75,8 @@ class _Copier:
                 return _named_like(layer, new)
         new = self._of_its_graph(layer)
         self._copy_attributes(layer, new)
-        rebuilt = isinstance(layer, _rebuilt.Rebuilt)
-        _rebuilt.mark(new, own_class(layer) if rebuilt else type(layer))
+        kind = own_class(layer) if isinstance(layer, rebuilt.Rebuilt) else type(layer)
+        rebuilt.mark(new, kind)
         return new
 
     def _of_its_graph(self, model):
@@ -99,7 +99,7 @@ class _Copier:
                     "cannot be called with what its `get_config` gives, and it holds "
                     f"{value!r}. {_IN_PLACE}"
                 )
-            return tensors.get(id(value), _arguments.without_state(value))
+            return tensors.get(id(value), arguments.without_state(value))
 
         for name, value in attributes(old).items():
             setattr(new, name, keras.tree.map_structure(counterpart, value))
@@ -138,9 +138,9 @@ def from_config(layer: keras.Layer) -> keras.Layer:
     if type(layer) is keras.layers.Lambda:
         return _copy_lambda(layer)
     try:
-        return type(layer).from_config(_arguments.config_of(layer))
+        return type(layer).from_config(arguments.config_of(layer))
     except Exception as error:
-        said = _arguments.first_paragraph(error) or type(error).__name__
+        said = arguments.first_paragraph(error) or type(error).__name__
         raise NotCopiedError(
             f"The {type(layer).__name__} {layer.name!r} cannot be copied: its `get_config` must "
             f"return the arguments of its `__init__`. {_IN_PLACE} Python says: {said}"
@@ -302,5 +302,5 @@ def copy_replaced(old: keras.Layer, new: keras.Layer):
     if isinstance(new, keras.layers.Wrapper):
         new = new.layer
     for variable in old.weights:
-        if variable.name not in _rules.MOVING_STATISTICS:
+        if variable.name not in rules.MOVING_STATISTICS:
             getattr(new, variable.name).assign(variable)

@@ -11,8 +11,8 @@ from tfgn_base.variants import VARIANTS
 
 from .. import layers
 from ..layers._kernels import KernelStandardization, output_axes
-from ._arguments import config_of
-from ._network import AT_OUTPUT, BEFORE_KEPT, BEFORE_KERNEL, NORMALIZATIONS
+from .arguments import config_of
+from .network import AT_OUTPUT, BEFORE_KEPT, BEFORE_KERNEL, NORMALIZATIONS
 
 _CARRIED = (
     *("name", "trainable", "dtype", "epsilon", "center", "scale"),

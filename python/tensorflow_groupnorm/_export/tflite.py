@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from . import _graph
-from ._errors import LOOKUPS, ExportError, first_line
+from .errors import LOOKUPS, ExportError, first_line
+from .graph import simplify
 
 
 def convert(saved_model: Path, path: Path):
@@ -24,7 +24,7 @@ def convert(saved_model: Path, path: Path):
     Raises:
         ExportError: if an op of the model has no builtin counterpart.
     """
-    _graph.simplify(saved_model)
+    simplify(saved_model)
     converter = tf.lite.TFLiteConverter.from_saved_model(
         os.fspath(saved_model), signature_keys=["serving_default"]
     )

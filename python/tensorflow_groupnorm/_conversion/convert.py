@@ -9,11 +9,11 @@ import keras
 from tfgn_base.variants import check_variant
 
 from .._keras import inherit_state
-from . import _arguments, _converted, _copy, _edit, _rebuilt, _rules
-from ._change import Build, Change
-from ._decide import decide
-from ._report import ConversionReport
-from ._walk import at, functional, walk
+from . import arguments, converted, copy, edit, rebuilt, rules
+from .change import Build, Change
+from .decide import decide
+from .report import ConversionReport
+from .walk import at, functional, walk
 
 _DEFAULT_GROUPS = 32
 
@@ -99,7 +99,7 @@ def convert(
     _check_groups(groups, group_size)
     if norm not in ("gn", None):
         raise ValueError(f"`norm` must be 'gn' or None. Received: norm={norm!r}")
-    options = _rules.Options(
+    options = rules.Options(
         norm=norm,
         standardization=_standardization(weight_standardization),
         groups=_DEFAULT_GROUPS if groups is None else groups,
@@ -110,42 +110,42 @@ def convert(
         keep=_keep(model, keep),
     )
     summary = ConversionReport(model.name)
-    with _copy.own_objects_known(model):
-        converted = _convert(model, options, summary, in_place)
+    with copy.own_objects_known(model):
+        new = _convert(model, options, summary, in_place)
     if report is not None:
         report(summary)
-    return converted
+    return new
 
 
 def _convert(model, options, report, in_place) -> keras.Model:
     """Copies, decides, changes the copy, and carries over the state."""
     new, pairs = model, []
-    if in_place and _copy.is_made_of_its_graph(model):
-        _rebuilt.mark(model, type(model))
+    if in_place and copy.is_made_of_its_graph(model):
+        rebuilt.mark(model, type(model))
     if not in_place:
-        new = _copy.copy(model)
-        pairs = _copy.counterparts(model, new)
+        new = copy.copy(model)
+        pairs = copy.counterparts(model, new)
     changes = decide(model, options, report)
     changes += _made_again(pairs, {change.path for change in changes})
     replaced = {change.path: change.layer for change in changes}
     for path, old, other in pairs:
         if path not in replaced:
-            _copy.copy_state(old, other)
+            copy.copy_state(old, other)
         inherit_state(old, other)
     originals = {path: at(model, path) for path in replaced}
     records = [
-        (at(new, start), _converted.describe(at(model, start), inside))
+        (at(new, start), converted.describe(at(model, start), inside))
         for start, inside in _by_recorder(new, changes).items()
     ]
-    _edit.apply(new, changes)
+    edit.apply(new, changes)
     for path, old in originals.items():
         if type(old) is type(replaced[path]):
-            _copy.copy_state(old, replaced[path])
+            copy.copy_state(old, replaced[path])
         else:
-            _copy.copy_replaced(old, replaced[path])
+            copy.copy_replaced(old, replaced[path])
         replaced[path].trainable = old.trainable
     for layer, conversion in records:
-        _converted.mark(layer, conversion)
+        converted.mark(layer, conversion)
     report.notes += _notes_on_rebuilt(new)
     # Last, for an optimizer goes by what is trainable.
     for old, other in [(old, other) for _, old, other in pairs] or [(model, model)]:
@@ -157,9 +157,9 @@ def _convert(model, options, report, in_place) -> keras.Model:
 def _made_again(pairs, changed) -> list[Change]:
     """Returns changes of the layers that came out different in the copy into ones that did not."""
     return [
-        Change(path, _copy.from_config(old), type(old).__name__, Build.of(old))
+        Change(path, copy.from_config(old), type(old).__name__, Build.of(old))
         for path, old, new in pairs
-        if path not in changed and _copy.differs(old, new)
+        if path not in changed and copy.differs(old, new)
     ]
 
 
@@ -173,7 +173,7 @@ def _by_recorder(model, changes) -> dict:
     for change in changes:
         for i in range(len(change.path)):
             holder = at(model, change.path[:i])
-            if isinstance(holder, keras.Layer) and not _copy.has_config_of_keras(holder):
+            if isinstance(holder, keras.Layer) and not copy.has_config_of_keras(holder):
                 start = change.path[:i]
                 recorders.setdefault(start, []).append(change.below(start))
                 break
@@ -185,14 +185,14 @@ def _notes_on_rebuilt(model) -> list[str]:
         f"{layer.name} is saved as its graph, as its constructor cannot make it again: what is "
         f"loaded lacks its {', '.join(layer.not_saved())}"
         for _, layer in walk(model)
-        if isinstance(layer, _rebuilt.Rebuilt) and layer.not_saved()
+        if isinstance(layer, rebuilt.Rebuilt) and layer.not_saved()
     ]
 
 
 def _compile(old, new, report):
     try:
-        _arguments.compile_like(old, new)
-    except _arguments.NotCopiedError as error:
+        arguments.compile_like(old, new)
+    except arguments.NotCopiedError as error:
         report.notes.append(f"{old.name} is not compiled: {error}")
 
 
@@ -231,18 +231,18 @@ def _check_groups(groups, group_size):
 def _standardization(given) -> dict | None:
     if given is None:
         return None
-    arguments = {"variant": given} if not isinstance(given, dict) else dict(given)
-    unknown = arguments.keys() - {"variant", "epsilon", "gain"}
-    if unknown or "variant" not in arguments:
+    standardization = {"variant": given} if not isinstance(given, dict) else dict(given)
+    unknown = standardization.keys() - {"variant", "epsilon", "gain"}
+    if unknown or "variant" not in standardization:
         raise ValueError(
             "`weight_standardization` as a dict has the key 'variant' and optionally 'epsilon' and "
             f"'gain'. Received: weight_standardization={given!r}"
         )
     try:
-        check_variant(arguments["variant"], arguments.get("epsilon"))
+        check_variant(standardization["variant"], standardization.get("epsilon"))
     except ValueError as error:
         raise ValueError(f"`weight_standardization`: {error}") from None
-    return arguments
+    return standardization
 
 
 def _keep(model, keep) -> Callable[[keras.Layer], bool]:

@@ -16,13 +16,13 @@ import tensorflow as tf
 
 from ._keras import AutocastScope, get_autocast_scope, in_stateless_scope
 
-_CURRENT: contextvars.ContextVar[InferenceTrace | None] = contextvars.ContextVar(
-    "inference_trace", default=None
+_CURRENT: contextvars.ContextVar[ExportMode | None] = contextvars.ContextVar(
+    "export_mode", default=None
 )
 
 
-class InferenceTrace:
-    """A trace of a model for inference: standardized kernels become constants of the graph.
+class ExportMode:
+    """A trace of a model for an export: standardized kernels become constants of the graph.
 
     Args:
         stock: whether the functions of `ops` are those of `stock`.
@@ -64,8 +64,8 @@ class InferenceTrace:
 
 def stock_ops() -> bool:
     """Whether the functions of `ops` are to be those of `stock`."""
-    trace = _CURRENT.get()
-    return trace is not None and trace.stock
+    mode = _CURRENT.get()
+    return mode is not None and mode.stock
 
 
 def folded(compute):
@@ -77,11 +77,11 @@ def folded(compute):
     Returns:
         The tensor; in the graph of an export a constant of its value now.
     """
-    trace = _CURRENT.get()
+    mode = _CURRENT.get()
     # In a stateless scope variables may read as tensors of the graph.
-    if trace is None or tf.executing_eagerly() or in_stateless_scope():
+    if mode is None or tf.executing_eagerly() or in_stateless_scope():
         return compute()
-    return trace.constant(_call_outside_of_graphs(compute))
+    return mode.constant(_call_outside_of_graphs(compute))
 
 
 def _call_outside_of_graphs(compute):

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from .._keras import get_input_signature, make_tf_tensor_spec
-from ._errors import ExportError, first_line
+from .errors import ExportError, first_line
 
 # Bits of the significand.
 _PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}

@@ -11,8 +11,8 @@ import keras
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from .. import _library, _tracing
-from ._errors import ExportError, first_line
+from .. import _export_mode, _library
+from .errors import ExportError, first_line
 
 #: Beside the model, in the folder that SavedModel sets aside for files of others.
 REQUIREMENTS = Path("assets.extra", "tensorflow_groupnorm.json")
@@ -42,7 +42,7 @@ def write(model, signature, path: Path, *, stock: bool):
     def serve(*args):
         return model(*args, training=False)
 
-    with _tracing.InferenceTrace(stock).active() as trace:
+    with _export_mode.ExportMode(stock).active() as mode:
         try:
             function = archive.add_endpoint("serve", serve, signature)
             outputs = function.get_concrete_function().structured_outputs
@@ -51,9 +51,9 @@ def write(model, signature, path: Path, *, stock: bool):
                 f"Keras cannot trace the model {model.name}: {first_line(error)}"
             ) from error
         _require_flat(outputs, model)
-        if trace.folded_bytes > _LARGEST_CONSTANTS:
+        if mode.folded_bytes > _LARGEST_CONSTANTS:
             raise ExportError(
-                f"The standardized kernels of {model.name} are {trace.folded_bytes / 2**30:.1f} "
+                f"The standardized kernels of {model.name} are {mode.folded_bytes / 2**30:.1f} "
                 "GiB of constants, and TensorFlow stores no graph of 2 GiB: use model.export(), "
                 "which keeps the StandardizeWeights ops."
             )

@@ -7,7 +7,7 @@ import dataclasses
 import keras
 
 from .._keras import build_by_run, is_default, name_scopes
-from ._walk import Path
+from .walk import Path
 
 
 @dataclasses.dataclass(frozen=True)

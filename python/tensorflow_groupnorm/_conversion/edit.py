@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 
 from .._keras import Node, refresh_graph, replace_tracked
-from ._change import Change
-from ._network import Network
-from ._walk import at, attributes, functional, items, walk
+from .change import Change
+from .network import Network
+from .walk import at, attributes, functional, items, walk
 
 
 def apply(root: keras.Layer, changes: list[Change]):

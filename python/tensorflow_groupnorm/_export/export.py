@@ -14,9 +14,9 @@ from tfgn_base.files import whole
 from tfgn_base.names import FORMATS
 
 from ..layers._common import on_tensorflow
-from . import _check, _onnx, _saved_model, _tflite
-from ._errors import ExportError, first_line
-from ._model import (
+from . import check, onnx, saved_model, tflite
+from .errors import ExportError, first_line
+from .model import (
     compute_dtype,
     computing_in_float32,
     named_signature,
@@ -123,8 +123,8 @@ def export(
             written, custom_ops = _write(model, signature, Path(folder), portable, format)
             difference = None
             if expected is not None:
-                actual = _run(written, format, _check.by_name(signature, batch))
-                difference = _check.largest_difference(expected, actual)
+                actual = _run(written, format, check.by_name(signature, batch))
+                difference = check.largest_difference(expected, actual)
                 _require(difference, tolerance, model)
             os.replace(written, unfinished)
     return Exported(path, format, portable, custom_ops, difference)
@@ -145,7 +145,7 @@ def _check_arguments(model, portable, format):
             f"format={format!r} needs portable=True: what runs such a file has no fused ops."
         )
     if format == "onnx":
-        _onnx.require()
+        onnx.require()
 
 
 def _check_target(path, overwrite):
@@ -166,21 +166,21 @@ def _on_a_batch(model, signature, given, example):
     The signature is of the batch size that the model declares where it takes no other one.
     """
     try:
-        batch = _check.as_batch(signature, example)
-        return signature, batch, _check.run_model(model, batch)
+        batch = check.as_batch(signature, example)
+        return signature, batch, check.run_model(model, batch)
     except ExportError:
         declared = with_declared_batch(model, signature)
         if given is not None or declared == signature:
             raise
-        batch = _check.as_batch(declared, example)
-        return declared, batch, _check.run_model(model, batch)
+        batch = check.as_batch(declared, example)
+        return declared, batch, check.run_model(model, batch)
 
 
 def _write(model, signature, folder, portable, format):
     """Writes the model into a folder; returns the SavedModel or file, and its custom ops."""
-    saved_model = folder / "saved_model"
-    _saved_model.write(model, signature, saved_model, stock=portable)
-    custom_ops = _saved_model.custom_ops(_saved_model.ops(saved_model))
+    written = folder / "saved_model"
+    saved_model.write(model, signature, written, stock=portable)
+    custom_ops = saved_model.custom_ops(saved_model.ops(written))
     if portable and custom_ops:
         raise ExportError(
             f"The model {model.name} has custom ops that a portable one cannot have: "
@@ -193,14 +193,14 @@ def _write(model, signature, folder, portable, format):
             stacklevel=3,
         )
     if format == "saved_model":
-        return saved_model, tuple(custom_ops)
+        return written, tuple(custom_ops)
     file = folder / f"model.{format}"
-    {"tflite": _tflite, "onnx": _onnx}[format].convert(saved_model, file)
+    {"tflite": tflite, "onnx": onnx}[format].convert(written, file)
     return file, tuple(custom_ops)
 
 
 def _run(written, format, inputs):
-    run = {"saved_model": _saved_model, "tflite": _tflite, "onnx": _onnx}[format].run
+    run = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}[format].run
     try:
         return run(written, inputs)
     except Exception as error:
@@ -209,7 +209,7 @@ def _run(written, format, inputs):
 
 def _require(difference, tolerance, model):
     if tolerance is None:
-        tolerance = _check.default_tolerance(compute_dtype(model))
+        tolerance = check.default_tolerance(compute_dtype(model))
     if not difference <= tolerance:
         raise ExportError(
             f"What was written differs from the model {model.name}: the largest difference is "

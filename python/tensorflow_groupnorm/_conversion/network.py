@@ -8,8 +8,8 @@ import keras
 
 from .. import layers
 from .._keras import Functional, is_in_graph
-from ._composites import Composites
-from ._walk import Path, attributes, functional, items
+from .composites import Composites
+from .walk import Path, attributes, functional, items
 
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,

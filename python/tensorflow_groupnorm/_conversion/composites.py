@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import keras
 
 from .._keras import Functional
-from ._walk import functional
+from .walk import functional
 
 
 class Composites:

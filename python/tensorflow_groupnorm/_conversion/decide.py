@@ -8,18 +8,19 @@ import functools
 import keras
 
 from .._keras import get_keras_mask, rematerialized_like
-from . import _fusion, _rules
-from ._change import Build, Change
-from ._composites import Composites
-from ._network import AT_OUTPUT, BEFORE_KEPT, BEFORE_KERNEL, NORMALIZATIONS, Graph, Network
-from ._report import FUSED, KEPT, REPLACED, ConversionReport, LayerChange
-from ._walk import TRACKED, Path, captured, children, dotted, functional, walk
+from . import rules
+from .change import Build, Change
+from .composites import Composites
+from .fusion import Fusion, find_fusion
+from .network import AT_OUTPUT, BEFORE_KEPT, BEFORE_KERNEL, NORMALIZATIONS, Graph, Network
+from .report import FUSED, KEPT, REPLACED, ConversionReport, LayerChange
+from .walk import TRACKED, Path, captured, children, dotted, functional, walk
 
 _OPAQUE = (keras.layers.SpectralNormalization,)
 _UNREACHED = "a function or a set holds it, in which it cannot be replaced"
 
 
-def decide(model: keras.Model, options: _rules.Options, report: ConversionReport) -> list[Change]:
+def decide(model: keras.Model, options: rules.Options, report: ConversionReport) -> list[Change]:
     """Returns what is to be changed in a model.
 
     Args:
@@ -63,7 +64,7 @@ class _Decider:
             return
         self._seen.add(id(layer))
         inside = f"{scope}{layer.name}/" if reasons is not None else ""
-        if _rules.concerns(layer, self._options):
+        if rules.concerns(layer, self._options):
             if isinstance(layer, NORMALIZATIONS):
                 self._normalization(layer, path, scope)
             else:
@@ -87,7 +88,7 @@ class _Decider:
             if calls:
                 self._visit(child, path + below, scope, graph.reasons(child), calls)
         for below, child in inside:
-            self._visit(child, path + below, scope, [_rules.OUTSIDE] * _outputs_of(child))
+            self._visit(child, path + below, scope, [rules.OUTSIDE] * _outputs_of(child))
 
     def _composite(self, layer, path, scope, reasons):
         """Decides about a layer that calls other layers in code that cannot be followed."""
@@ -96,8 +97,8 @@ class _Decider:
         reason = AT_OUTPUT if reasons is None else next(filter(None, reasons), None)
         if norms:
             counts = all(self._counts(norm) for norm in norms)
-            reason = _rules.ASSUMED if counts else BEFORE_KEPT
-        elif sum(_rules.has_own_kernel(child) for child in inside) > 1:
+            reason = rules.ASSUMED if counts else BEFORE_KEPT
+        elif sum(rules.has_own_kernel(child) for child in inside) > 1:
             reason = BEFORE_KERNEL
         for below, child in children(layer):
             self._visit(child, path + below, scope, [reason] * _outputs_of(child))
@@ -105,7 +106,7 @@ class _Decider:
     # Layers that concern the conversion
 
     def _normalization(self, layer, path, scope):
-        decision = _rules.normalization(layer, self._options, self._is_masked(layer))
+        decision = rules.normalization(layer, self._options, self._is_masked(layer))
         if decision.make is None:
             self._note(layer, scope, KEPT, decision)
             return
@@ -140,13 +141,13 @@ class _Decider:
     def _fusion(self, layer):
         fused = self._options.fuse and self._options.norm is not None
         if not fused or self._holders[id(layer)] > 1:
-            return _fusion.Fusion()
-        fusion = _fusion.find(self._network, layer, self._outputs, self._taken)
+            return Fusion()
+        fusion = find_fusion(self._network, layer, self._outputs, self._taken)
         self._taken.add(id(fusion.addition))
         return fusion
 
     def _kernel(self, layer, path, scope, reason):
-        decision = _rules.kernel(layer, self._options, reason)
+        decision = rules.kernel(layer, self._options, reason)
         if decision.make is None:
             self._note(layer, scope, KEPT, decision)
             return
@@ -154,7 +155,7 @@ class _Decider:
         self._change(layer, path, decision.make)
 
     def _counts(self, norm) -> bool:
-        return _rules.counts(norm, self._options)
+        return rules.counts(norm, self._options)
 
     def _is_masked(self, layer) -> bool:
         inputs = [tensor for node in self._network.calls(layer) for tensor in node.input_tensors]
@@ -163,7 +164,7 @@ class _Decider:
     # The report
 
     def _note(self, layer, scope, action, decision):
-        kind = _rules.describe(layer)
+        kind = rules.describe(layer)
         change = LayerChange(scope + layer.name, kind, action, decision.result, decision.reason)
         self._report.changes.append(change)
 
@@ -171,16 +172,16 @@ class _Decider:
         for path, layer in self._found:
             unreached = [("", layer)] if TRACKED in path else captured(layer)
             for name, held in unreached:
-                if id(held) not in self._seen and _rules.concerns(held, self._options):
+                if id(held) not in self._seen and rules.concerns(held, self._options):
                     self._seen.add(id(held))
                     scope = f"{layer.name}.{name}/" if name else ""
-                    self._note(held, scope, KEPT, _rules.Decision(reason=_UNREACHED))
+                    self._note(held, scope, KEPT, rules.Decision(reason=_UNREACHED))
 
     def _note_few_numbers(self):
         if self._few:
             name, numbers = min(self._few, key=lambda norm: norm[1])
             self._report.notes.append(
-                f"groups of fewer than {_rules.FEWEST_NUMBERS} numbers, whose statistics are "
+                f"groups of fewer than {rules.FEWEST_NUMBERS} numbers, whose statistics are "
                 f"noise, in {len(self._few)} of the normalizations at this input size ({name}: "
                 f"{numbers}): take fewer groups (`groups`), more channels per group "
                 "(`group_size`) or larger inputs"

@@ -13,8 +13,8 @@ import keras
 
 from .._keras import Functional, find_class, make_functional
 from ..layers._common import register
-from ._derived import Derived, derived, own_class
-from ._walk import attributes
+from .derived import Derived, derived, own_class
+from .walk import attributes
 
 _PLAIN = (bool, int, float, str, type(None))
 

@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from . import _graph, _saved_model
-from ._errors import LOOKUPS, ExportError, first_line
+from .errors import LOOKUPS, ExportError, first_line
+from .graph import IDENTITIES, simplify
+from .saved_model import ops
 
 #: The newest that tf2onnx writes. GroupNorm comes in primitives, as GroupNormalization of opset 18
 #: has a scale per group and the one of 21, with a scale per channel, is beyond it.
@@ -46,11 +47,11 @@ def convert(saved_model: Path, path: Path):
     import onnx
     import tf2onnx
 
-    tables = sorted(kind for kind in _saved_model.ops(saved_model) if "Table" in kind)
+    tables = sorted(kind for kind in ops(saved_model) if "Table" in kind)
     if tables:
         raise ExportError(f"ONNX has no operator for {', '.join(tables)} ({LOOKUPS}).")
     # tf2onnx knows EnsureShape, and takes sizes from it that TensorFlow cannot infer.
-    _graph.simplify(saved_model, _graph.IDENTITIES - {"EnsureShape"}, without_complements=True)
+    simplify(saved_model, IDENTITIES - {"EnsureShape"}, without_complements=True)
     loaded = tf.saved_model.load(os.fspath(saved_model))  # Holds the variables of its functions.
     frozen, names = _frozen(loaded.signatures["serving_default"])
     logger = tf.get_logger()
