@@ -9,12 +9,12 @@ import numpy as np
 
 from tests.support import reference
 
-from .cases import Norm
+from .cases import SCALING, Norm
 from .inputs import draw
 from .rounds import WorkerError, Workers
 
 MEANS = (0.0, 1e2, 1e3, 1e4)
-SHAPES = (((1, 56, 56, 64), 32), ((1, 600, 400, 24), 3))
+CASES = (SCALING["conv1_pooled"], SCALING["24_channels"])
 DTYPES = ("float32", "bfloat16", "float16")
 OURS = ("kernel", "op")
 OTHERS = ("keras", "keras jit", "torch", "flax")
@@ -50,8 +50,8 @@ class Accuracy:
 def cases() -> list[tuple[Norm, float]]:
     """Returns every case and mean."""
     return [
-        (Norm(shape, groups, dtype=dtype, backward=True), mean)
-        for shape, groups in SHAPES
+        (dataclasses.replace(case, dtype=dtype, backward=True), mean)
+        for case in CASES
         for dtype in DTYPES
         for mean in MEANS
     ]

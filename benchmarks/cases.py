@@ -5,38 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-#: The feature maps of a ResNet-50, a large batch, a diffusion U-Net. 32 groups.
-LADDER = (
-    (2, 112, 112, 64),
-    (2, 56, 56, 64),
-    (2, 56, 56, 256),
-    (2, 28, 28, 512),
-    (2, 14, 14, 1024),
-    (2, 7, 7, 2048),
-    (16, 56, 56, 256),
-    (2, 64, 64, 320),
-)
-
-#: Sequences, volumes, odd numbers of channels: shape and groups.
-OTHER_SHAPES = (
-    ((8, 4096, 256), 32),
-    ((2, 1000, 80), 8),
-    ((1, 32, 64, 64, 32), 32),
-    ((2, 16, 32, 32, 48), 8),
-    ((2, 112, 112, 24), 3),
-    ((2, 112, 112, 30), 5),
-    ((2, 112, 112, 7), 1),
-    ((1, 600, 400, 24), 3),
-)
-
-#: Batch 1, from 1 KB to 4 GB: does the cost grow linearly?
-SIZES = tuple((1, side, side, 64) for side in (2, 8, 16, 32, 64, 128, 512, 1024, 2048, 4096))
+from tests.support import cases as shapes
 
 #: Beyond, the op is left out: beside the inputs of the kernels there is no memory for its own.
 OP_BYTES = 1 << 28
-
-#: Batch 1: does every core help?
-SCALING = ((1, 56, 56, 64), (1, 56, 56, 256), (1, 7, 7, 2048), (1, 256, 256, 64), (1, 600, 400, 24))
 
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -91,6 +63,10 @@ class Norm:
         tensors = 2 + 3 * self.backward + self.residual * (1 + 2 * self.backward)
         return tensors / 2
 
+    def with_batch(self, batch: int) -> Norm:
+        """The case with another number of samples."""
+        return dataclasses.replace(self, shape=(batch, *self.shape[1:]))
+
     @property
     def copied(self) -> Norm:
         """The case whose copies are the bound of this one."""
@@ -100,6 +76,23 @@ class Norm:
     def inputs(self) -> Norm:
         """The case with the same inputs for all that can share them."""
         return dataclasses.replace(self.copied, threads=None, residual=self.residual)
+
+
+def _norms(*tables: str) -> dict[str, Norm]:
+    """The rows of tables of `tests/support/shapes.txt`, by name."""
+    return {
+        name: Norm(case.shape, case.groups, case.axis)
+        for table in tables
+        for name, case in shapes.group_norms(table).items()
+    }
+
+
+RESNET50 = _norms("resnet50")
+LADDER = _norms("resnet50", "ladder")
+OTHER_SHAPES = _norms("other")
+SIZES = _norms("sizes")
+SCALING = _norms("scaling")
+LARGE_IMAGES = _norms("large_images")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,8 +68,8 @@ def ladder(shapes) -> Iterator[Group]:
 
 
 def other_shapes(shapes) -> Iterator[Group]:
-    for shape, groups in OTHER_SHAPES:
-        yield _everyone("shapes", Norm(shape, groups))
+    for case in OTHER_SHAPES.values():
+        yield _everyone("shapes", case)
 
 
 FUSIONS = {
@@ -99,17 +99,15 @@ def layouts(shapes) -> Iterator[Group]:
 
 
 def scaling(shapes) -> Iterator[Group]:
-    for shape in SCALING:
-        groups = 3 if shape[-1] == 24 else 32
-        cases = [Norm(shape, groups, threads=threads) for threads in (1, None)]
-        yield _ours("scaling", _text(shape), cases, ("kernel",))
-    for shape in SIZES:
-        case = Norm(shape)
+    for case in SCALING.values():
+        cases = [dataclasses.replace(case, threads=threads) for threads in (1, None)]
+        yield _ours("scaling", _text(case.shape), cases, ("kernel",))
+    for case in SIZES.values():
         # x, dy, y and dx, and room for all else.
         if 4.5 * case.nbytes > machine.available_bytes():
             continue
         contenders = ("kernel", "op") if case.nbytes <= OP_BYTES else ("kernel",)
-        yield _ours("scaling", _text(shape), [case], contenders)
+        yield _ours("scaling", _text(case.shape), [case], contenders)
 
 
 def weights(shapes) -> Iterator[Group]:

@@ -233,7 +233,7 @@ def threads(results: Results, verdicts: Verdicts) -> str:
 def sizes(results: Results, verdicts: Verdicts) -> str:
     """The cost of a byte against the size of the tensor."""
     rows, of_memory = [], {}
-    for case in map(Norm, SIZES):
+    for case in SIZES.values():
         copy = results.copy_ns("scaling", case)
         if copy is None:
             continue

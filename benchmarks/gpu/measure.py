@@ -9,19 +9,16 @@ from typing import NamedTuple
 
 import torch
 
+from ..cases import LADDER, LARGE_IMAGES, RESNET50
 from .library import GroupNorm, Library
 
-#: Rows of the table: shape, groups.
-LADDER = ((112, 112, 64), (56, 56, 64), (56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048))
-SHAPES = (
-    *((batch, *shape) for batch in (1, 2, 32) for shape in LADDER),
-    (2, 64, 64, 320),
-    (1, 512, 512, 128),
-    (1, 1024, 1024, 128),
-    (1, 128, 128, 128, 32),
+#: Rows of the table.
+CASES = (
+    *(case.with_batch(batch) for batch in (1, 2, 32) for case in RESNET50.values()),
+    LADDER["unet"],
+    *LARGE_IMAGES.values(),
 )
-GROUPS = 32
-QUICK_SHAPES = ((2, 56, 56, 64), (32, 56, 56, 256))
+QUICK_CASES = (RESNET50["conv1_pooled"], RESNET50["conv2"].with_batch(32))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REPEATS = 11
 #: The part of a copy's bandwidth to reach forward and in both passes, from this many bytes on.
@@ -55,9 +52,9 @@ class Row(NamedTuple):
 
 def rows(library: Library, quick: bool) -> Iterator[Row]:
     """Measures shape by shape."""
-    for shape in QUICK_SHAPES if quick else SHAPES:
+    for case in QUICK_CASES if quick else CASES:
         for dtype in DTYPES[:1] if quick else DTYPES:
-            yield from _measure(library, shape, dtype)
+            yield from _measure(library, case.shape, case.groups, dtype)
 
 
 def time_of(calls: list[Callable[[], None]]) -> float:
@@ -91,8 +88,10 @@ def _sets(nbytes: int) -> int:
     return max(1, min(64, math.ceil(4 * cache / nbytes)))
 
 
-def _measure(library: Library, shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[Row]:
-    norm = GroupNorm(shape, len(shape) - 1, GROUPS if shape[-1] >= 64 else 8)
+def _measure(
+    library: Library, shape: tuple[int, ...], groups: int, dtype: torch.dtype
+) -> Iterator[Row]:
+    norm = GroupNorm(shape, len(shape) - 1, groups)
     nbytes = math.prod(shape) * torch.finfo(dtype).bits // 8
     sets = _sets(2 * nbytes)
     xs = [torch.randn(shape, device="cuda").to(dtype) for _ in range(sets)]

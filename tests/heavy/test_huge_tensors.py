@@ -6,23 +6,16 @@ other ones. Needs 20 GiB of memory and some minutes.
 
 import gc
 
+import cases
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from parameters import named
 
 PERIOD = 1_000_003
 # Elements that are compared at a time.
 SLICE = 2**24
-
-SHAPES = [
-    # Groups of 2^30 elements, channels last.
-    ((1, 2**25 + 5, 64), -1, 2),
-    # One group of more than 2^31 elements, channels first.
-    ((1, 2, 2**30 + 7), 1, 1),
-    # More than 2^16 samples, channels between.
-    ((2**16 + 1, 8, 16, 2**8), 2, 4),
-]
 
 
 def periodic(shape, seed):
@@ -70,8 +63,9 @@ class Groups:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize(("shape", "axis", "groups"), SHAPES, ids=str)
-def test_group_norm(shape, axis, groups):
+@pytest.mark.parametrize("case", named(cases.group_norms("huge")))
+def test_group_norm(case):
+    shape, axis, groups = case.shape, case.axis, case.groups
     assert np.prod(shape, dtype="int64") > 2**31
     x = periodic(shape, 0)
     view = Groups(shape, axis, groups)

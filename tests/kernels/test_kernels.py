@@ -5,10 +5,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
+from parameters import named
 from tensorflow_groupnorm import _native as native
 
 TYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in cases.ELEMENT_TYPES}
 EPSILON = float(np.float32(1e-3))  # as an attribute of an op holds it
+ALL = cases.GROUP_NORM | cases.VECTOR_EDGES | cases.LARGE
 
 
 @pytest.fixture(params=native.cpu_targets(), autouse=True)
@@ -17,10 +19,6 @@ def cpu_target(request):
     assert native.cpu_target() == request.param
     yield request.param
     native.select_cpu_target("")
-
-
-def parameter_type(dtype):
-    return np.dtype("float64" if dtype == "float64" else "float32")
 
 
 def misaligned(array):
@@ -32,19 +30,25 @@ def misaligned(array):
 
 
 class Inputs:
-    def __init__(self, case, dtype, per_sample=False, mean=0.0):
+    """Random tensors for a case; what is absent is None."""
+
+    def __init__(self, case, dtype, affine="per_channel", side=True, mean=0.0):
         rng = np.random.default_rng(7)
-        shape, axis, groups = case
-        affine = (shape[0], shape[axis]) if per_sample else shape[axis]
         self.x, self.side, self.dy = (
-            misaligned((rng.standard_normal(shape) + offset).astype(TYPES[dtype]))
+            misaligned((rng.standard_normal(case.shape) + offset).astype(TYPES[dtype]))
             for offset in (mean, 0, 0)
         )
+        channels = case.shape[case.axis]
+        shape = (case.shape[0], channels) if affine == "per_sample" else channels
         self.gamma, self.beta = (
-            misaligned(rng.uniform(0.5, 1.5, affine).astype(parameter_type(dtype)))
+            misaligned(rng.uniform(0.5, 1.5, shape).astype(cases.parameter_dtype(dtype)))
             for _ in range(2)
         )
-        self.options = {"groups": groups, "axis": axis}
+        if affine == "absent":
+            self.gamma = self.beta = None
+        if not side:
+            self.side = None
+        self.options = {"groups": case.groups, "axis": case.axis}
 
     def forward(self, activation, threads=2, **options):
         return native.group_norm_forward(
@@ -67,19 +71,15 @@ class Inputs:
         )
 
 
-@pytest.mark.parametrize("dtype", cases.ELEMENT_TYPES)
-@pytest.mark.parametrize("name", cases.GROUP_NORM | cases.VECTOR_EDGES | cases.LARGE)
-def test_group_norm(name, dtype):
-    case = (cases.GROUP_NORM | cases.VECTOR_EDGES | cases.LARGE)[name]
-    activation = cases.ACTIVATIONS[len(name) % 3]
-    inputs = Inputs(case, dtype, per_sample=len(name) % 2 == 0)
+def check_group_norm(case, dtype, activation, affine, side=True):
+    inputs = Inputs(case, dtype, affine, side)
     expected = inputs.expected(activation)
     y, mean, rstd = inputs.forward(activation)
     offset = reference.offset_in_deviations(expected, case.shape, case.axis)
     # |gamma| <= 1.5; the terms are bounded by x_hat * gamma, beta and side_input.
-    terms = 2 * np.abs(reference.wide(inputs.side)) + 1.5
+    terms = 1.5 + (2 * np.abs(reference.wide(inputs.side)) if side else 0)
     reference.assert_values(y, expected.y, dtype, offset=offset, scale=1.5, terms=terms)
-    parameters = parameter_type(dtype).name
+    parameters = cases.parameter_dtype(dtype)
     reference.assert_values(
         mean, expected.mean, parameters, offset=np.abs(expected.mean), scale=1.0
     )
@@ -87,16 +87,33 @@ def test_group_norm(name, dtype):
 
     gradients = inputs.backward(activation, mean, rstd)
     for source, gradient in gradients.items():
+        if source not in expected.gradients:
+            assert gradient is None or not gradient.size
+            continue
         stored_as = dtype if source in ("x", "side") else parameters
         reference.assert_gradient(
             gradient, expected.gradients[source], dtype, offset=offset.max(), stored_as=stored_as
         )
 
 
+@pytest.mark.parametrize("dtype", cases.ELEMENT_TYPES)
+@pytest.mark.parametrize("case", named(ALL))
+def test_group_norm(case, dtype):
+    check_group_norm(case, dtype, case.activation, case.affine)
+
+
+@pytest.mark.parametrize("side", [False, True], ids=["", "side"])
+@pytest.mark.parametrize("affine", cases.AFFINE)
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
+@pytest.mark.parametrize("layout", ["image_last", "image_first", "image_middle"])
+def test_every_form_of_group_norm(layout, activation, affine, side):
+    check_group_norm(cases.GROUP_NORM[layout], "float32", activation, affine, side)
+
+
 @pytest.mark.parametrize("mean", [1e2, 1e4])
 @pytest.mark.parametrize("name", ["image_last", "image_first", "last_c17_gc", "deep_features"])
 def test_values_far_from_zero(name, mean):
-    case = (cases.GROUP_NORM | cases.VECTOR_EDGES | cases.LARGE)[name]
+    case = ALL[name]
     inputs = Inputs(case, "float32", mean=mean)
     expected = inputs.expected("linear")
     offset = reference.offset_in_deviations(expected, case.shape, case.axis)
@@ -121,24 +138,16 @@ def test_a_shift_unlike_the_rest():
     reference.assert_values(y, expected.y, "float32", offset=offset, scale=1.5, terms=1.5)
 
 
-@pytest.mark.parametrize("dtype", cases.ELEMENT_TYPES)
-@pytest.mark.parametrize("name", cases.KERNELS)
-def test_standardize_weights(name, dtype):
-    case = cases.KERNELS[name]
+def check_standardize_weights(case, dtype, mode, ddof, has_gain=True):
     rng = np.random.default_rng(3)
     w = misaligned(rng.normal(0.02, 0.1, case.shape).astype(TYPES[dtype]))
     outputs = int(np.prod([case.shape[i] for i in case.axis]))
-    gain = rng.uniform(0.5, 1.5, outputs).astype(parameter_type(dtype))
-    mode, ddof = [("add_to_variance", 0), ("add_to_stddev", 1), ("clamp_variance", 0)][
-        len(name) % 3
-    ]
-    attributes = {
-        "axis": case.axis,
-        "epsilon": float(np.float32(1e-5)),
-        "epsilon_mode": mode,
-        "ddof": ddof,
-    }
-    attributes["scale"] = 0.5
+    gain = rng.uniform(0.5, 1.5, outputs).astype(cases.parameter_dtype(dtype))
+    gain = gain if has_gain else None
+    # Of clamp_variance, this epsilon lies amid the variances.
+    epsilon = float(np.float32(1e-2 if mode == "clamp_variance" else 1e-5))
+    attributes = {"axis": case.axis, "epsilon": epsilon, "epsilon_mode": mode}
+    attributes |= {"ddof": ddof, "scale": 0.5}
     narrow = {"float32": "bfloat16"}.get(dtype, dtype)  # mixed precision
     w_hat, mean, rstd = native.standardize_weights_forward(
         w, gain, **attributes, dtype=TYPES[narrow], threads=2
@@ -154,9 +163,27 @@ def test_standardize_weights(name, dtype):
     reference.assert_values(w_hat, expected.y, narrow, offset=offset, scale=0.75)
     gradients = expected.gradients
     reference.assert_gradient(dw, gradients["w"], dtype, offset=offset)
-    reference.assert_gradient(
-        dgain, gradients["gain"], dtype, offset=offset, stored_as=parameter_type(dtype).name
-    )
+    if has_gain:
+        stored_as = cases.parameter_dtype(dtype)
+        reference.assert_gradient(
+            dgain, gradients["gain"], dtype, offset=offset, stored_as=stored_as
+        )
+    else:
+        assert dgain is None or not dgain.size
+
+
+@pytest.mark.parametrize("dtype", cases.ELEMENT_TYPES)
+@pytest.mark.parametrize("case", named(cases.KERNELS))
+def test_standardize_weights(case, dtype):
+    check_standardize_weights(case, dtype, case.epsilon_mode, case.ddof)
+
+
+@pytest.mark.parametrize("has_gain", [False, True], ids=["", "gain"])
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("mode", cases.EPSILON_MODES)
+@pytest.mark.parametrize("layout", ["conv2d", "conv2d_oihw", "interleaved"])
+def test_every_form_of_standardize_weights(layout, mode, ddof, has_gain):
+    check_standardize_weights(cases.KERNELS[layout], "float32", mode, ddof, has_gain)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

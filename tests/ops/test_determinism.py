@@ -13,17 +13,12 @@ from paths import SUPPORT, python_path
 
 # Large enough to be shared among threads, and small ones that are not.
 GROUP_NORM = [
-    *(cases.LARGE[name] for name in sorted(cases.LARGE)),
-    cases.GroupNormCase((2, 56, 56, 64), -1, 32),
-    cases.GroupNormCase((2, 64, 56, 56), 1, 32),
-    cases.GroupNormCase((1, 40, 96, 40), 2, 4),
+    *cases.LARGE.values(),
+    cases.group_norms("resnet50")["conv1_pooled"],
     cases.GROUP_NORM["image_middle"],
 ]
 KERNELS = [
-    cases.KernelCase((3, 3, 256, 256), (-1,)),
-    cases.KernelCase((256, 256, 3, 3), (0,)),
-    cases.KernelCase((3, 3, 128, 256), (2,)),
-    cases.KernelCase((32, 16, 32, 16), (1, 3)),
+    *cases.LARGE_KERNELS.values(),
     cases.KERNELS["depthwise"],
 ]
 DTYPES = ("bfloat16", "float32", "float64")

@@ -11,17 +11,8 @@ from tensorflow.python.eager import forwardprop
 # A float32 number, so that the attribute of the op holds it.
 EPSILON = 2.0**-7
 
-SMALL = {
-    "dense": cases.GroupNormCase((3, 6), -1, 2),
-    "image_last": cases.GroupNormCase((2, 3, 2, 6), -1, 3),
-    "image_first": cases.GroupNormCase((2, 6, 3, 2), 1, 3),
-    "image_middle": cases.GroupNormCase((2, 3, 6, 2), 2, 2),
-}
-SMALL_KERNELS = {
-    "conv2d": cases.KernelCase((2, 3, 3, 4), (-1,)),
-    "conv2d_oihw": cases.KernelCase((4, 3, 3, 2), (0,)),
-    "interleaved": cases.KernelCase((2, 3, 4, 2), (1, 3)),
-}
+SMALL = cases.group_norms("small")
+SMALL_KERNELS = cases.kernels("small_kernels")
 
 
 def random(rng, shape, dtype="float64"):

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from group_norm_checks import check
+from parameters import named
 
 
 def channels_last(case):
@@ -24,9 +25,9 @@ def channels_last(case):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("affine", ["absent", "scale", "shift", "per_channel"])
 @pytest.mark.parametrize("layout", [lambda case: case, channels_last], ids=["abx", "axb"])
-@pytest.mark.parametrize("name", cases.ONEDNN)
-def test_onednn(name, layout, affine, dtype):
-    check(layout(cases.ONEDNN[name]), dtype, affine=affine)
+@pytest.mark.parametrize("case", named(cases.group_norms("onednn")))
+def test_onednn(case, layout, affine, dtype):
+    check(layout(case), dtype, affine=affine)
 
 
 def op_info():

@@ -1,11 +1,19 @@
-"""Shapes as data, for tests and benchmarks."""
+"""The shapes of `shapes.txt` by name, and element types, for tests and benchmarks.
+
+Imports the standard library alone: the benchmarks on a GPU have neither pytest nor TensorFlow.
+"""
 
 import math
 import random
+from pathlib import Path
 from typing import NamedTuple
 
 ELEMENT_TYPES = ("float16", "bfloat16", "float32", "float64")
 ACTIVATIONS = ("linear", "relu", "silu")
+EPSILON_MODES = ("add_to_variance", "add_to_stddev", "clamp_variance")
+
+#: The forms of gamma and beta, which the kernels take one by one.
+AFFINE = ("absent", "per_channel", "per_sample")
 
 
 def parameter_dtype(dtype):
@@ -14,115 +22,70 @@ def parameter_dtype(dtype):
 
 
 class GroupNormCase(NamedTuple):
+    """A call of GroupNorm; `activation` and `affine` are for tests that do not try them all."""
+
     shape: tuple
     axis: int
     groups: int
+    activation: str = "linear"
+    affine: str = "per_channel"
 
 
 class KernelCase(NamedTuple):
+    """A call of StandardizeWeights; the last two are for tests that do not try them all."""
+
     shape: tuple
     axis: tuple
+    epsilon_mode: str = "add_to_variance"
+    ddof: int = 0
 
 
-# Every rank and place of the channel axis, odd channel counts, extreme group counts.
-GROUP_NORM = {
-    "dense": GroupNormCase((5, 32), -1, 8),
-    "dense_batch1": GroupNormCase((1, 24), 1, 3),
-    "sequence_last": GroupNormCase((3, 9, 30), -1, 5),
-    "sequence_first": GroupNormCase((3, 30, 9), 1, 5),
-    "image_last": GroupNormCase((2, 5, 7, 24), -1, 3),
-    "image_first": GroupNormCase((2, 24, 5, 7), 1, 3),
-    "image_middle": GroupNormCase((2, 5, 24, 7), 2, 3),
-    "image_batch1": GroupNormCase((1, 6, 5, 64), -1, 32),
-    "image_first_batch1": GroupNormCase((1, 64, 6, 5), -3, 32),
-    "volume_last": GroupNormCase((2, 3, 4, 5, 16), 4, 4),
-    "volume_first": GroupNormCase((2, 16, 3, 4, 5), -4, 4),
-    "volume_middle": GroupNormCase((2, 3, 16, 4, 5), 2, 4),
-    "layer_norm": GroupNormCase((3, 4, 5, 12), -1, 1),
-    "instance_norm_last": GroupNormCase((3, 4, 5, 12), -1, 12),
-    "instance_norm_first": GroupNormCase((3, 12, 4, 5), 1, 12),
-    "seven_channels": GroupNormCase((2, 6, 6, 7), -1, 1),
-    "one_channel_last": GroupNormCase((3, 8, 9, 1), -1, 1),
-    "one_channel_first": GroupNormCase((3, 1, 8, 9), 1, 1),
-    "long_runs_middle": GroupNormCase((2, 3, 6, 300), 2, 3),
-    "longer_runs_middle": GroupNormCase((1, 17, 4, 260), 2, 2),
-    "short_runs_middle": GroupNormCase((2, 18, 6, 20), 2, 3),
-    "unit_axes": GroupNormCase((2, 1, 1, 40, 1), 3, 10),
-}
+def _integers(text, separator):
+    return tuple(map(int, text.split(separator)))
 
-# Lengths around the vector widths, in channels and in space.
-VECTOR_EDGES = {
-    **{f"last_c{c}_g1": GroupNormCase((2, 5, c), -1, 1) for c in (15, 16, 17, 31, 33, 63, 65)},
-    **{f"last_c{c}_gc": GroupNormCase((2, 37, c), -1, c) for c in (3, 15, 17, 33, 65)},
-    **{f"first_b{b}": GroupNormCase((2, 6, b), 1, 2) for b in (1, 15, 16, 17, 63, 64, 65, 129)},
-}
 
-LARGE = {
-    "wide_groups": GroupNormCase((2, 3, 2, 4096), -1, 2),
-    "wide_group_of_one_sample": GroupNormCase((1, 3000), -1, 1),
-    "channels_across_tiles": GroupNormCase((2, 2, 200, 12), 2, 1),
-    "deep_features": GroupNormCase((2, 7, 7, 2048), -1, 32),
-    "large_image_last": GroupNormCase((1, 150, 200, 24), -1, 3),
-    "large_image_first": GroupNormCase((1, 24, 150, 200), 1, 3),
-    "large_image_one_channel_groups": GroupNormCase((1, 150, 200, 24), -1, 24),
-    "many_samples": GroupNormCase((300, 3, 3, 8), -1, 2),
-    # Rows are folded (64 and 32 channels are few) and cut into chunks: the last has all the rows of
-    # a chunk and a part of one more.
-    "partial_row_behind_full_chunks": GroupNormCase((2, 25, 25, 64), -1, 32),
-    "narrow_partial_row_behind_full_chunks": GroupNormCase((1, 1045, 32), -1, 8),
-}
+def _group_norm(shape, axis, groups, *form):
+    return GroupNormCase(_integers(shape, "x"), int(axis), int(groups), *form)
 
-# oneDNN's test shapes of group normalization (its tests/benchdnn/inputs/gnorm/shapes_ci and
-# shapes_sd), channels first: batch, channels, space; groups.
-ONEDNN = {
-    f"{'x'.join(map(str, shape))}_g{groups}": GroupNormCase(shape, 1, groups)
-    for groups, shape in (
-        *((2, (2, 2, 4)), (7, (2, 7, 3, 4)), (5, (2, 5, 9, 1, 10))),
-        *((1, (2, 2, 4)), (2, (2, 8, 3, 4)), (5, (2, 10, 9, 1, 10)), (5, (2, 40, 2, 1, 5))),
-        *((5, (2, 80, 2, 1, 5)), (1, (1, 128, 2, 2))),
-        *((10, (2, 320, 2, 2)), (20, (2, 640, 2, 2)), (40, (2, 1280, 2, 2)), (40, (2, 1280, 8, 8))),
-        *(
-            (80, (2, 2560, 8, 8)),
-            (80, (2, 2560, 2, 2)),
-            (60, (2, 1920, 2, 2)),
-            (30, (2, 960, 2, 2)),
-        ),
-        *((16, (1, 512, 2, 2)), (8, (1, 256, 2, 2)), (8, (1, 256, 4, 4)), (4, (1, 128, 2, 2))),
-        (32, (2, 320, 2, 2)),
-    )
-}
 
-EMPTY = {
-    "no_samples": GroupNormCase((0, 4, 5, 8), -1, 2),
-    "no_rows": GroupNormCase((2, 0, 5, 8), -1, 2),
-    "no_columns_first": GroupNormCase((2, 8, 5, 0), 1, 2),
-    "no_channels": GroupNormCase((2, 4, 5, 0), -1, 2),
-}
+def _kernel(shape, axes, epsilon_mode="add_to_variance", ddof=0):
+    return KernelCase(_integers(shape, "x"), _integers(axes, ","), epsilon_mode, int(ddof))
 
-KERNELS = {
-    "dense": KernelCase((20, 10), (-1,)),
-    "dense_transposed": KernelCase((10, 20), (0,)),
-    "conv1d": KernelCase((5, 8, 12), (-1,)),
-    "conv2d": KernelCase((3, 3, 16, 8), (-1,)),
-    "conv2d_odd": KernelCase((3, 3, 5, 33), (3,)),
-    "conv2d_pointwise": KernelCase((1, 1, 24, 17), (-1,)),
-    "conv2d_oihw": KernelCase((8, 4, 3, 3), (0,)),
-    "conv2d_transpose": KernelCase((3, 3, 12, 16), (2,)),
-    "conv3d": KernelCase((3, 2, 3, 4, 6), (-1,)),
-    "depthwise": KernelCase((3, 3, 8, 2), (2, 3)),
-    "depthwise_single": KernelCase((3, 3, 17, 1), (-1, -2)),
-    "first_and_last": KernelCase((4, 3, 5, 6), (0, -1)),
-    "interleaved": KernelCase((3, 4, 5, 6), (1, 3)),
-    "interleaved_rank5": KernelCase((2, 3, 4, 3, 5), (1, 3)),
-    "interleaved_unordered": KernelCase((2, 3, 4, 3, 5), (3, 0)),
-    "one_output": KernelCase((3, 3, 40, 1), (-1,)),
-    "long_fan_in": KernelCase((3, 3, 512, 4), (-1,)),
-}
 
-EMPTY_KERNELS = {
-    "no_outputs": KernelCase((3, 3, 4, 0), (-1,)),
-    "no_inputs": KernelCase((3, 3, 0, 4), (-1,)),
-}
+def _tables():
+    """The cells of each row of `shapes.txt`, by table and name."""
+    tables = {}
+    for line in Path(__file__).with_name("shapes.txt").read_text().splitlines():
+        if line.startswith("["):
+            rows = tables[line.strip("[]")] = {}
+        elif line and not line.startswith("#"):
+            name, *cells = line.split()
+            if name in rows:
+                raise ValueError(f"two rows of a table of shapes.txt have the name {name}")
+            rows[name] = cells
+    return tables
+
+
+_TABLES = _tables()
+
+
+def group_norms(table):
+    """Returns the cases of a table by name."""
+    return {name: _group_norm(*cells) for name, cells in _TABLES[table].items()}
+
+
+def kernels(table):
+    """Returns the cases of a table by name."""
+    return {name: _kernel(*cells) for name, cells in _TABLES[table].items()}
+
+
+GROUP_NORM = group_norms("group_norm")
+VECTOR_EDGES = group_norms("vector_edges")
+LARGE = group_norms("large")
+EMPTY = group_norms("empty")
+KERNELS = kernels("kernels")
+EMPTY_KERNELS = kernels("empty_kernels")
+LARGE_KERNELS = kernels("large_kernels")
 
 
 # Sizes are as likely from 1 to 2 as from 1,000 to 2,000, so that rows and runs of every length come

@@ -16,7 +16,7 @@ def random(rng, shape, dtype, mean=0.0, std=1.0):
 def make_arguments(case, dtype, *, affine="per_channel", residual=False, mean=0.0, seed=0):
     """x, gamma, beta and side, the last three `None` where absent."""
     rng = np.random.default_rng(seed)
-    shape, axis, _ = case
+    shape, axis = case.shape, case.axis
     arguments = {"x": random(rng, shape, dtype, mean), "gamma": None, "beta": None, "side": None}
     if affine != "absent":
         per_sample = [shape[0], shape[axis]]
