@@ -1,19 +1,30 @@
-"""Adaptive gradient clipping, for networks without a normalization to hold their gradients."""
+"""Adaptive gradient clipping, for networks that have no normalization to bound their gradients."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
+from ._types import TensorLike
 
-def adaptive_grad_clip(gradients, variables, clipping=0.01, epsilon=1e-3):
-    """Scales gradients down that are large for the weights they belong to.
 
-    Each unit's gradient `G` of weights `W` is multiplied by
-    `min(1, clipping * max(|W|, epsilon) / |G|)`, with Euclidean norms. A unit is what makes one
-    output: all axes but the last of a variable of two axes and more (kernels of Keras' dense and
-    convolution layers; a depthwise kernel's units are its multipliers), a whole vector or scalar.
+def adaptive_grad_clip(
+    gradients: Iterable[TensorLike | tf.IndexedSlices | None],
+    variables: Iterable[TensorLike],
+    clipping: float = 0.01,
+    epsilon: float = 1e-3,
+) -> list[tf.Tensor | None]:
+    """Scales down gradients that are large relative to their weights.
 
-    The authors leave the last layer, the classifier, alone. In `fit`:
+    The gradient `G` of each unit with weights `W` is multiplied by
+    `min(1, clipping * max(|W|, epsilon) / |G|)`, with Euclidean norms. A unit is the set of weights
+    behind one output. In a variable with two or more axes, such as the kernel of a dense or
+    convolution layer, it spans all axes but the last; in a depthwise kernel the last axis is the
+    depth multiplier. A vector or a scalar is one unit.
+
+    The authors do not clip the last layer, the classifier. To clip in `fit`:
 
         class SGD(keras.optimizers.SGD):
             def apply(self, grads, trainable_variables=None):
@@ -22,19 +33,19 @@ def adaptive_grad_clip(gradients, variables, clipping=0.01, epsilon=1e-3):
 
     Args:
         gradients: list of tensors, `tf.IndexedSlices` or `None`s.
-        variables: list of the variables or tensors they are gradients of, in the same order and
-            of the same shapes.
-        clipping: the largest norm of a gradient relative to that of its weights, > 0. The paper
-            takes 0.01 for batches of 4096, more for smaller ones.
-        epsilon: the least norm that weights count with, > 0, so that weights of 0 can learn.
+        variables: list of the variables or tensors that the gradients belong to, in the same order
+            and with the same shapes.
+        clipping: the largest allowed ratio of the norm of a gradient to the norm of its weights,
+            > 0. The paper uses 0.01 for batches of 4096 and larger values for smaller batches.
+        epsilon: lower bound on the norm of the weights, > 0, so that weights of 0 can learn.
 
     Returns:
-        A list of tensors of the dtypes of `gradients`, `None` where the gradient is. Norms and
-        products are computed in float32 (float64 for float64).
+        A list of tensors with the dtypes of `gradients`, and `None` for each gradient that is
+        `None`. Norms and products are computed in float32 (float64 for float64 gradients).
 
     Raises:
-        ValueError: if the lists have not one length, a gradient has not the shape of its
-            variable, or `clipping` or `epsilon` is not a finite number above 0.
+        ValueError: if the lists differ in length, if a gradient and its variable differ in shape,
+            or if `clipping` or `epsilon` is not a finite number above 0.
 
     Reference:
         [Brock et al., 2021, High-performance large-scale image recognition without
@@ -55,8 +66,14 @@ def adaptive_grad_clip(gradients, variables, clipping=0.01, epsilon=1e-3):
     ]
 
 
-def _clip(i, gradient, variable, clipping, epsilon):
-    gradient, weights = tf.convert_to_tensor(gradient), tf.convert_to_tensor(variable)
+def _clip(
+    i: int,
+    slope: TensorLike | tf.IndexedSlices,
+    variable: TensorLike,
+    clipping: float,
+    epsilon: float,
+) -> tf.Tensor:
+    gradient, weights = tf.convert_to_tensor(slope), tf.convert_to_tensor(variable)
     if not gradient.shape.is_compatible_with(weights.shape):
         raise ValueError(
             "Each of `gradients` must have the shape of its variable. Received: "
@@ -67,10 +84,10 @@ def _clip(i, gradient, variable, clipping, epsilon):
     rank = weights.shape.rank
     axes = list(range(rank - 1 if rank > 1 else rank))
     limit = clipping * tf.maximum(_norms(tf.cast(weights, dtype), axes), epsilon)
-    # A gradient of 0 has the quotient infinity, and is multiplied by 1.
+    # For a gradient of 0 the quotient is infinite and the factor 1.
     factor = tf.minimum(tf.ones([], dtype), limit / _norms(wide, axes))
     return tf.cast(wide * factor, gradient.dtype)
 
 
-def _norms(x, axes):
+def _norms(x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
     return tf.sqrt(tf.reduce_sum(tf.square(x), axes, keepdims=True))

@@ -1,38 +1,45 @@
 """The fused ops: as functions, as raw ops, and their gradients."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 from tfgn_base.variants import resolve
 
 from . import _export_mode, _library, stock
+from ._types import DType, FusedActivation, TensorLike
 from .stock._common import check_float
 from .stock._group_norm import number_of_groups
 
-_OPS = _library.load()
+_OPS: Any = _library.load()
+_View: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
 
 
 class _RawOps:
-    """The ops as they are, called like those of `tf.raw_ops`: with keyword arguments only.
+    """The registered ops, called as those of `tf.raw_ops` are: with keyword arguments only.
 
-    `GroupNorm`, `GroupNormGrad`, `StandardizeWeights` and `StandardizeWeightsGrad`; `help()` of
-    each tells its arguments, with shapes and types, its attributes and its outputs. An argument
-    that an op does not accept is a `tf.errors.InvalidArgumentError`, or a `ValueError` where a
-    graph is being built.
+    `GroupNorm`, `GroupNormGrad`, `StandardizeWeights` and `StandardizeWeightsGrad`. `help()` on an
+    op describes its arguments, with shapes and types, its attributes and its outputs. An op raises
+    `tf.errors.InvalidArgumentError` for an invalid argument, or `ValueError` while a graph is
+    built.
 
     Raises:
-        ImportError: where the op library could not be loaded, with the reason.
+        ImportError: if the op library could not be loaded; the message gives the reason.
     """
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name not in _library.OPS:
             raise AttributeError(f"raw_ops has {', '.join(_library.OPS)}, but no {name}")
         if _OPS is None:
             raise ImportError(_library.load_error())
-        return getattr(_OPS, name)
+        op: Callable[..., Any] = getattr(_OPS, name)
+        return op
 
-    def __dir__(self):
+    def __dir__(self) -> Iterable[str]:
         return _library.OPS
 
 
@@ -40,57 +47,58 @@ raw_ops = _RawOps()
 
 
 def group_norm(
-    x,
-    gamma=None,
-    beta=None,
-    groups=32,
+    x: TensorLike,
+    gamma: TensorLike | None = None,
+    beta: TensorLike | None = None,
+    groups: int = 32,
     *,
-    axis=-1,
-    epsilon=1e-3,
-    activation=None,
-    residual=None,
-    mask=None,
-):
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    activation: FusedActivation | None = None,
+    residual: TensorLike | None = None,
+    mask: TensorLike | None = None,
+) -> tf.Tensor:
     """Group normalization with optional residual and activation, in one fused op.
 
     `activation((x - mean) * rstd * gamma + beta + residual)`, where `mean` and
-    `rstd = 1 / sqrt(var + epsilon)` are over each sample and group: over `channels / groups`
-    consecutive channels and all axes other than the batch and the channel axis. Statistics
-    and arithmetic are float32 (float64 for a float64 `x`). The result is bit-identical from run
-    to run, for any number of threads, and under `jit_compile=True`.
+    `rstd = 1 / sqrt(var + epsilon)` are taken per sample and group: over `channels / groups`
+    consecutive channels and over all axes but the batch and the channel axis. Statistics and
+    arithmetic are float32 (float64 for a float64 `x`). The result is bit-identical from run to run,
+    for any number of threads, and under `jit_compile=True`.
 
-    Differentiable to any order, in reverse and in forward mode; beyond the first order the
-    gradients are computed in stock TensorFlow ops. Where the op library could not be loaded this
-    is `tensorflow_groupnorm.stock.group_norm`.
+    The function is differentiable to any order, in reverse and in forward mode. Gradients beyond
+    the first order run in stock TensorFlow ops. If the op library could not be loaded, this is
+    `tensorflow_groupnorm.stock.group_norm`.
 
-    With a `mask` the statistics are over the positions where it is true, and the result is 0 at
-    the others. What `x` and `residual` hold there, NaN included, changes neither the result nor
-    any gradient. The statistics of a group without any position are mean 0 and variance 0. The
-    op takes no mask: this case is computed in stock TensorFlow ops.
+    With a `mask`, statistics cover only the positions where it is true, and the result is 0
+    elsewhere. The values of `x` and `residual` at masked positions, even NaN, affect neither the
+    result nor any gradient. A group whose positions are all masked has mean 0 and variance 0. The
+    fused op takes no mask, so that masked calls run in stock TensorFlow ops.
 
     Args:
         x: float16, bfloat16, float32 or float64 tensor of rank >= 2; axis 0 is the batch. It may
-            have no elements.
+            be empty.
         gamma: scale, `[channels]` or, per sample, `[batch, channels]`; `None` for ones.
         beta: shift, `[channels]` or, per sample, `[batch, channels]`; `None` for zeros.
         groups: number of groups, a divisor of `channels`. 1 is layer normalization over channels
             and space; `channels`, or -1, is instance normalization.
         axis: the channel axis, any but 0.
         epsilon: added to the variance, as a float32.
-        activation: `None` or `"linear"`, `"relu"`, `"silu"`.
+        activation: `"linear"`, `"relu"` or `"silu"`; `None` for linear.
         residual: tensor of the shape and dtype of `x`, added before the activation, or `None`. The
             op calls it `side_input`.
-        mask: boolean tensor, true for what counts, or `None`. `[batch, steps]`, `[batch, height,
-            width]`, ...: its axes are the first ones of `x` other than the channel axis. Or as
-            many axes as `x`. An axis of size 1 is broadcast.
+        mask: boolean tensor, true at the positions to use, or `None` to use all. Its axes are the
+            leading axes of `x` without the channel axis (`[batch, steps]`, `[batch, height,
+            width]`, ...), or all axes of `x`. Axes of size 1 are broadcast.
 
     Returns:
         A tensor of the shape and dtype of `x`.
 
     Raises:
-        tf.errors.InvalidArgumentError: for an argument outside of the above; a `ValueError` with
-            the same sentence where a graph is being built, and for an `x` that is not a float, a
-            residual of another dtype or a mask of another shape.
+        tf.errors.InvalidArgumentError: if an argument is not as described above, in eager mode.
+        ValueError: likewise, with the same message, while a graph is built. In both modes: if `x`
+            is not of a float dtype, if `residual` has another dtype than `x`, or if `mask` does
+            not fit `x`.
 
     Reference:
         [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494).
@@ -121,37 +129,43 @@ def group_norm(
     ).y
 
 
-def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, dtype=None):
+def standardize_weights(
+    w: TensorLike,
+    gain: TensorLike | None = None,
+    *,
+    variant: str = "bit",
+    epsilon: float | None = None,
+    axis: int | Sequence[int] = -1,
+    dtype: DType | None = None,
+) -> tf.Tensor:
     """Weight standardization of a kernel, in one fused op.
 
-    `gain * scale * (w - mean) * rstd` with the statistics of each output channel, that is,
-    over all axes other than `axis`. Statistics and arithmetic are float32 (float64 for a
-    float64 `w`). The result is bit-identical from run to run, for any number of threads, and under
-    `jit_compile=True`.
+    `gain * scale * (w - mean) * rstd`, with `mean` and `rstd` taken per output channel: over all
+    axes but `axis`. Statistics and arithmetic are float32 (float64 for a float64 `w`). The result
+    is bit-identical from run to run, for any number of threads, and under `jit_compile=True`.
 
-    Differentiable to any order, in reverse and in forward mode; beyond the first order the
-    gradients are computed in stock TensorFlow ops. Where the op library could not be loaded this
-    is `tensorflow_groupnorm.stock.standardize_weights`.
+    The function is differentiable to any order, in reverse and in forward mode. Gradients beyond
+    the first order run in stock TensorFlow ops. If the op library could not be loaded, this is
+    `tensorflow_groupnorm.stock.standardize_weights`.
 
     Args:
         w: the kernel, float16, bfloat16, float32 or float64, of static shape.
-        gain: `[output_channels]`, or `None` for ones; with several output-channel axes it
-            runs over their product in the kernel's own (row-major) order.
-        variant: which published definition, see `tensorflow_groupnorm.stock.standardize_weights`:
-            `"bit"`, `"timm"`, `"qiao"`, `"qiao_tf"`, `"nfnet"` or `"timm_scaled"`.
-        epsilon: `None` for the variant's own. The op holds it as a float32.
+        gain: `[output_channels]`, or `None` for ones. With several output-channel axes,
+            `output_channels` is the product of their sizes, in the kernel's row-major order.
+        variant: the published definition to follow: `"bit"`, `"timm"`, `"qiao"`, `"qiao_tf"`,
+            `"nfnet"` or `"timm_scaled"`; see `tensorflow_groupnorm.stock.standardize_weights`.
+        epsilon: `None` for the default of the variant. The op holds it as a float32.
         axis: int or list of ints, the output-channel axes, which are not reduced.
-        dtype: dtype of the result; `None` for that of `w`. Mixed precision reads a float32
-            kernel and writes a float16 or bfloat16 one in the same pass. float64 goes with a
-            float64 `w` only.
+        dtype: dtype of the result; `None` for that of `w`. For mixed precision, one pass reads a
+            float32 kernel and writes a float16 or bfloat16 one. float64 requires a float64 `w`.
 
     Returns:
         A tensor of the shape of `w`.
 
     Raises:
-        ValueError: for an unknown variant, an epsilon below 0 or a `w` without static shape.
-        tf.errors.InvalidArgumentError: for another argument outside of the above; a `ValueError`
-            with the same sentence where a graph is being built.
+        ValueError: if `variant` is unknown, `epsilon` is below 0, or `w` has no static shape.
+        tf.errors.InvalidArgumentError: if another argument is not as described above; a
+            `ValueError` with the same message while a graph is built.
 
     Reference:
         [Qiao et al., 2019, Micro-Batch Training with Batch-Channel Normalization and Weight
@@ -164,50 +178,57 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
     return _standardize_weights(w, gain, variant, epsilon, axis, dtype)
 
 
-def _standardize_weights(w, gain, variant, epsilon, axis, dtype):
+def _standardize_weights(
+    w: TensorLike,
+    gain: TensorLike | None,
+    variant: str,
+    epsilon: float | None,
+    axis: int | Sequence[int],
+    dtype: DType | None,
+) -> tf.Tensor:
     if _use_stock():
         return stock.standardize_weights(
             w, gain, variant=variant, epsilon=epsilon, axis=axis, dtype=dtype
         )
-    w = tf.convert_to_tensor(w)
-    axis = [axis] if isinstance(axis, int) else list(axis)
-    attrs = resolve(variant, epsilon, _fan_in(w.shape, axis))
+    kernel = tf.convert_to_tensor(w)
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    attrs = resolve(variant, epsilon, _fan_in(kernel.shape, axes))
     return _OPS.standardize_weights(
-        w,
-        _parameter(gain, _parameter_dtype(w)),
-        Tout=w.dtype if dtype is None else dtype,
-        axis=axis,
+        kernel,
+        _parameter(gain, _parameter_dtype(kernel)),
+        Tout=kernel.dtype if dtype is None else dtype,
+        axis=axes,
         **attrs,
     ).w_hat
 
 
-def _as_many_as_channels(x, axis):
-    """An axis out of range is left for the op to name."""
+def _as_many_as_channels(x: tf.Tensor, axis: int) -> int:
+    """Returns the number of channels; for an axis out of range -1, which the op refuses."""
     rank = x.shape.rank
     if rank is not None and not -rank <= axis < rank:
         return -1
     return number_of_groups(-1, None if rank is None else x.shape[axis])
 
 
-def _use_stock():
+def _use_stock() -> bool:
     return _OPS is None or _export_mode.stock_ops()
 
 
-def _are_variables(*values):
+def _are_variables(*values: TensorLike | None) -> bool:
     return all(v is None or isinstance(v, (tf.Variable, keras.Variable)) for v in values)
 
 
-def _parameter_dtype(x):
+def _parameter_dtype(x: tf.Tensor) -> tf.DType:
     return tf.float64 if x.dtype == tf.float64 else tf.float32
 
 
-def _parameter(value, dtype):
-    # To the ops, a tensor of shape [0] is an absent one.
+def _parameter(value: TensorLike | None, dtype: tf.DType) -> tf.Tensor:
+    # The ops take a tensor of shape [0] as an absent one.
     return tf.constant([], dtype) if value is None else tf.cast(value, dtype)
 
 
-def _fan_in(shape, axis):
-    """Weights per output channel. An axis out of range is left for the op to name."""
+def _fan_in(shape: tf.TensorShape, axis: Sequence[int]) -> int:
+    """The number of weights per output channel. The op refuses an axis out of range."""
     if not shape.is_fully_defined():
         raise ValueError(f"`w` must have a static shape. Received: w.shape={shape}")
     kept = {i + shape.rank if i < 0 else i for i in axis}
@@ -215,8 +236,8 @@ def _fan_in(shape, axis):
 
 
 @tf.RegisterGradient("GroupNorm")
-def _group_norm_grad(op, dy, *_):
-    # The gradients of the statistics are dropped: only y is meant to be differentiated.
+def _group_norm_grad(op: tf.Operation, dy: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor]:
+    # Only y is differentiable: the gradients of the statistics are dropped.
     x, gamma, beta, *side_input = op.inputs
     _, mean, rstd = op.outputs
     dx, dgamma, dbeta, dside = _OPS.group_norm_grad(
@@ -235,11 +256,17 @@ def _group_norm_grad(op, dy, *_):
 
 
 @tf.RegisterGradient("GroupNormGrad")
-def _group_norm_grad_grad(op, *output_gradients):
+def _group_norm_grad_grad(op: tf.Operation, *output_gradients: tf.Tensor) -> list[tf.Tensor | None]:
     dy, x, gamma, beta, mean, rstd, *side_input = op.inputs
     to_view, from_view, axis = _known_rank(x, op.get_attr("axis"))
 
-    def backward(dy, x, gamma, beta, *side_input):
+    def backward(
+        dy: tf.Tensor,
+        x: tf.Tensor,
+        gamma: tf.Tensor | None,
+        beta: tf.Tensor | None,
+        *side_input: tf.Tensor,
+    ) -> tuple[tf.Tensor | None, ...]:
         dx, dgamma, dbeta, dside = stock.group_norm_grad(
             to_view(dy),
             to_view(x),
@@ -257,14 +284,14 @@ def _group_norm_grad_grad(op, *output_gradients):
     ddy, dx, dgamma, dbeta, *dside = _vjp(
         backward, (dy, x, gamma, beta, *side_input), output_gradients
     )
-    # mean and rstd are functions of x: what goes through them is in dx.
+    # mean and rstd are functions of x: dx includes the gradient through them.
     return [ddy, dx, dgamma, dbeta, None, None, *dside]
 
 
-def _known_rank(x, axis):
-    """How to give tensors like `x` a rank that stock ops can work with, and where channels are.
+def _known_rank(x: tf.Tensor, axis: int) -> tuple[_View, _View, int]:
+    """How to view tensors shaped like `x` with a static rank, how to undo it, and the channel axis.
 
-    TensorFlow traces the forward mode of an op for an unknown rank once it has met many shapes.
+    After many shapes, TensorFlow traces the forward mode of an op for an unknown rank.
     """
     if x.shape.rank is not None:
         return tf.identity, tf.identity, axis
@@ -275,38 +302,48 @@ def _known_rank(x, axis):
 
 
 @tf.RegisterGradient("StandardizeWeights")
-def _standardize_weights_grad(op, dw_hat, *_):
+def _standardize_weights_grad(
+    op: tf.Operation, dw_hat: tf.Tensor, *_: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     w, gain = op.inputs
     _, mean, rstd = op.outputs
     return _OPS.standardize_weights_grad(dw_hat, w, gain, mean, rstd, **_standardization(op))
 
 
 @tf.RegisterGradient("StandardizeWeightsGrad")
-def _standardize_weights_grad_grad(op, *output_gradients):
+def _standardize_weights_grad_grad(
+    op: tf.Operation, *output_gradients: tf.Tensor
+) -> list[tf.Tensor | None]:
     dw_hat, w, gain, mean, rstd = op.inputs
     attrs = _standardization(op)
     attrs["epsilon_mode"] = tf.compat.as_str(attrs["epsilon_mode"])
 
-    def backward(dw_hat, w, gain):
+    def backward(
+        dw_hat: tf.Tensor, w: tf.Tensor, gain: tf.Tensor | None
+    ) -> tuple[tf.Tensor | None, ...]:
         return stock.standardize_weights_grad(dw_hat, w, gain, mean, rstd, **attrs)
 
-    # mean and rstd are functions of w: what goes through them is in the gradient of w.
+    # mean and rstd are functions of w, whose gradient includes the one through them.
     return [*_vjp(backward, (dw_hat, w, gain), output_gradients), None, None]
 
 
-def _standardization(op):
+def _standardization(op: tf.Operation) -> dict[str, Any]:
     return {
         name: op.get_attr(name) for name in ("axis", "epsilon", "epsilon_mode", "ddof", "scale")
     }
 
 
-def _vjp(function, inputs, output_gradients):
+def _vjp(
+    function: Callable[..., tuple[tf.Tensor | None, ...]],
+    inputs: Sequence[tf.Tensor],
+    output_gradients: Sequence[tf.Tensor],
+) -> list[tf.Tensor | None]:
     """The vector-Jacobian product of a backward pass in stock ops.
 
-    An input of shape [0] is an absent one: `None` to the function, without a gradient. The
-    outputs that belong to it are `None` in turn.
+    An input of shape [0] is absent: the function gets `None`, and so does its gradient. The
+    function returns `None` for the outputs that belong to it.
     """
-    # The copies tell apart what a caller gave twice, a residual that is x, say.
+    # Copies are distinct also if a caller passes one tensor twice, such as x as its own residual.
     present = [None if tensor.shape == [0] else tf.identity(tensor) for tensor in inputs]
     sources = [tensor for tensor in present if tensor is not None]
     with tf.GradientTape() as tape:

@@ -1,13 +1,12 @@
 """GroupNorm and weight standardization in stock TensorFlow ops only.
 
-The same functions, with the same signatures, as the fused `tensorflow_groupnorm.group_norm`
-and `tensorflow_groupnorm.standardize_weights`. They run on any device, compile under XLA,
-convert to TFLite and ONNX, and are differentiable to any order. The layers use them where no
-fused library is loaded; the fused ops' second-order gradients are built from the `*_grad`
-functions of this package.
+These functions have the signatures of the fused `tensorflow_groupnorm.group_norm` and
+`tensorflow_groupnorm.standardize_weights`. They run on any device, compile under XLA, convert to
+TFLite and ONNX, and are differentiable to any order. The layers fall back to them if the op library
+cannot be loaded. The second-order gradients of the fused ops come from the `*_grad` functions.
 
-Reductions go axis by axis. One pass over several axes would make TensorFlow transpose the
-tensor first and would add all elements of a group into a single float32.
+Reductions run over one axis at a time. To reduce several axes at once, TensorFlow would first
+transpose the tensor and then add all elements of a group into a single float32.
 """
 
 from ._group_norm import group_norm, group_norm_grad

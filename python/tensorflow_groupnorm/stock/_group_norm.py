@@ -1,56 +1,59 @@
 """GroupNorm and its backward pass in stock ops."""
 
+from __future__ import annotations
+
 import math
 
 import tensorflow as tf
 
+from .._types import FusedActivation, TensorLike
 from ._common import center, check_float, dim, live_zero, mean_over, statistics_dtype, sum_over
 
 ACTIVATIONS = ("linear", "relu", "silu")
 
 
 def group_norm(
-    x,
-    gamma=None,
-    beta=None,
-    groups=32,
+    x: TensorLike,
+    gamma: TensorLike | None = None,
+    beta: TensorLike | None = None,
+    groups: int = 32,
     *,
-    axis=-1,
-    epsilon=1e-3,
-    activation=None,
-    residual=None,
-    mask=None,
-):
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    activation: FusedActivation | None = None,
+    residual: TensorLike | None = None,
+    mask: TensorLike | None = None,
+) -> tf.Tensor:
     """Group normalization with optional residual and activation, in stock ops.
 
     `activation((x - mean) * rstd * gamma + beta + residual)`, where `mean` and
-    `rstd = 1 / sqrt(var + epsilon)` are over each sample and group: over `channels / groups`
-    consecutive channels and all axes other than the batch and the channel axis. Statistics
-    and arithmetic are float32 (float64 for a float64 `x`).
+    `rstd = 1 / sqrt(var + epsilon)` are taken per sample and group: over `channels / groups`
+    consecutive channels and over all axes but the batch and the channel axis. Statistics and
+    arithmetic are float32 (float64 for a float64 `x`).
 
-    With a `mask` the statistics are over the positions where it is true, and the result is 0 at
-    the others. What `x` and `residual` hold there, NaN included, changes neither the result nor
-    any gradient. The statistics of a group without any position are mean 0 and variance 0.
+    With a `mask`, statistics cover only the positions where it is true, and the result is 0
+    elsewhere. The values of `x` and `residual` at masked positions, even NaN, affect neither the
+    result nor any gradient. A group whose positions are all masked has mean 0 and variance 0.
 
     Args:
         x: float16, bfloat16, float32 or float64 tensor of rank >= 2; axis 0 is the batch.
-            All but the rank may be unknown while tracing.
+            While tracing, only the rank must be known.
         gamma: scale, `[channels]` or, per sample, `[batch, channels]`; `None` for ones.
         beta: shift, `[channels]` or, per sample, `[batch, channels]`; `None` for zeros.
         groups: number of groups, a divisor of `channels`; -1 for as many as channels.
         axis: the channel axis, any but 0.
         epsilon: added to the variance.
-        activation: `None` or `"linear"`, `"relu"`, `"silu"`.
+        activation: `"linear"`, `"relu"` or `"silu"`; `None` for linear.
         residual: tensor of the shape and dtype of `x`, added before the activation, or `None`.
-        mask: boolean tensor, true for what counts, or `None`. `[batch, steps]`, `[batch, height,
-            width]`, ...: its axes are the first ones of `x` other than the channel axis. Or as
-            many axes as `x`. An axis of size 1 is broadcast.
+        mask: boolean tensor, true at the positions to use, or `None` to use all. Its axes are the
+            leading axes of `x` without the channel axis (`[batch, steps]`, `[batch, height,
+            width]`, ...), or all axes of `x`. Axes of size 1 are broadcast.
 
     Returns:
         A tensor of the shape and dtype of `x`.
 
     Raises:
-        ValueError: for an argument outside of the above.
+        ValueError: if an argument is not as described above.
 
     Reference:
         [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494).
@@ -88,13 +91,25 @@ def group_norm(
     return tf.ensure_shape(tf.cast(y, x.dtype), x.shape)
 
 
-def group_norm_grad(dy, x, gamma, beta, mean, rstd, side, *, groups, axis, activation):
-    """The backward pass of `group_norm` from saved statistics, as explicit stock ops.
+def group_norm_grad(
+    dy: tf.Tensor,
+    x: tf.Tensor,
+    gamma: tf.Tensor | None,
+    beta: tf.Tensor | None,
+    mean: tf.Tensor,
+    rstd: tf.Tensor,
+    side: tf.Tensor | None,
+    *,
+    groups: int,
+    axis: int,
+    activation: FusedActivation | None,
+) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None, tf.Tensor | None]:
+    """The backward pass of `group_norm` from saved statistics, in stock ops.
 
-    The values are those of the GroupNormGrad op: they use `mean` and `rstd` as given.
-    Derivatives of the result with respect to `x` are total, that is, they include the
-    statistics' dependence on `x`, so that differentiating once more gives the second-order
-    gradients of `group_norm`.
+    The values are those of the GroupNormGrad op, which uses `mean` and `rstd` as given.
+    Derivatives of the result with respect to `x` are total: they include the dependence of the
+    statistics on `x`. Differentiating the result therefore gives the second-order gradients of
+    `group_norm`.
 
     Args:
         dy: gradient of the output, shape and dtype of `x`.
@@ -106,11 +121,11 @@ def group_norm_grad(dy, x, gamma, beta, mean, rstd, side, *, groups, axis, activ
         side: the residual or `None`.
         groups: number of groups.
         axis: the channel axis.
-        activation: `None` or `"linear"`, `"relu"`, `"silu"`.
+        activation: `"linear"`, `"relu"` or `"silu"`; `None` for linear.
 
     Returns:
-        `(dx, dgamma, dbeta, dside)` of the shapes and dtypes of `x`, `gamma`, `beta`, `side`;
-        `None` for what is absent.
+        `(dx, dgamma, dbeta, dside)` with the shapes and dtypes of `x`, `gamma`, `beta` and `side`,
+        and `None` for each of these that is `None`.
     """
     x, axis, groups = _check_input(x, groups, axis)
     activation = _check_activation(activation)
@@ -143,15 +158,17 @@ def group_norm_grad(dy, x, gamma, beta, mean, rstd, side, *, groups, axis, activ
     )
 
 
-def _group_mean(x, groups, axis):
+def _group_mean(x: tf.Tensor, groups: int, axis: int) -> tf.Tensor:
     """The mean of each sample and group, one value per channel, broadcastable to `x`."""
     mean = mean_over(x, [i for i in range(1, x.shape.rank) if i != axis])
     mean = tf.reshape(mean, [dim(x, 0), groups, dim(x, axis) // groups])
     return _per_group(tf.reduce_mean(mean, 2), x, groups, axis)
 
 
-def _masked_moments(x, mask, groups, axis):
-    """The moments of each group over its unmasked elements, one value per channel.
+def _masked_moments(
+    x: tf.Tensor, mask: tf.Tensor, groups: int, axis: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The moments of each group over the positions where `mask` is true, one value per channel.
 
     Returns:
         `(x - mean, variance, count)`; `x - mean` is 0 where `mask` is false.
@@ -159,22 +176,22 @@ def _masked_moments(x, mask, groups, axis):
     count = _group_sum(tf.cast(tf.broadcast_to(mask, tf.shape(x)), x.dtype), groups, axis)
     size = tf.maximum(count, 1)
 
-    def mean(t):
+    def mean(t: tf.Tensor) -> tf.Tensor:
         return _group_sum(tf.where(mask, t, 0), groups, axis) / size
 
-    # Once here, so that no NaN or infinity meets the zero gradients of the masked elements.
+    # A NaN or infinity at a masked position must not meet that position's zero gradient.
     centered = tf.where(mask, center(tf.where(mask, x, 0), mean), 0)
     return centered, _group_sum(tf.square(centered), groups, axis) / size, count
 
 
-def _group_sum(x, groups, axis):
+def _group_sum(x: tf.Tensor, groups: int, axis: int) -> tf.Tensor:
     """The sum of each sample and group, one value per channel, broadcastable to `x`."""
     total = sum_over(x, [i for i in range(1, x.shape.rank) if i != axis])
     total = tf.reshape(total, [dim(x, 0), groups, dim(x, axis) // groups])
     return _per_group(tf.reduce_sum(total, 2), x, groups, axis)
 
 
-def _per_group(statistic, x, groups, axis):
+def _per_group(statistic: tf.Tensor, x: tf.Tensor, groups: int, axis: int) -> tf.Tensor:
     """`[N, groups]` repeated to one value per channel, broadcastable to `x`."""
     batch, channels = dim(x, 0), dim(x, axis)
     statistic = tf.tile(statistic[:, :, tf.newaxis], [1, 1, channels // groups])
@@ -183,9 +200,9 @@ def _per_group(statistic, x, groups, axis):
     return tf.reshape(statistic, shape)
 
 
-def _per_channel(parameter, name, x, axis):
-    """`[C]` or `[N, C]` in the statistics' dtype, broadcastable to `x`."""
-    parameter = tf.convert_to_tensor(parameter)
+def _per_channel(values: TensorLike, name: str, x: tf.Tensor, axis: int) -> tf.Tensor:
+    """`[C]` or `[N, C]` in the dtype of the statistics, broadcastable to `x`."""
+    parameter = tf.convert_to_tensor(values)
     batch, channels = x.shape[0], x.shape[axis]
     expected = (tf.TensorShape([channels]), tf.TensorShape([batch, channels]))
     if not any(parameter.shape.is_compatible_with(shape) for shape in expected):
@@ -202,21 +219,21 @@ def _per_channel(parameter, name, x, axis):
     return tf.cast(tf.reshape(parameter, shape), statistics_dtype(x))
 
 
-def _sum_to_parameter(x, parameter, axis):
+def _sum_to_parameter(x: tf.Tensor, parameter: tf.Tensor, axis: int) -> tf.Tensor:
     """Sums `x` to the shape and dtype of a `[C]` or `[N, C]` parameter."""
     kept = (axis,) if parameter.shape.rank == 1 else (0, axis)
     total = sum_over(x, [i for i in range(x.shape.rank) if i not in kept])
     return tf.cast(tf.reshape(total, tf.shape(parameter)), parameter.dtype)
 
 
-def _activation_derivative(h, activation):
+def _activation_derivative(h: tf.Tensor, activation: FusedActivation) -> tf.Tensor:
     if activation == "relu":
         return tf.cast(h > 0, h.dtype)
     sigmoid = tf.sigmoid(h)
     return sigmoid * (1 + h * (1 - sigmoid))
 
 
-def _check_input(x, groups, axis):
+def _check_input(x: TensorLike, groups: int, axis: int) -> tuple[tf.Tensor, int, int]:
     """Returns `x` as a tensor, the channel axis counted from 0 and the number of groups."""
     x = check_float(x, "x")
     rank = x.shape.rank
@@ -237,8 +254,8 @@ def _check_input(x, groups, axis):
     return x, axis % rank, groups
 
 
-def number_of_groups(groups, channels):
-    """Returns `groups`, or the number of channels in place of -1."""
+def number_of_groups(groups: int, channels: int | None) -> int:
+    """Returns `groups`, or the number of channels if `groups` is -1."""
     if groups != -1:
         return groups
     if channels is None:
@@ -249,7 +266,7 @@ def number_of_groups(groups, channels):
     return channels
 
 
-def _check_mask(mask, x, axis):
+def _check_mask(mask: TensorLike, x: tf.Tensor, axis: int) -> tf.Tensor:
     """Returns `mask` as a boolean tensor of the rank of `x`, broadcastable to `x`."""
     mask = tf.cast(mask, tf.bool)
     rank = mask.shape.rank
@@ -271,7 +288,7 @@ def _check_mask(mask, x, axis):
     return expanded
 
 
-def _check_activation(activation):
+def _check_activation(activation: FusedActivation | None) -> FusedActivation:
     activation = "linear" if activation is None else activation
     if activation not in ACTIVATIONS:
         raise ValueError(
@@ -281,10 +298,10 @@ def _check_activation(activation):
     return activation
 
 
-def _check_residual(residual, x):
-    if residual is None:
+def _check_residual(values: TensorLike | None, x: tf.Tensor) -> tf.Tensor | None:
+    if values is None:
         return None
-    residual = tf.convert_to_tensor(residual)
+    residual = tf.convert_to_tensor(values)
     if residual.dtype != x.dtype or not residual.shape.is_compatible_with(x.shape):
         raise ValueError(
             f"`residual` must have the shape and dtype of `x`, {x.shape} and {x.dtype.name}. "

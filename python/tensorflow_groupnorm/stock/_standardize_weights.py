@@ -1,31 +1,46 @@
 """Weight standardization and its backward pass in stock ops."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 from tfgn_base.variants import check_variant, resolve
 
+from .._types import DType, TensorLike
 from ._common import center, check_float, dim, live_zero, mean_over, statistics_dtype, sum_over
 
+_View: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
 
-def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, dtype=None):
+
+def standardize_weights(
+    w: TensorLike,
+    gain: TensorLike | None = None,
+    *,
+    variant: str = "bit",
+    epsilon: float | None = None,
+    axis: int | Sequence[int] = -1,
+    dtype: DType | None = None,
+) -> tf.Tensor:
     """Weight standardization of a kernel, in stock ops.
 
-    `gain * scale * (w - mean) * rstd` with the statistics of each output channel, that is,
-    over all axes other than `axis`. Statistics and arithmetic are float32 (float64 for a
-    float64 `w`).
+    `gain * scale * (w - mean) * rstd`, with `mean` and `rstd` taken per output channel: over all
+    axes but `axis`. Statistics and arithmetic are float32 (float64 for a float64 `w`).
 
     Args:
-        w: the kernel, float16, bfloat16, float32 or float64. Its shape, and even its rank, may
-            be unknown while tracing.
-        gain: `[output_channels]`, or `None` for ones; with several output-channel axes it
-            runs over their product in the kernel's own (row-major) order.
-        variant: which published definition; it decides where epsilon goes, the variance's
-            divisor and the scale:
+        w: the kernel, float16, bfloat16, float32 or float64. While tracing, its shape may be
+            unknown, and so may its rank.
+        gain: `[output_channels]`, or `None` for ones. With several output-channel axes,
+            `output_channels` is the product of their sizes, in the kernel's row-major order.
+        variant: the published definition to follow. It sets the place of epsilon, the divisor of
+            the variance and the scale:
 
             - `"bit"`: population variance plus epsilon, 1e-10
               ([Big Transfer](https://arxiv.org/abs/1912.11370));
-            - `"timm"`: the same with 1e-6 (timm `StdConv2d`; its BiT and ViT-hybrid models 1e-8);
+            - `"timm"`: the same with 1e-6 (timm `StdConv2d`; its BiT and ViT-hybrid models use
+              1e-8);
             - `"qiao"`: unbiased variance, epsilon 1e-5 added to the standard deviation
               ([Weight Standardization](https://arxiv.org/abs/1903.10520), PyTorch);
             - `"qiao_tf"`: population variance, epsilon 1e-5 added to the standard deviation
@@ -33,7 +48,7 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
             - `"nfnet"`: `(w - mean) * rsqrt(max(var * fan_in, 1e-4))`
               ([NFNets](https://arxiv.org/abs/2102.06171), ScaledWS);
             - `"timm_scaled"`: `"timm"` times `1 / sqrt(fan_in)` (timm `ScaledStdConv2d`).
-        epsilon: `None` for the variant's own.
+        epsilon: `None` for the default of the variant.
         axis: int or list of ints, the output-channel axes, which are not reduced.
         dtype: dtype of the result; `None` for that of `w`.
 
@@ -41,8 +56,8 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
         A tensor of the shape of `w`.
 
     Raises:
-        ValueError: for an argument outside of the above, and for a single weight per output
-            channel, which has no unbiased variance, with `"qiao"`.
+        ValueError: if an argument is not as described above, or if an output channel has a single
+            weight with `"qiao"`: its unbiased variance is undefined.
     """
     check_variant(variant, epsilon)
     w, reduced, _, from_view = _check_kernel(w, axis)
@@ -58,12 +73,22 @@ def standardize_weights(w, gain=None, *, variant="bit", epsilon=None, axis=-1, d
 
 
 def standardize_weights_grad(
-    dw_hat, w, gain, mean, rstd, *, axis, epsilon, epsilon_mode, ddof, scale
-):
-    """The backward pass of weight standardization from saved statistics, as stock ops.
+    dw_hat: tf.Tensor,
+    w: tf.Tensor,
+    gain: tf.Tensor | None,
+    mean: tf.Tensor,
+    rstd: tf.Tensor,
+    *,
+    axis: int | Sequence[int],
+    epsilon: float,
+    epsilon_mode: str,
+    ddof: int,
+    scale: float,
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """The backward pass of weight standardization from saved statistics, in stock ops.
 
-    Values and derivatives as in `group_norm_grad`: the values use `mean` and `rstd` as given,
-    the derivatives with respect to `w` are total.
+    As in `group_norm_grad`, the values use `mean` and `rstd` as given, and the derivatives with
+    respect to `w` are total.
 
     Args:
         dw_hat: gradient of the standardized kernel, shape of `w`.
@@ -75,10 +100,10 @@ def standardize_weights_grad(
         epsilon: the op's epsilon (not the variant's).
         epsilon_mode: `"add_to_variance"`, `"add_to_stddev"` or `"clamp_variance"`.
         ddof: 0 or 1; the variance divides by `fan_in - ddof`.
-        scale: the op's constant factor.
+        scale: the constant factor of the op.
 
     Returns:
-        `(dw, dgain)` of the shapes and dtypes of `w` and `gain`; `None` for an absent gain.
+        `(dw, dgain)` with the shapes and dtypes of `w` and `gain`; `dgain` is `None` if `gain` is.
     """
     w, reduced, to_view, from_view = _check_kernel(w, axis)
     dtype = statistics_dtype(w)
@@ -107,20 +132,20 @@ def standardize_weights_grad(
     return from_view(tf.cast(dw, w.dtype)), dgain
 
 
-def _saved(value, live):
-    """`value` in value, `live` to every derivative."""
+def _saved(value: tf.Tensor, live: tf.Tensor) -> tf.Tensor:
+    """Returns `value`, with the derivatives, of every order, of `live`."""
     return tf.stop_gradient(value) + live_zero(live)
 
 
-def _fan_in(w, reduced):
-    """Weights per output channel, a float tensor where the shape does not tell."""
+def _fan_in(w: tf.Tensor, reduced: Sequence[int]) -> int | tf.Tensor:
+    """The number of weights per output channel, a float tensor if the shape is not static."""
     sizes = [w.shape[i] for i in reduced]
     if None not in sizes:
         return math.prod(sizes)
     return tf.cast(tf.reduce_prod([dim(w, i) for i in reduced]), statistics_dtype(w))
 
 
-def _divisor(w, reduced, ddof):
+def _divisor(w: tf.Tensor, reduced: Sequence[int], ddof: int) -> int | tf.Tensor:
     fan_in = _fan_in(w, reduced)
     if tf.is_tensor(fan_in):
         return tf.maximum(fan_in - ddof, 1)
@@ -129,24 +154,24 @@ def _divisor(w, reduced, ddof):
             "ddof must be 0 where an output channel has a single weight, but is 1 for w of shape "
             f"{w.shape}"
         )
-    # The sum over no weights is 0 with any divisor.
+    # A sum over no weights is 0 whatever the divisor.
     return max(fan_in - ddof, 1)
 
 
-def _variance(centered, reduced, ddof):
+def _variance(centered: tf.Tensor, reduced: Sequence[int], ddof: int) -> tf.Tensor:
     squares = tf.square(centered)
     if not ddof:
         return mean_over(squares, reduced)
     return sum_over(squares, reduced) / _divisor(centered, reduced, ddof)
 
 
-def _safe_sqrt(x):
-    """The square root with derivative 0, not infinity, at 0."""
+def _safe_sqrt(x: tf.Tensor) -> tf.Tensor:
+    """The square root, with the derivative 0 at 0 instead of infinity."""
     positive = x > 0
     return tf.where(positive, tf.sqrt(tf.where(positive, x, tf.ones_like(x))), tf.zeros_like(x))
 
 
-def _rstd(variance, epsilon, epsilon_mode):
+def _rstd(variance: tf.Tensor, epsilon: float, epsilon_mode: str) -> tf.Tensor:
     if epsilon_mode == "add_to_stddev":
         return 1 / (_safe_sqrt(variance) + epsilon)
     if epsilon_mode == "clamp_variance":
@@ -154,9 +179,11 @@ def _rstd(variance, epsilon, epsilon_mode):
     return tf.math.rsqrt(variance + epsilon)
 
 
-def _per_output_channel(parameter, name, w, reduced):
-    """`[O]` in the statistics' dtype, broadcastable to `w`."""
-    parameter = tf.convert_to_tensor(parameter)
+def _per_output_channel(
+    values: TensorLike, name: str, w: tf.Tensor, reduced: Sequence[int]
+) -> tf.Tensor:
+    """`[O]` in the dtype of the statistics, broadcastable to `w`."""
+    parameter = tf.convert_to_tensor(values)
     kept = [size for i, size in enumerate(w.shape) if i not in reduced]
     outputs = None if None in kept else math.prod(kept)
     if not parameter.shape.is_compatible_with([outputs]):
@@ -168,8 +195,10 @@ def _per_output_channel(parameter, name, w, reduced):
     return tf.cast(tf.reshape(parameter, shape), statistics_dtype(w))
 
 
-def _check_kernel(w, axis):
-    """Returns `w` with a known rank, the axes to reduce, and how to get to that rank and back."""
+def _check_kernel(
+    w: TensorLike, axis: int | Sequence[int]
+) -> tuple[tf.Tensor, list[int], _View, _View]:
+    """Returns `w` in a view of known rank, the axes to reduce, and how to view and undo it."""
     w = check_float(w, "w")
     if w.shape.rank is None:
         to_view, from_view, axis = _matrix_view(w, axis)
@@ -177,18 +206,18 @@ def _check_kernel(w, axis):
         to_view = from_view = tf.identity
     w = to_view(w)
     rank = w.shape.rank
-    kept = [axis] if isinstance(axis, int) else list(axis)
-    if not kept or any(not -rank <= i < rank for i in kept):
+    axes = [axis] if isinstance(axis, int) else list(axis)
+    if not axes or any(not -rank <= i < rank for i in axes):
         raise ValueError(
             "`axis` must name at least one axis of `w`. "
             f"Received: axis={axis} for w.shape={w.shape}"
         )
-    kept = {i % rank for i in kept}
+    kept = {i % rank for i in axes}
     return w, [i for i in range(rank) if i not in kept], to_view, from_view
 
 
-def _matrix_view(w, axis):
-    """How to make a kernel of unknown rank a matrix, how to undo it, and the matrix' `axis`."""
+def _matrix_view(w: tf.Tensor, axis: int | Sequence[int]) -> tuple[_View, _View, int]:
+    """How to view a kernel of unknown rank as a matrix, how to undo it, and the matrix's `axis`."""
     shape, rank = tf.shape(w), tf.rank(w)
     kept = tf.constant([axis] if isinstance(axis, int) else list(axis), tf.int32)
     kept = tf.sort(tf.where(kept < 0, kept + rank, kept))
@@ -196,7 +225,7 @@ def _matrix_view(w, axis):
     order = tf.concat([kept, reduced], 0)
     matrix = [tf.reduce_prod(tf.gather(shape, axes)) for axes in (kept, reduced)]
 
-    def from_view(t):
+    def from_view(t: tf.Tensor) -> tf.Tensor:
         t = tf.reshape(t, tf.gather(shape, order))
         return tf.transpose(t, tf.math.invert_permutation(order))
 
