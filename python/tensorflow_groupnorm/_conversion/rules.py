@@ -10,7 +10,8 @@ import keras
 from tfgn_base.variants import VARIANTS
 
 from .. import layers
-from ..layers._kernels import KernelStandardization, output_axes
+from ..layers._kernel_weights import output_axes
+from ..layers._standardized_weights import HasStandardizedWeights
 from .arguments import config_of
 from .network import AT_OUTPUT, BEFORE_KEPT, BEFORE_KERNEL, NORMALIZATIONS
 
@@ -96,7 +97,7 @@ def concerns(layer, options: Options) -> bool:
     """Whether a conversion has to say what became of this layer."""
     if isinstance(layer, NORMALIZATIONS):
         return options.norm is not None
-    has_kernel = has_own_kernel(layer) or isinstance(layer, KernelStandardization)
+    has_kernel = has_own_kernel(layer) or isinstance(layer, HasStandardizedWeights)
     return options.standardization is not None and has_kernel
 
 
@@ -107,7 +108,7 @@ def has_own_kernel(layer) -> bool:
 
 def describe(layer) -> str:
     """Returns the name of a layer's class."""
-    if isinstance(layer, KernelStandardization):
+    if isinstance(layer, HasStandardizedWeights):
         return keras.saving.get_registered_name(type(layer)).split(">")[-1]
     return type(layer).__name__
 
@@ -262,7 +263,7 @@ def kernel(layer, options: Options, not_normalized: str | None) -> Decision:
     """
     if options.keep(layer):
         return Decision(reason="named in `keep`")
-    if isinstance(layer, KernelStandardization):
+    if isinstance(layer, HasStandardizedWeights):
         return Decision(reason="standardized already")
     if not layer.built:
         return Decision(reason="it is never called: its kernel does not exist")

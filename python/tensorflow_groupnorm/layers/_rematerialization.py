@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from .._keras import AutocastScope, RematMode, get_autocast_scope
-from ._kernel_scope import current_scope, in_foreign_scope
+from ._weight_scope import current_scope, in_foreign_scope
 
 
 def rematerialized(layer, decide, layer_call, *args, **kwargs):
@@ -90,7 +90,7 @@ def standardize_when_recomputed(layer, owners):
     recurrent layer.
 
     Args:
-        layer: the layer that a wrapper calls within a `KernelScope`.
+        layer: the layer that a wrapper calls within a `WeightScope`.
         owners: the layers that own the kernels.
     """
     cells = []

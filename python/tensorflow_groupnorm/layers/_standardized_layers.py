@@ -12,13 +12,13 @@ import keras
 
 from .._keras import auto_name, inject_argument_info_in_traceback, to_snake_case
 from ._common import refuse_tf_keras, register, supports_jit
-from ._kernel_owners import own_kernels
-from ._kernel_scope import KernelScope
-from ._kernels import KernelStandardization, refuse_quantization
+from ._kernel_weights import own_kernels
 from ._rematerialization import rematerialized
+from ._standardized_weights import HasStandardizedWeights, refuse_quantization
+from ._weight_scope import WeightScope
 
 
-class _Standardized(KernelStandardization):
+class _Standardized(HasStandardizedWeights):
     """Put before a stock layer's class: standardizes its kernels at each call."""
 
     def __init__(self, *args, variant="bit", epsilon=None, gain=False, name=None, **kwargs):
@@ -61,7 +61,7 @@ class _Standardized(KernelStandardization):
 
     def _call(self, inputs):
         refuse_tf_keras(self, inputs)
-        with KernelScope(self, lambda: self._standardized(own_kernels(self))):
+        with WeightScope(self, lambda: self._standardized(own_kernels(self))):
             return super().call(inputs)
 
     def symbolic_call(self, *args, **kwargs):

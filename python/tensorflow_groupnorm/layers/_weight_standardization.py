@@ -7,10 +7,10 @@ import keras
 
 from .._keras import is_default
 from ._common import refuse_tf_keras, register, supports_jit
-from ._kernel_owners import kernels_within
-from ._kernel_scope import KernelScope
-from ._kernels import KernelStandardization, refuse_quantization
+from ._kernel_weights import kernels_within
 from ._rematerialization import rematerialize_inside, standardize_when_recomputed
+from ._standardized_weights import HasStandardizedWeights, refuse_quantization
+from ._weight_scope import WeightScope
 
 
 def _of_the_layer(name):
@@ -23,7 +23,7 @@ def _of_the_layer(name):
 
 
 @register()
-class WeightStandardization(KernelStandardization, keras.layers.Wrapper):
+class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
     """Standardizes the kernels of the layer it wraps, at each call.
 
     The wrapped layer computes with `gain * scale * (kernel - mean) * rstd`, the statistics being
@@ -165,7 +165,7 @@ class WeightStandardization(KernelStandardization, keras.layers.Wrapper):
 
     def call(self, *args, **kwargs):
         refuse_tf_keras(self, (args, kwargs))
-        with KernelScope(self, lambda: self._standardized(self._kernels())):
+        with WeightScope(self, lambda: self._standardized(self._kernels())):
             return self.layer(*args, **kwargs)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
@@ -211,7 +211,7 @@ def _check_layer(layer):
             "the next one: write WeightStandardization(keras.layers.Conv2D(8, 3)), or "
             f"StandardizedConv2D(8, 3). Received: layer={layer!r}"
         )
-    if isinstance(layer, KernelStandardization):
+    if isinstance(layer, HasStandardizedWeights):
         _refuse_standardized(layer)
     if hasattr(layer, "state_size") and not isinstance(layer, keras.layers.RNN):
         raise ValueError(
@@ -224,7 +224,7 @@ def _check_layer(layer):
 
 def _check_not_standardized(layer, owners):
     for part in layer._flatten_layers():
-        if isinstance(part, KernelStandardization) and any(
+        if isinstance(part, HasStandardizedWeights) and any(
             owner in part._flatten_layers() for owner in owners
         ):
             _refuse_standardized(part)

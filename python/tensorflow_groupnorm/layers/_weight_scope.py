@@ -21,7 +21,7 @@ _TF_FUNCTION = "tensorflow.python.eager.polymorphic_function.polymorphic_functio
 _KERAS_BACKEND = "keras.src.backend."
 
 
-class KernelScope(keras.StatelessScope):
+class WeightScope(keras.StatelessScope):
     """Within it, and in this thread only, some variables read as other tensors.
 
     Everything else is as outside of it: other variables keep their values (also those that an
@@ -68,7 +68,7 @@ class KernelScope(keras.StatelessScope):
     def _outside(self):
         """Returns the innermost scope that does not replace the same variables, or None."""
         scope = get_stateless_scope()
-        while isinstance(scope, KernelScope) and scope._compute is self._compute:
+        while isinstance(scope, WeightScope) and scope._compute is self._compute:
             scope = scope.original_scope
         return scope
 
@@ -136,9 +136,9 @@ class KernelScope(keras.StatelessScope):
 
 
 def in_foreign_scope():
-    """Whether a stateless scope other than a KernelScope gives variables their values."""
+    """Whether a stateless scope other than a WeightScope gives variables their values."""
     scope = get_stateless_scope()
-    while isinstance(scope, KernelScope):
+    while isinstance(scope, WeightScope):
         scope = scope.original_scope
     return scope is not None
 
@@ -153,9 +153,9 @@ def dtype_as_read(variable):
 
 
 def current_scope():
-    """Returns the innermost scope of this thread if it is a KernelScope, else None."""
+    """Returns the innermost scope of this thread if it is a WeightScope, else None."""
     scope = get_stateless_scope()
-    return scope if isinstance(scope, KernelScope) else None
+    return scope if isinstance(scope, WeightScope) else None
 
 
 def _functions_between(graph, outer):

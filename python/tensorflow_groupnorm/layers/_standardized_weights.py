@@ -11,10 +11,7 @@ from .. import _export_mode
 from .. import ops as fused
 from .._keras import AutocastScope
 from ._common import on_tensorflow
-from ._kernel_owners import output_axes
-from ._kernel_scope import dtype_as_read
-
-__all__ = ["KernelStandardization", "output_axes", "refuse_quantization"]
+from ._weight_scope import dtype_as_read
 
 
 def refuse_quantization(layer, mode):
@@ -26,7 +23,7 @@ def refuse_quantization(layer, mode):
         )
 
 
-class KernelStandardization:
+class HasStandardizedWeights:
     """The part of a layer that standardizes kernels: its own, or those of a wrapped layer.
 
     To be set up with `_init_standardization` and, once the kernels exist, `_build_gains`.
