@@ -8,17 +8,28 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import hypothesis
+import hypothesis.configuration
 import keras
 import pytest
 import tensorflow as tf
 from paths import ROOT
-
 
 def pytest_addoption(parser):
     parser.addoption("--device", choices=("CPU", "GPU"), default="CPU", help="where the ops run")
 
 
 def pytest_configure(config):
+    # The same calls on every machine, as slow as it may be.
+    hypothesis.settings.register_profile(
+        "tests",
+        database=None,
+        deadline=None,
+        derandomize=True,
+        max_examples=500,
+    )
+    hypothesis.settings.load_profile("tests")
+    hypothesis.configuration.set_hypothesis_home_dir(ROOT / ".pytest_cache" / "hypothesis")
     if config.getoption("--device") == "CPU":
         tf.config.set_visible_devices([], "GPU")
     elif not tf.config.list_physical_devices("GPU"):

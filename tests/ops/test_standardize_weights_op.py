@@ -4,8 +4,10 @@ import cases
 import numpy as np
 import pytest
 import reference
+import strategies
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from hypothesis import given
 from parameters import named
 from standardize_weights_checks import (
     MODES,
@@ -48,13 +50,9 @@ def test_every_pair_of_types(name, dtype, dtype_out):
     check(cases.KERNELS[name], dtype, dtype_out, epsilon=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_random_kernels(seed):
-    for case in cases.random_kernels(seed, 100):
-        try:
-            check(case, "float32", "float32", epsilon=1e-6)
-        except AssertionError as error:
-            raise AssertionError(f"{case}: {error}") from error
+@given(case=strategies.kernels())
+def test_random_kernels(case):
+    check(case, "float32", "float32", epsilon=1e-6)
 
 
 @pytest.mark.parametrize("mean", [1e1, 1e3])

@@ -3,8 +3,6 @@
 Imports the standard library alone: the benchmarks on a GPU have neither pytest nor TensorFlow.
 """
 
-import math
-import random
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,44 +84,3 @@ EMPTY = group_norms("empty")
 KERNELS = kernels("kernels")
 EMPTY_KERNELS = kernels("empty_kernels")
 LARGE_KERNELS = kernels("large_kernels")
-
-
-# Sizes are as likely from 1 to 2 as from 1,000 to 2,000, so that rows and runs of every length come
-# by: the kernels cut them into vectors, tiles, chunks and threads by thresholds. What is summed has
-# 8 elements or more: of fewer, the terms of the gradient cancel, and no relative bound holds.
-_MOST_ELEMENTS = 40_000
-_SMALLEST_SUM = 8
-
-
-def _random_shape(choose, rank):
-    left, sizes = _MOST_ELEMENTS, {}
-    for i in choose.sample(range(rank), rank):
-        sizes[i] = min(left, math.floor(2 ** choose.uniform(0, 12)))
-        left = max(1, left // sizes[i])
-    return tuple(sizes[i] for i in range(rank))
-
-
-def random_group_norm(seed, count):
-    """Shapes of every rank with the channels on any axis, in any whole number of groups."""
-    choose = random.Random(seed)
-    while count > 0:
-        rank = choose.randint(2, 5)
-        shape = (choose.randint(1, 3), *_random_shape(choose, rank - 1))
-        axis = choose.randrange(1, rank)
-        most = math.prod(shape[1:]) // _SMALLEST_SUM
-        groups = [g for g in range(1, min(shape[axis], most) + 1) if shape[axis] % g == 0]
-        if groups:
-            count -= 1
-            yield GroupNormCase(shape, axis, choose.choice(groups))
-
-
-def random_kernels(seed, count):
-    """Kernels of every rank with the output channels on any axes."""
-    choose = random.Random(seed)
-    while count > 0:
-        rank = choose.randint(2, 5)
-        shape = _random_shape(choose, rank)
-        axis = tuple(choose.sample(range(rank), choose.randint(1, rank - 1)))
-        if math.prod(shape) // math.prod(shape[i] for i in axis) >= _SMALLEST_SUM:
-            count -= 1
-            yield KernelCase(shape, axis)
