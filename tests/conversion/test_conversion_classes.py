@@ -1,12 +1,11 @@
-"""`tfgn.convert`: functional and `Sequential` subclasses, and models without a config."""
+"""`tfgn.convert`: functional and `Sequential` models of the user's own classes."""
 
-import functools
+import zipfile
 
 import keras
 import numpy as np
 import pytest
-import tensorflow_groupnorm as tfgn
-from composites import Nested, batch, check_loads, functional, norm, normalizations, register
+from composites import check_loads, norm, register
 from conversions import Fused, convert, images, randomize
 from keras import layers
 
@@ -75,6 +74,24 @@ def test_functional_subclasses_keep_class_methods_and_tensors(kind, tmp_path):
     assert loaded.get_config()["changes"] == converted.get_config()["changes"]
 
 
+def test_files_of_the_former_package_load(tmp_path):
+    """Its classes have other modules in old files, and the same registered names."""
+    model, _ = convert(randomize(Backbone(name="mine")))
+    model.save(tmp_path / "model.keras")
+    with (
+        zipfile.ZipFile(tmp_path / "model.keras") as new,
+        zipfile.ZipFile(tmp_path / "old.keras", "w") as old,
+    ):
+        for name in new.namelist():
+            module = b"tensorflow_groupnorm._conversion.derived"
+            former = b"tensorflow_groupnorm.conversion._derived"
+            assert name != "config.json" or module in new.read(name)
+            old.writestr(name, new.read(name).replace(module, former))
+    loaded = keras.saving.load_model(tmp_path / "old.keras")
+    x = images(2, 6, 6, 3)
+    np.testing.assert_array_equal(loaded(x), model(x))
+
+
 def test_functional_subclass_in_another_model(tmp_path):
     inputs = keras.Input((6, 6, 3))
     model = randomize(keras.Model(inputs, layers.ReLU()(Backbone(name="own")(inputs))))
@@ -112,200 +129,6 @@ def test_sequential_subclasses_keep_class_and_methods(tmp_path):
     x = images(2, 6, 6, 3)
     np.testing.assert_allclose(converted.twice(x), 2 * model(x), rtol=1e-4, atol=1e-5)
     check_loads(converted, x, tmp_path)
-
-
-@register
-class ChainOf(keras.Sequential):
-    """In the style of the image encoder of Stable Diffusion in keras-cv."""
-
-    def __init__(self, filters):
-        steps = [layers.Conv2D(filters, 3), norm("gn", "norm"), layers.ReLU()]
-        super().__init__([keras.Input((6, 6, 3)), *steps, layers.Dense(2)], name="mine")
-        self.filters = filters
-        self.first = self.layers[0]
-        self.total = keras.metrics.Mean(name="total")
-
-    def described(self):
-        return f"{self.filters} {self.first.name} {self.total.name}"
-
-
-@register
-class NamedFunctional(keras.Model):
-    def __init__(self, filters):
-        inputs = keras.Input((6, 6, 3))
-        x = norm("gn", "norm")(layers.Conv2D(filters, 3)(inputs))
-        features = layers.ReLU(name="features")(x)
-        super().__init__(inputs, layers.Dense(2)(features), name="mine")
-        self.filters = filters
-        self.taps = {"features": features}
-        self.encoder = keras.Model(inputs, features, name="encoder")
-
-    def described(self):
-        return f"{self.filters} {self.name}"
-
-
-@pytest.mark.parametrize("cls", [ChainOf, NamedFunctional])
-def test_classes_that_no_config_describes_are_kept_with_their_graph(cls, tmp_path):
-    model = randomize(cls(4))
-    x = images(2, 6, 6, 3)
-    converted, report = convert(model, weight_standardization=None)
-    assert isinstance(converted, cls) and converted.described() == model.described()
-    lost = "total" if cls is ChainOf else "encoder, taps"
-    assert report.notes == [
-        "mine is saved as its graph, as its constructor cannot make it again: what is loaded lacks "
-        f"its {lost}"
-    ]
-    np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
-    if cls is NamedFunctional:
-        np.testing.assert_allclose(converted.encoder(x), model.encoder(x), rtol=1e-4, atol=1e-5)
-        tapped = keras.Model(converted.inputs, converted.taps["features"])([x])
-        np.testing.assert_array_equal(tapped, converted.encoder(x))
-    converted.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert isinstance(loaded, cls) and loaded.filters == 4
-    np.testing.assert_array_equal(loaded(x), converted(x))
-    again, _ = convert(loaded, weight_standardization=None)
-    assert isinstance(again, cls)
-    np.testing.assert_array_equal(again(x), converted(x))
-    before = np.array(model(x))
-    same = tfgn.convert(model, in_place=True, weight_standardization=None, report=None)
-    assert same is model and isinstance(model, cls)
-    assert isinstance(model.get_layer("norm"), Fused)
-    np.testing.assert_allclose(model(x), before, rtol=1e-4, atol=1e-5)
-    model.save(tmp_path / "model.keras")
-    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(x), model(x))
-
-
-def defined():
-    """A class as a fresh process has it: Keras has not made a functional model of it yet."""
-
-    @register
-    class Defined(keras.Model):
-        def __init__(self, filters):
-            inputs = keras.Input((6, 6, 3))
-            x = norm("gn", "norm")(layers.Conv2D(filters, 3)(inputs))
-            super().__init__(inputs, layers.Dense(2)(x))
-
-    return Defined
-
-
-def test_classes_that_were_never_instantiated_load(tmp_path):
-    model = randomize(defined()(4))
-    converted, _ = convert(model)
-    converted.save(tmp_path / "model.keras")
-    again = defined()
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert isinstance(loaded, again)
-    x = images(2, 6, 6, 3)
-    np.testing.assert_array_equal(loaded(x), converted(x))
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), converted.predict(x, verbose=0))
-
-
-def test_classes_that_are_not_registered_load_as_plain_models_with_a_warning(tmp_path):
-    class Local(keras.Sequential):
-        def __init__(self, filters):
-            super().__init__([keras.Input((6, 6, 3)), layers.Dense(filters), norm("gn")])
-
-    model = randomize(Local(4))
-    converted, _ = convert(model)
-    converted.save(tmp_path / "model.keras")
-    x = images(2, 6, 6, 3)
-    with pytest.warns(UserWarning, match="its class Local is not registered"):
-        loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert type(loaded) is keras.Sequential
-    np.testing.assert_array_equal(loaded(x), converted(x))
-    loaded = keras.saving.load_model(tmp_path / "model.keras", custom_objects={"Local": Local})
-    assert isinstance(loaded, Local)
-    np.testing.assert_array_equal(loaded(x), converted(x))
-
-
-def test_attributes_that_cannot_be_copied_are_refused():
-    class WithVariable(keras.Sequential):
-        def __init__(self, filters):
-            super().__init__([keras.Input((6, 6, 3)), layers.Dense(filters), norm("gn")])
-            self.scale = keras.Variable([1.0], name="scale")
-
-    with pytest.raises(ValueError, match="cannot be copied.*it holds <Variable.*in_place=True"):
-        tfgn.convert(WithVariable(4))
-
-
-class Vae(keras.Model):
-    """In the style of keras.io: a model of two models."""
-
-    def __init__(self, encoder, decoder, **kwargs):
-        super().__init__(**kwargs)
-        self.encoder = encoder
-        self.decoder = decoder
-        self.tracker = keras.metrics.Mean(name="total")
-
-    def call(self, x):
-        return self.decoder(self.encoder(x))
-
-
-def make_vae():
-    inputs = keras.Input((6, 6, 4))
-    encoder = keras.Model(inputs, norm("gn", "first")(layers.Conv2D(4, 3)(inputs)))
-    decoder = keras.Sequential([keras.Input((4, 4, 4)), norm("gn", "second"), layers.ReLU()])
-    model = Vae(encoder, decoder)
-    model(images(2, 6, 6, 4))
-    return randomize(model)
-
-
-class NoConfig(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.norm = norm("gn", "norm")
-
-    def call(self, x):
-        return self.norm(x)
-
-
-class RaisingConfig(NoConfig):
-    def get_config(self):
-        raise RuntimeError("not today")
-
-
-def no_config(cls):
-    model = cls()
-    model(images(2, 6, 6, 4))
-    return randomize(model)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        make_vae,
-        functools.partial(no_config, NoConfig),
-        functools.partial(no_config, RaisingConfig),
-    ],
-)
-def test_models_without_a_config_are_converted_in_place(make, tmp_path):
-    model = make()
-    model.compile("sgd", "mse")
-    x = images(2, 6, 6, 4)
-    before = np.array(model(x))
-    with pytest.raises(ValueError, match="cannot be copied.*in_place=True"):
-        tfgn.convert(model)
-    assert not any(isinstance(layer, Fused) for layer in model._flatten_layers())
-    converted = tfgn.convert(model, in_place=True, weight_standardization=None, report=None)
-    assert converted is model and model.compiled
-    assert all(isinstance(layer, Fused) for layer in normalizations(model))
-    np.testing.assert_allclose(model(x), before, rtol=1e-4, atol=1e-5)
-    history = model.fit(x, np.zeros(before.shape), verbose=0)
-    assert np.isfinite(history.history["loss"][0])
-    if make is make_vae or make.args[0] is RaisingConfig:
-        with pytest.raises(NotImplementedError, match="was converted and cannot be saved"):
-            model.save(tmp_path / "model.keras")
-
-
-def test_in_place_conversion_of_a_functional_model(tmp_path):
-    model = randomize(functional(Nested(kind="gn", name="own")))
-    x = batch(model)
-    before, feature = np.array(model(x)), model.get_layer("own").output
-    converted = tfgn.convert(model, in_place=True, weight_standardization=None, report=None)
-    assert converted is model and model.get_layer("own").output is feature
-    np.testing.assert_allclose(model(x), before, rtol=1e-4, atol=1e-5)
-    check_loads(model, x, tmp_path)
 
 
 @register
