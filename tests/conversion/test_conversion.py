@@ -46,6 +46,32 @@ def test_batch_normalization_becomes_the_group_normalization_one_would_write():
     assert converted.name == "small"
 
 
+def test_layers_keep_their_initializers():
+    """They draw no numbers in a conversion, but do when a layer is made from the config."""
+    steps = [
+        layers.Conv1D(4, 3, kernel_initializer="he_normal", bias_initializer="ones"),
+        layers.BatchNormalization(),
+    ]
+    steps += [
+        layers.DepthwiseConv1D(3, depthwise_initializer="orthogonal"),
+        layers.BatchNormalization(),
+    ]
+    steps += [layers.Dense(2, kernel_initializer="lecun_normal")]
+    model = randomize(keras.Sequential([keras.Input((9, 3)), *steps]))
+    converted, _ = convert(model)
+    conv, _, depthwise, _, dense = converted.layers
+    assert isinstance(conv, tfgn.layers.StandardizedConv1D)
+    assert isinstance(conv.kernel_initializer, keras.initializers.HeNormal)
+    assert isinstance(conv.bias_initializer, keras.initializers.Ones)
+    assert isinstance(depthwise, tfgn.layers.WeightStandardization)
+    assert isinstance(depthwise.layer.depthwise_initializer, keras.initializers.Orthogonal)
+    assert isinstance(dense.kernel_initializer, keras.initializers.LecunNormal)
+    fresh = keras.models.clone_model(converted)
+    assert np.std(fresh.layers[0].kernel) > 0 and np.std(fresh.layers[-1].kernel) > 0
+    for old, new in zip(model.get_weights()[:2], converted.get_weights()[:2], strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_standardized_kernels_are_the_ones_one_would_compute():
     model = randomize(resnet(stock_norm))
     converted, report = convert(model, norm=None, weight_standardization="qiao")

@@ -110,23 +110,25 @@ def convert(
         keep=_keep(model, keep),
     )
     summary = ConversionReport(model.name)
-    with copy.own_objects_known(model):
-        new = _convert(model, options, summary, in_place)
+    with copy.own_objects_known(model), copy.BlankWeights() as blank:
+        new = _convert(model, options, summary, in_place, blank)
     if report is not None:
         report(summary)
     return new
 
 
-def _convert(model, options, report, in_place) -> keras.Model:
+def _convert(model, options, report, in_place, blank) -> keras.Model:
     """Copies, decides, changes the copy, and carries over the state."""
     new, pairs = model, []
     if in_place and copy.is_made_of_its_graph(model):
         rebuilt.mark(model, type(model))
     if not in_place:
-        new = copy.copy(model)
+        new = copy.copy(model, blank)
         pairs = copy.counterparts(model, new)
     changes = decide(model, options, report)
     changes += _made_again(pairs, {change.path for change in changes})
+    for change in changes:
+        blank.prepare(change.layer)
     replaced = {change.path: change.layer for change in changes}
     for path, old, other in pairs:
         if path not in replaced:

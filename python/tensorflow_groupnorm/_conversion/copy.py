@@ -22,13 +22,47 @@ class NotCopiedError(ValueError):
     """A model or layer cannot be copied; the message says what, why and what to do."""
 
 
-def copy(model: keras.Model) -> keras.Model:
+class BlankWeights:
+    """Lets convolutions and Dense layers be built with zeros instead of random numbers.
+
+    The weights are overwritten by those of the model; drawing them first takes a quarter of the
+    time of a conversion. A context manager: when it exits, the layers have their own initializers
+    again.
+    """
+
+    def __init__(self):
+        self._initializers = []
+
+    def __enter__(self) -> BlankWeights:
+        return self
+
+    def __exit__(self, *exception):
+        for layer, name, initializer in self._initializers:
+            vars(layer)[name] = initializer
+
+    def prepare(self, layer: keras.Layer):
+        """Prepares a layer that is not built yet; layers of other kinds stay as they are."""
+        if isinstance(layer, keras.layers.Wrapper):
+            layer = layer.layer
+        if not rules.has_own_kernel(layer):
+            return
+        for name, value in vars(layer).items():
+            if isinstance(value, keras.initializers.Initializer):
+                self._initializers.append((layer, name, value))
+                vars(layer)[name] = keras.initializers.Zeros()
+
+
+def copy(model: keras.Model, blank: BlankWeights) -> keras.Model:
     """Returns a copy of a model without its weights.
+
+    Args:
+        model: the model; it is not changed.
+        blank: prepares the layers of the copy.
 
     Raises:
         NotCopiedError: if it cannot be made from configs.
     """
-    return _Copier().layer(model)
+    return _Copier(blank).layer(model)
 
 
 def has_config_of_keras(layer: keras.Layer) -> bool:
@@ -56,7 +90,8 @@ def own_objects_known(model: keras.Layer):
 
 
 class _Copier:
-    def __init__(self):
+    def __init__(self, blank):
+        self._blank = blank
         self._made = {}
 
     def layer(self, layer):
@@ -66,7 +101,9 @@ class _Copier:
 
     def _new(self, layer):
         if functional(layer) is None:
-            return _named_like(layer, from_config(layer))
+            new = _named_like(layer, from_config(layer))
+            self._blank.prepare(new)
+            return new
         if not isinstance(layer, rebuilt.Rebuilt):
             if has_config_of_keras(layer):
                 return self._of_its_graph(layer)
