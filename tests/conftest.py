@@ -1,9 +1,10 @@
-"""What every test shares: a quiet TensorFlow, fixed seeds, the device, a fresh interpreter."""
+"""What every test shares: a quiet TensorFlow, fixed seeds, the device, and `--fast`."""
 
 import os
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -15,8 +16,20 @@ import pytest
 import tensorflow as tf
 from paths import ROOT
 
+#: Random calls of a test with `hypothesis.given`, without and with `--fast`.
+RANDOM_CALLS, RANDOM_CALLS_FAST = 500, 25
+#: Markers of tests that `--fast` leaves out.
+NOT_FAST = ("slow", "compiles")
+
+
 def pytest_addoption(parser):
     parser.addoption("--device", choices=("CPU", "GPU"), default="CPU", help="where the ops run")
+    parser.addoption(
+        "--fast",
+        action="store_true",
+        help=f"leave out tests marked {' or '.join(NOT_FAST)}; of a parametrized test, run as many "
+        "calls as it takes to see every value of every parameter",
+    )
 
 
 def pytest_configure(config):
@@ -26,7 +39,7 @@ def pytest_configure(config):
         database=None,
         deadline=None,
         derandomize=True,
-        max_examples=500,
+        max_examples=RANDOM_CALLS_FAST if config.getoption("--fast") else RANDOM_CALLS,
     )
     hypothesis.settings.load_profile("tests")
     hypothesis.configuration.set_hypothesis_home_dir(ROOT / ".pytest_cache" / "hypothesis")
@@ -37,6 +50,28 @@ def pytest_configure(config):
     tf.config.experimental.enable_op_determinism()
     # A shell starts its background commands with SIGINT ignored, and their children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)  # after those that other markers leave out
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--fast"):
+        fast = [item for item in items if not any(map(item.get_closest_marker, NOT_FAST))]
+        chosen = {item.nodeid for item in _every_value_once(fast)}
+        config.hook.pytest_deselected(items=[i for i in items if i.nodeid not in chosen])
+        items[:] = [item for item in items if item.nodeid in chosen]
+
+
+def _every_value_once(items):
+    """The calls of each test that together have every value of every parameter."""
+    seen = set()
+    # An order that mixes the values, and is the same for any selection of tests.
+    for item in sorted(items, key=lambda item: zlib.crc32(item.nodeid.encode())):
+        test = item.nodeid.partition("[")[0]
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        values = {(test, name, id(value)) for name, value in parameters.items()}
+        if not values or not values <= seen:
+            seen |= values
+            yield item
 
 
 @pytest.fixture

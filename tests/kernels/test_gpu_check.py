@@ -10,6 +10,8 @@ torch = pytest.importorskip("torch")
 check = pytest.importorskip("benchmarks.gpu.check")
 gpu = pytest.importorskip("benchmarks.gpu.library")
 
+pytestmark = pytest.mark.compiles
+
 TESTS = ROOT / "tests" / "cc"
 # Emulated threads are slow: about a millisecond for a thousand elements.
 MOST_ELEMENTS = 20_000

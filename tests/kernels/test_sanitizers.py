@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+pytestmark = pytest.mark.compiles
+
 
 def run(*command):
     result = subprocess.run(command, capture_output=True, text=True)

@@ -18,6 +18,8 @@ from paths import ROOT
 from small_resnet import IMAGES
 from tensorflow_groupnorm import _library
 
+pytestmark = pytest.mark.compiles
+
 SAMPLE = json.dumps(IMAGES[:1].tolist())
 
 
