@@ -1,4 +1,4 @@
-"""The command."""
+"""The command `python -m benchmarks`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command.
 
     Returns:
-        0; 1 if one of our results is further from float64 than it may be, or missing, or a worker
-        has crashed; 2 on bad input; 130 after Ctrl-C.
+        0 on success; 1 if one of our results exceeds its error bound or is missing, or a worker
+        has crashed; 2 for invalid arguments; 130 after Ctrl-C.
     """
     parser = _parser()
     args = parser.parse_args(argv)
     output = _output(args)
     try:
-        # NumPy, Matplotlib and the frameworks take their time: `--help` does not wait for them.
+        # Imported here so that `--help` does not wait for NumPy, Matplotlib and the frameworks.
         from . import report, run
     except ModuleNotFoundError as error:
         parser.exit(EXIT_USAGE, f"benchmarks: {error.name} is missing: pip install '.[bench]'\n")
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             results = run.run(command, args.only, args.shapes, args.rounds, args.quick)
         except KeyboardInterrupt:
-            print("\nbenchmarks: interrupted; nothing is written", file=sys.stderr)
+            print("\nbenchmarks: interrupted; nothing was written", file=sys.stderr)
             return EXIT_INTERRUPTED
         except run.WorkerError as error:
             print(f"benchmarks: {error}", file=sys.stderr)
@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Times the fused ops on the CPU, interleaved with a memory copy, TensorFlow, "
         "Keras and PyTorch, and checks their accuracy against float64. Writes RESULTS.md, plots "
         "and results.json.",
-        epilog="A framework that is not installed is left out. Exit code 1: one of our results is "
-        "further from float64 than it may be.",
+        epilog="Frameworks that are not installed are skipped. The exit code is 1 if one of our "
+        "results exceeds its error bound.",
     )
     parser.add_argument(
         "--only",
@@ -70,31 +70,31 @@ def _parser() -> argparse.ArgumentParser:
         choices=NAMES,
         default=NAMES,
         metavar="SECTION",
-        help=f"among {', '.join(NAMES)} (default: all)",
+        help=f"what to measure: {', '.join(NAMES)} (default: all)",
     )
     parser.add_argument(
         "--shapes",
         nargs="+",
         type=_shape,
         metavar="NxHxWxC",
-        help="instead of the 8 shapes of the ladder, channels last, any rank; 32 groups",
+        help="shapes that replace the 8 of the ladder; channels last, any rank, 32 groups",
     )
     parser.add_argument(
         "--rounds", type=_positive, metavar="N", help="timings of each contender (default: 15)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a few rounds of a few shapes, to see that it runs"
+        "--quick", action="store_true", help="run a few rounds of a few shapes, as a check"
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help="where to write (default: benchmarks/ if all is measured, else a temporary folder)",
+        help="output folder (default: benchmarks/ if all is measured, else a temporary folder)",
     )
     parser.add_argument(
         "--render",
         action="store_true",
-        help="measure nothing: write the report of the results.json in the output folder again",
+        help="measure nothing; rewrite the report from results.json in the output folder",
     )
     return parser
 

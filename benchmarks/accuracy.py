@@ -1,4 +1,4 @@
-"""The accuracy at means up to 1e4: a gate for ours, a row for others."""
+"""Accuracy at means up to 1e4: required of our contenders, reported for the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GRADIENTS = ("dx", "dgamma", "dbeta")
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """How far from float64 one contender is.
+    """The errors of one contender against float64.
 
     Attributes:
         error: the largest absolute error of y.
@@ -43,12 +43,12 @@ class Accuracy:
 
     @property
     def held(self) -> bool:
-        """Whether all bounds hold; NaN holds none."""
+        """Whether all errors are within their bounds. NaN is not."""
         return self.excess <= 1 and self.gradient_excess <= 1
 
 
 def cases() -> list[tuple[Norm, float]]:
-    """Returns every case and mean."""
+    """Returns all pairs of a case and a mean."""
     return [
         (dataclasses.replace(case, dtype=dtype, backward=True), mean)
         for case in CASES
@@ -63,10 +63,10 @@ def evaluate(
     """Runs every contender once.
 
     Args:
-        case: with `backward`.
-        mean: of x, whose deviation is 1 before it is rounded to its type.
-        workers: where the contenders run.
-        failed: takes a contender that could not run and its message.
+        case: a case with `backward` set.
+        mean: the mean of x, whose standard deviation is 1 before it is rounded to its dtype.
+        workers: the processes that run the contenders.
+        failed: called with the name of each contender that cannot run, and the error message.
     """
     arrays = draw(case, seed=0, mean=mean)
     expected = reference.group_norm(
@@ -112,7 +112,7 @@ def _compare(contender, case, mean, arrays, outputs, expected) -> Accuracy:
 
 
 def violations(results: list[Accuracy]) -> list[str]:
-    """Returns a sentence for every bound that one of ours exceeds."""
+    """Returns a sentence for each result of ours that exceeds a bound."""
     return [
         f"{r.contender} on {'x'.join(map(str, r.shape))} {r.dtype} at mean {r.mean:g}: y at "
         f"{r.excess:.3g}, gradients at {r.gradient_excess:.3g} times the bound"

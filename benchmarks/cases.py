@@ -1,4 +1,4 @@
-"""What is measured, as data."""
+"""The cases and contenders of the benchmarks, as data."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 
 from tests.support import cases as shapes
 
-#: Beyond, the op is left out: beside the inputs of the kernels there is no memory for its own.
+#: Largest input of the op. Beyond, there is no memory for its inputs beside those of the kernels.
 OP_BYTES = 1 << 28
 
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
-#: Which worker runs a contender. The stores of the two copies differ.
+#: The worker of each contender. The two copies use ordinary and non-temporal stores.
 CONTENDERS = {
     "copy": "kernels",
     "streaming copy": "kernels",
@@ -34,12 +34,12 @@ COPIES = ("copy", "streaming copy")
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """A GroupNorm, and what may be fused with it.
+    """A GroupNorm with its fused operations.
 
     Attributes:
-        axis: of the channels, 1 or -1.
-        backward: whether the gradients of all inputs are computed too.
-        threads: None for one per core.
+        axis: the channel axis, 1 or -1.
+        backward: whether the gradients of all inputs are computed, too.
+        threads: the number of threads; None for one per core.
     """
 
     shape: tuple[int, ...]
@@ -53,12 +53,12 @@ class Norm:
 
     @property
     def nbytes(self) -> int:
-        """Of one input."""
+        """The size of one input in bytes."""
         return math.prod(self.shape) * ITEM_SIZES[self.dtype]
 
     @property
     def traffic(self) -> float:
-        """The memory traffic that cannot be avoided, in copies of the input."""
+        """The unavoidable memory traffic, in copies of the input."""
         # A copy moves two tensors. Forward: x, y; backward: x, dy, dx; the residual once and twice.
         tensors = 2 + 3 * self.backward + self.residual * (1 + 2 * self.backward)
         return tensors / 2
@@ -69,12 +69,12 @@ class Norm:
 
     @property
     def copied(self) -> Norm:
-        """The case whose copies are the bound of this one."""
+        """The case whose copy bounds the time of this one."""
         return dataclasses.replace(self, activation="linear", residual=False, backward=False)
 
     @property
     def inputs(self) -> Norm:
-        """The case with the same inputs for all that can share them."""
+        """The case whose inputs this one uses, so that cases can share them."""
         return dataclasses.replace(self.copied, threads=None, residual=self.residual)
 
 
@@ -103,17 +103,17 @@ class Weights:
 
     @property
     def nbytes(self) -> int:
-        """Of all kernels."""
+        """The size of all kernels in bytes."""
         return 4 * sum(math.prod(shape) for shape in RESNET50_KERNELS)
 
     @property
     def traffic(self) -> float:
-        """As `Norm.traffic`."""
+        """See `Norm.traffic`."""
         return (2 + 3 * self.backward) / 2
 
     @property
     def copied(self) -> Weights:
-        """As `Norm.copied`."""
+        """See `Norm.copied`."""
         return Weights()
 
     inputs = copied
@@ -124,7 +124,7 @@ class Step:
     """A training step of a ResNet50V2.
 
     Attributes:
-        norm: of `STEP_NORMS`.
+        norm: a key of `STEP_NORMS`.
         jit: whether XLA compiles the step.
     """
 
@@ -135,22 +135,22 @@ class Step:
 
     @property
     def name(self) -> str:
-        """Of the normalization and how it runs, as the contenders are called."""
+        """The norm, and whether it is compiled, in the form of the contenders' names."""
         return self.norm + " jit" * self.jit
 
     @property
     def text(self) -> str:
-        """The name as readers know it."""
+        """The name shown in the report."""
         return STEP_NORMS[self.norm] + ", jit" * self.jit
 
     @property
     def nbytes(self) -> int:
-        """Of the images."""
+        """The size of the images in bytes."""
         return self.batch * self.side * self.side * 3 * 4
 
     @property
     def inputs(self) -> Step:
-        """As `Norm.inputs`."""
+        """See `Norm.inputs`."""
         return dataclasses.replace(self, norm="none", jit=False)
 
 

@@ -1,4 +1,4 @@
-"""Random inputs, and how many sets of them are needed to find them outside of the caches."""
+"""Random inputs, in enough sets that the caches do not hold the next one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HUGE_BYTES = 1 << 30
 
 @functools.cache
 def last_level_cache() -> int:
-    """Bytes of the largest cache, or 32 MB where Linux does not tell."""
+    """Returns the bytes of the largest cache, or 32 MB if Linux does not report it."""
     sizes = [
         int(path.read_text().strip().removesuffix("K")) * 1024
         for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
@@ -25,16 +25,16 @@ def last_level_cache() -> int:
 
 
 def slots(case: Case) -> int:
-    """How many sets of inputs are used in turn: together more than twice the last-level cache."""
+    """Returns the number of input sets, which together exceed twice the last-level cache."""
     if isinstance(case, Step):
         return 4  # A step touches far more than its inputs.
-    # What is far larger than the cache is not in it when it is read again.
+    # An input far larger than the cache is evicted before it is read again.
     fewest = 1 if case.nbytes > HUGE_BYTES else 2
     return max(fewest, math.ceil(2 * last_level_cache() / case.nbytes))
 
 
 def draw(case: Case, seed: int, mean: float = 0.0) -> dict:
-    """Draws one set of inputs: NumPy arrays, or lists of them for `Weights`."""
+    """Draws one set of inputs: NumPy arrays, or lists of arrays for `Weights`."""
     rng = np.random.default_rng(seed)
     if isinstance(case, Norm):
         channels = case.shape[case.axis]
@@ -58,10 +58,10 @@ def draw(case: Case, seed: int, mean: float = 0.0) -> dict:
 
 
 def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """A new array, aligned as TensorFlow aligns its own and touched."""
+    """Returns a new array with TensorFlow's alignment, whose pages are mapped."""
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     buffer = np.zeros(nbytes + ALIGNMENT, np.uint8)
-    buffer.fill(0)  # np.zeros maps pages that are not there yet
+    buffer.fill(0)  # np.zeros maps pages lazily
     start = -buffer.ctypes.data % ALIGNMENT
     return buffer[start : start + nbytes].view(dtype).reshape(shape)
 

@@ -1,4 +1,4 @@
-"""The machine, in words."""
+"""The description of the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str]:
-    """Returns what of the machine decides about speed."""
+    """Returns the properties of the machine that determine speed."""
     return {
         "CPU": _cpu_model(),
         "cores": str(len(os.sched_getaffinity(0))),
@@ -18,7 +18,7 @@ def describe() -> dict[str, str]:
 
 
 def available_bytes() -> int:
-    """Returns the memory that can be had without swapping."""
+    """Returns the bytes of memory available without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024

@@ -14,7 +14,7 @@ from .cases import COPIES
 from .results import Results
 from .sections import PASSES
 
-#: Colors of Okabe and Ito, which color-blind readers can tell apart, and markers for everybody.
+#: Color (Okabe and Ito's color-blind safe palette), marker and label of each contender.
 STYLES = {
     "kernel": ("#009E73", "o", "kernel (ours)"),
     "op": ("#0072B2", "s", "op in TensorFlow (ours)"),
@@ -29,7 +29,7 @@ STYLES = {
 
 
 def draw(results: Results) -> dict[str, Figure]:
-    """Returns the figures by name, of what was measured."""
+    """Returns the figures of all measured sections by name."""
     figures = {}
     if tables.has(results, "ladder"):
         figures = {"ladder": ladder(results), "roofline": roofline(results)}
@@ -44,7 +44,7 @@ def _contenders(results: Results) -> list[str]:
 
 
 def ladder(results: Results) -> Figure:
-    """Bars: times over the memory bound, for every shape of the ladder."""
+    """Bars: the time over the memory bound, for each shape of the ladder."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     contenders = _contenders(results)
     width = 0.84 / len(contenders)
@@ -80,7 +80,7 @@ def ladder(results: Results) -> Figure:
 
 
 def roofline(results: Results) -> Figure:
-    """Points: the memory traffic that cannot be avoided over the time, beside that of a copy."""
+    """Points: the unavoidable memory traffic per time, compared with a copy's."""
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     for axes, backward in zip(figure.subplots(1, 2, sharey=True), PASSES, strict=True):
         cases = sorted(tables.of_pass(results, "ladder", backward), key=lambda case: -case.nbytes)
@@ -116,7 +116,7 @@ def roofline(results: Results) -> Figure:
 
 
 def accuracy(results: Results) -> Figure:
-    """Lines: the largest error of y against the mean of x, for every shape and type."""
+    """Lines: the largest error of y against the mean of x, for each shape and dtype."""
     panels = collections.defaultdict(lambda: collections.defaultdict(list))
     for row in results.accuracy:
         panels[row.shape, row.dtype][row.contender].append(row)
@@ -140,7 +140,7 @@ def accuracy(results: Results) -> Figure:
 
 def _accuracy_panel(axes, rows: dict, handles: dict):
     for contender, (color, marker, label) in STYLES.items():
-        # Kernel and op lie on each other: drawn last and with different sizes, both are seen.
+        # Kernel and op coincide. Different sizes, drawn last, keep both visible.
         if found := rows.get(contender):
             (handles[label],) = axes.plot(
                 range(len(found)),

@@ -13,65 +13,67 @@ from .rounds import ROOT
 NOTES = ROOT / "benchmarks" / "NOTES.md"
 
 METHOD = """\
-- Every number is a median over rounds. In a round each contender has one turn, in random order; one
-  process per framework, of which only one computes at a time, with a thread per core. A turn is
-  an untimed call, which wakes the threads, then the median of a few calls (one, if it takes over
-  2 ms). A contender that has used up its time stops early, after 5 rounds at least.
-- Each call takes the next of a ring of random inputs that is larger than twice the last-level
-  cache. The outputs of the kernels and of the copy are rings, too, of memory that was touched
-  before; TensorFlow and PyTorch allocate theirs. Freeing the outputs is not timed.
-- The **bound** is the time of a copy of the input, the better of ordinary and non-temporal stores,
-  times the traffic that cannot be avoided over that of the copy: forward reads x and writes y
-  (1 copy), forward + backward also reads x and dy and writes dx (2.5 copies). A residual is read in
-  the forward pass (1.5 copies), read again and its gradient written in the backward pass (4).
-- The **floor** is TensorFlow's ReLU of x, and for the backward pass its gradient: what an op that
-  is called through TensorFlow can reach.
-- **jit** is a `tf.function(jit_compile=True)`, which XLA compiles; everything else of TensorFlow is
-  in a `tf.function` without. Tracing and compiling are no part of any time.
-- A **ratio** is one median over another, of the same rounds.
-- Kernels are bound to cores, as PyTorch's threads are with `OMP_PROC_BIND=true`. TensorFlow places
-  its own.
+- Every number is a median over rounds. In a round each contender has one turn, in random order.
+  Each framework has its own process with one thread per core, and only one process computes at a
+  time. A turn is one untimed call, which wakes the threads, then the median of a few timed calls
+  (one, if it takes more than 2 ms). A contender that has used up its time budget stops early, but
+  not before 5 rounds.
+- Each call takes the next set from a ring of random inputs that is larger than twice the last-level
+  cache. The kernels and the copy also write to a ring, whose memory was touched before. TensorFlow
+  and PyTorch allocate their outputs. Freeing the outputs is not timed.
+- The **bound** is the time of a copy of the input, with ordinary or non-temporal stores, whichever
+  is faster, scaled to the unavoidable memory traffic. The forward pass reads x and writes y (1
+  copy). Forward + backward also reads x and dy and writes dx (2.5 copies). A residual is read in
+  the forward pass (1.5 copies); in the backward pass it is read again and its gradient is written
+  (4 copies).
+- The **floor** is TensorFlow's ReLU of x and, for the backward pass, its gradient: the best that an
+  op called through TensorFlow can reach.
+- **jit** is a `tf.function(jit_compile=True)`, which XLA compiles. All other TensorFlow contenders
+  run in a `tf.function` without it. Tracing and compilation are not timed.
+- A **ratio** divides two medians of the same rounds.
+- The threads of the kernels are bound to cores, as are PyTorch's with `OMP_PROC_BIND=true`.
+  TensorFlow places its own threads.
 """
 
 COMPILED = """\
-In a `tf.function(jit_compile=True)`, multiples of the bound. XLA calls the kernels of our op as
-they are, so that it should take no longer than in a graph, but for noise. Of Keras's layer XLA
-makes loops of its own, which have to be slower."""
+Multiples of the bound in a `tf.function(jit_compile=True)`. For our op, XLA calls the same kernels,
+so it should take no longer than in a graph, apart from noise. For Keras' layer, XLA generates its
+own loops, which have to be slower."""
 
 SECTIONS = {
     "ladder": (
         "Feature maps of networks, float32, channels last",
-        "Multiples of the memory bound, cold inputs; 32 groups.\n\n"
+        "Multiples of the memory bound with cold inputs and 32 groups.\n\n"
         "![times over the memory bound](plots/ladder.png)\n\n"
         "![achieved bandwidth](plots/roofline.png)",
     ),
     "fusions": (
-        "Activation and residual in the kernel",
-        "Times over the plain op of the same round; with a residual, over the plain op times the "
-        "traffic that the residual adds.",
+        "Fused activation and residual",
+        "Multiples of the plain op of the same round. With a residual, the time of the plain op is "
+        "scaled to the additional memory traffic.",
     ),
-    "types": ("16-bit types", "Times over float32 of the same round."),
-    "layouts": ("Channels first", "As above, with the channels behind the batch."),
-    "shapes": ("Sequences, volumes, odd numbers of channels", "As above."),
+    "types": ("16-bit types", "Multiples of float32 of the same round."),
+    "layouts": ("Channels first", "The same tables, with the channels after the batch."),
+    "shapes": ("Sequences, volumes, odd numbers of channels", "The same tables."),
     "scaling": (
         "Cores and sizes",
-        "At batch 1. Does every core help, and does the cost grow linearly?",
+        "At batch 1: the gain from all cores, and the cost per byte by tensor size.",
     ),
     "weights": (
         "Weight standardization",
-        "Of the 53 kernels of a ResNet-50, float32; the bound copies kernel by kernel.",
+        "All 53 kernels of a ResNet-50 in float32. The bound copies them one by one.",
     ),
     "step": (
         "Training step of a ResNet50V2",
-        "Batch 2 at 224x224, SGD with momentum, one `tf.function`. The rows with jit have "
-        "`jit_compile=True` and are over the others with it. Peak memory is in a process of its "
-        "own, above what it held before the network was built.",
+        "Batch 2 at 224x224, SGD with momentum, in one `tf.function`. The rows with jit have "
+        "`jit_compile=True`, and their ratios are to the other rows with jit. Peak memory is "
+        "measured in a separate process, as the increase since before the network was built.",
     ),
 }
 
 
 def write(results: Results, folder: Path):
-    """Writes all files into a folder, which is made where it is missing."""
+    """Writes all files to a folder, which is created if missing."""
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results.to_json()))
     for name, figure in plots.draw(results).items():
@@ -80,7 +82,7 @@ def write(results: Results, folder: Path):
 
 
 def read(folder: Path) -> Results:
-    """Reads what `write` has left."""
+    """Reads the results that `write` wrote."""
     return Results.from_json(json.loads((folder / "results.json").read_text()))
 
 
@@ -95,9 +97,10 @@ def markdown(results: Results) -> str:
     if results.accuracy:
         body.append(_accuracy(results, verdicts))
     parts = ["# Benchmarks on the CPU", _environment(results), _summary(verdicts), *body]
-    parts.append(f"## How it was measured\n\n{METHOD}")
+    parts.append(f"## Method\n\n{METHOD}")
     if results.skipped:
-        parts.append("## What did not run\n\n" + "\n".join(f"- {line}" for line in results.skipped))
+        skipped = "\n".join(f"- {line}" for line in results.skipped)
+        parts.append(f"## Skipped contenders\n\n{skipped}")
     if NOTES.exists():
         parts.append(NOTES.read_text().strip())
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -118,8 +121,9 @@ def _tables(section: str, results: Results, verdicts: tables.Verdicts) -> str:
         sizes = tables.sizes(results, verdicts)
         return (
             f"{threads}\n\nNanoseconds per kilobyte of input, from 1 KB to 4 GB or what memory "
-            "allows. Below 1 MB the call is what costs. Beyond the caches the kernel may take at "
-            f"most {tables.LINEAR_LIMIT:g} times what it takes for the first of these.\n\n{sizes}"
+            "allows. Below 1 MB the overhead of the call dominates. Beyond the caches, a byte may "
+            f"cost the kernel at most {tables.LINEAR_LIMIT:g} times what it costs in the smallest "
+            f"tensor there.\n\n{sizes}"
         )
     return getattr(tables, section)(results, verdicts)
 
@@ -127,10 +131,11 @@ def _tables(section: str, results: Results, verdicts: tables.Verdicts) -> str:
 def _accuracy(results: Results, verdicts: tables.Verdicts) -> str:
     return f"""## Accuracy
 
-Errors against float64 on the same inputs, batch 1, deviation 1. Of ours, the larger of kernel and
-op over its bound:
-`|y - y64| <= 2^-24 (8 (1 + |mean| rstd) |gamma| + 2 |y64|)` and one rounding to the type, and for
-gradients `64 * 2^-24 (1 + |mean| rstd)` in relative norm. Of everybody the largest error of y.
+Errors against float64 on the same inputs, at batch 1 and a standard deviation of 1. The columns of
+ratios show the larger of our kernel's and op's errors over its bound:
+`|y - y64| <= 2^-24 (8 (1 + |mean| rstd) |gamma| + 2 |y64|)` plus one rounding to the type, and for
+gradients `64 * 2^-24 (1 + |mean| rstd)` in relative norm. The other columns show the largest error
+of y for each contender.
 
 ![error against mean](plots/accuracy.png)
 
@@ -143,7 +148,7 @@ def _environment(results: Results) -> str:
     lines = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return (
         f"`{environment['command']}`, {environment['date']}, {environment['rounds']} rounds. "
-        "This file is generated; what is written by hand is in NOTES.md.\n\n"
+        "This file is generated; the hand-written notes are in NOTES.md.\n\n"
         f"| | |\n| :-- | :-- |\n{lines}"
     )
 

@@ -1,4 +1,4 @@
-"""What was measured, in memory and as JSON."""
+"""The results of a run, in memory and as JSON."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .sections import Entry
 
 @dataclasses.dataclass
 class Results:
-    """All that the report shows.
+    """Everything the report shows.
 
     Attributes:
         environment: `date`, `command`, `machine` and `versions`.
-        times: for each section and entry, nanoseconds of every round.
-        memory: peak bytes of a training step by its name.
-        accuracy: a row per contender, case and mean.
-        skipped: sentences about what could not run.
+        times: the nanoseconds of each round, by section and entry.
+        memory: the peak bytes of each training step, by name.
+        accuracy: one row per contender, case and mean.
+        skipped: a sentence for each contender that could not run.
     """
 
     environment: dict
@@ -29,22 +29,22 @@ class Results:
     skipped: list[str] = dataclasses.field(default_factory=list)
 
     def ns(self, section: str, contender: str, case: Case) -> float | None:
-        """Returns the median over the rounds, or None where it was not measured."""
+        """Returns the median over the rounds, or None if not measured."""
         rounds = self.times.get((section, Entry(contender, case)))
         return statistics.median(rounds) if rounds else None
 
     def copy_ns(self, section: str, case: Case) -> float | None:
-        """Returns the time of a copy of the input: the better of the two kinds of stores."""
+        """Returns the time of a copy of the input, with the faster kind of stores."""
         times = [self.ns(section, copy, case.copied) for copy in COPIES]
         return min((ns for ns in times if ns is not None), default=None)
 
     def bound_ns(self, section: str, case: Case) -> float | None:
-        """Returns the time that the unavoidable memory traffic of a case takes."""
+        """Returns the time of the unavoidable memory traffic of a case."""
         copy = self.copy_ns(section, case)
         return None if copy is None else copy * case.traffic
 
     def cases(self, section: str) -> list[Case]:
-        """Returns the cases of a section, in the order of their measurement."""
+        """Returns the cases of a section, in the order of measurement."""
         return list(dict.fromkeys(entry.case for name, entry in self.times if name == section))
 
     def to_json(self) -> dict:

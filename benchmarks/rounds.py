@@ -1,7 +1,7 @@
-"""Drives the workers: one process per framework, of which only one computes at a time.
+"""Runs the workers: one process per framework, only one of which computes at a time.
 
-A worker that waits takes no CPU time from the others: the threads of none of the frameworks spin on
-for longer than 0.3 ms after a call.
+A waiting worker takes no CPU time from the others: no framework's threads spin for more than 0.3 ms
+after a call.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from .sections import Entry, Group
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: A contender that has used up this time in a group is not asked any more after so many rounds.
+#: A contender that has used up this time in a group stops, but not before so many rounds.
 BUDGET_SECONDS = 3.0
 FEWEST_ROUNDS = 5
 
-#: What runs our own kernels and ops: without them there is nothing to measure.
+#: The frameworks of our own kernels and ops, without which there is nothing to measure.
 REQUIRED = ("kernels", "tensorflow")
 
 ENVIRONMENT = {
-    # The ops are the compiled ones, never their stand-ins of stock ops.
+    # Fail rather than measure the stock ops in place of the fused ones.
     "tensorflow": {
         "TFGN_REQUIRE_FUSED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",
     },
-    # Else the threads of PyTorch share a core.
+    # Otherwise PyTorch's threads share a core.
     "pytorch": {"OMP_PROC_BIND": "true"},
     "flax": {"JAX_PLATFORMS": "cpu"},
 }
@@ -48,11 +48,11 @@ class FrameworkMissing(Exception):
 
 
 class WorkerError(Exception):
-    """A request has failed."""
+    """A request failed."""
 
 
 class WorkerProcess:
-    """A process of `worker.py`.
+    """A process that runs `worker.py`.
 
     Raises:
         FrameworkMissing: if the framework cannot be imported.
@@ -60,7 +60,7 @@ class WorkerProcess:
 
     def __init__(self, framework: str):
         self.framework = framework
-        self._log = tempfile.TemporaryFile()  # of what frameworks say while all is well
+        self._log = tempfile.TemporaryFile()  # stderr, shown only if the process dies
         ours, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", framework, str(theirs.fileno())],
@@ -73,22 +73,22 @@ class WorkerProcess:
         self._connection = Connection(ours.detach())
         try:
             self.versions = self.result()
-        except BaseException as error:  # Ctrl-C, too: nobody else knows of the process yet.
+        except BaseException as error:  # Also on Ctrl-C: no one else can close the process yet.
             self.close()
             if isinstance(error, WorkerError):
                 raise FrameworkMissing(str(error)) from None
             raise
 
     def ask(self, method: str, *arguments):
-        """Sends a request; `result` waits for its answer."""
-        with contextlib.suppress(BrokenPipeError):  # `result` tells what has happened.
+        """Sends a request, whose answer `result` returns."""
+        with contextlib.suppress(BrokenPipeError):  # `result` raises the error.
             self._connection.send((method, *arguments))
 
     def result(self):
         """Returns the answer to the oldest request.
 
         Raises:
-            WorkerError: if the request has failed or the process is gone.
+            WorkerError: if the request failed or the process has ended.
         """
         try:
             succeeded, value = self._connection.recv()
@@ -102,12 +102,12 @@ class WorkerProcess:
         return value
 
     def call(self, method: str, *arguments):
-        """`ask` and `result`."""
+        """Sends a request and returns its answer."""
         self.ask(method, *arguments)
         return self.result()
 
     def close(self):
-        """Ends the process, whatever it is doing."""
+        """Kills the process."""
         self._connection.close()
         self._process.kill()
         self._process.wait()
@@ -115,11 +115,11 @@ class WorkerProcess:
 
 
 class Workers:
-    """The workers of all frameworks that are installed, started when they are needed.
+    """The workers of all installed frameworks, started on first use.
 
     Attributes:
-        versions: of all frameworks started so far.
-        missing: why a framework cannot be used.
+        versions: the versions of all frameworks started so far.
+        missing: the reason why a framework cannot be used, by framework.
     """
 
     def __init__(self):
@@ -135,10 +135,10 @@ class Workers:
             process.close()
 
     def get(self, framework: str) -> WorkerProcess | None:
-        """Returns the worker, or None where the framework is not installed.
+        """Returns the worker, or None if the framework is not installed.
 
         Raises:
-            WorkerError: if it is one without which there is nothing to measure.
+            WorkerError: if the framework is in `REQUIRED` and not installed.
         """
         if framework not in self._processes and framework not in self.missing:
             try:
@@ -160,11 +160,11 @@ class Workers:
 def measure(
     group: Group, workers: Workers, rounds: int, on_round: Callable[[], None]
 ) -> tuple[dict[Entry, list[float]], dict[Entry, str]]:
-    """Times all entries of a group, one call of each after the other, for so many rounds.
+    """Times the entries of a group in turn, for a number of rounds.
 
     Returns:
-        For each entry the nanoseconds of each round (the median of a turn's calls), and the error
-        message of each entry that cannot run.
+        The nanoseconds of each round by entry (the median of the calls of a turn), and the error
+        messages of the entries that cannot run.
     """
     entries, errors = _prepare(group.entries, workers)
     times = {entry: [] for entry in entries}
@@ -196,7 +196,7 @@ def _prepare(entries: list[Entry], workers: Workers) -> tuple[list[Entry], dict[
 
 
 def peak_memory(entry: Entry) -> int:
-    """Returns the peak memory of an entry, in a process of its own, in bytes."""
+    """Returns the peak memory of an entry in bytes, measured in a new process."""
     process = WorkerProcess(CONTENDERS[entry.contender])
     try:
         return process.call("peak_memory", entry)

@@ -1,4 +1,4 @@
-"""A run from its first round to its results."""
+"""A complete run of the benchmarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .rounds import WorkerError, Workers, measure, peak_memory
 from .sections import SECTIONS, Entry, Group
 
 ROUNDS, QUICK_ROUNDS = 15, 3
-#: A step takes as long as a thousand ops: it needs fewer, and its noise is smaller.
+#: A step takes as long as a thousand ops and has less noise, so fewer rounds suffice.
 STEP_ROUNDS = 10
 QUICK_ROWS = ("conv1_pooled", "conv5")
 QUICK_BYTES = 4e6
@@ -32,11 +32,11 @@ def run(
     """Measures the sections.
 
     Args:
-        command: how the run was started.
-        only: names of sections, and `"accuracy"`.
-        shapes: instead of the ladder's.
-        rounds: of each group, or None for the default.
-        quick: whether to run a part, with few rounds.
+        command: the command line, for the report.
+        only: the names of the sections, and `"accuracy"`.
+        shapes: shapes that replace the ladder's, or None.
+        rounds: the rounds per group, or None for the default.
+        quick: whether to run only a part, with few rounds.
     """
     shapes = shapes or [LADDER[name].shape for name in (QUICK_ROWS if quick else LADDER)]
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
@@ -74,10 +74,10 @@ def run(
 
 
 def violations(results: Results, required: bool) -> list[str]:
-    """Returns a sentence for everything in which our accuracy fails.
+    """Returns a sentence for each failure of our accuracy.
 
     Args:
-        required: whether there have to be results to judge.
+        required: whether missing results are failures.
     """
     missing = [
         f"the accuracy of the {name} was not measured"
@@ -95,7 +95,7 @@ def _groups(only, shapes, quick: bool) -> Iterator[Group]:
 
 
 def _quick(groups: list[Group]) -> Iterator[Group]:
-    """Two groups of small tensors, which see a section whole, without what takes long to start."""
+    """Yields the first and last group of small tensors, without entries that start slowly."""
     small = [g for g in groups if g.entries[0].case.nbytes < QUICK_BYTES] or groups
     for group in small[:1] + small[1:][-1:]:
         yield group._replace(entries=[e for e in group.entries if not _is_slow(e)])

@@ -1,4 +1,4 @@
-"""The sections of the report: which contenders run which cases, and which of them together."""
+"""The sections of the report: which contenders run which cases in the same rounds."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ EVERYONE = ("kernel", "op", "op jit", "floor", "keras", "keras jit", "fused bn",
 
 
 class Entry(NamedTuple):
-    """One contender at one case."""
+    """One contender on one case."""
 
     contender: str
     case: Case
 
 
 class Group(NamedTuple):
-    """What is measured interleaved, in the same rounds."""
+    """Entries that are measured in the same rounds, interleaved."""
 
     section: str
     title: str
@@ -93,7 +93,7 @@ def types(shapes) -> Iterator[Group]:
 
 
 def layouts(shapes) -> Iterator[Group]:
-    contenders = [name for name in EVERYONE if name != "fused bn"]  # Channels last only, on a CPU.
+    contenders = [name for name in EVERYONE if name != "fused bn"]  # On a CPU: channels last only.
     for shape in shapes:
         yield _everyone("layouts", Norm(channels_first(shape), axis=1), contenders)
 
@@ -103,7 +103,7 @@ def scaling(shapes) -> Iterator[Group]:
         cases = [dataclasses.replace(case, threads=threads) for threads in (1, None)]
         yield _ours("scaling", _text(case.shape), cases, ("kernel",))
     for case in SIZES.values():
-        # x, dy, y and dx, and room for all else.
+        # Memory for x, dy, y and dx, and half a tensor for everything else.
         if 4.5 * case.nbytes > machine.available_bytes():
             continue
         contenders = ("kernel", "op") if case.nbytes <= OP_BYTES else ("kernel",)

@@ -1,4 +1,4 @@
-"""The tables of the report, with a verdict on every row that has a target."""
+"""The tables of the report, with a verdict for each row that has a target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sections import FUSIONS, PASSES, STANDARDIZATIONS
 
 PASS = {False: "forward", True: "forward + backward"}
 
-#: What the project has set itself: multiples of the memory bound, or of what a row names.
+#: Targets of the project, as multiples of the memory bound or of another contender.
 SMALL_BYTES = 1 << 20
 KERNEL_LIMITS = {False: 1.5, True: 1.7}
 SMALL_LIMIT = 2.0
@@ -20,13 +20,13 @@ CHANNELS_FIRST_LIMITS = {False: 1.2, True: 1.7}
 FLOOR_LIMITS = {False: 1.15, True: 1.25}
 FUSION_LIMIT = 1.1
 TYPE_LIMIT = 0.6
-#: Of a byte of a tensor beyond the caches, over a byte of the smallest one.
+#: The cost of a byte of a tensor beyond the caches, over that in the smallest such tensor.
 LINEAR_LIMIT = 1.25
 MEMORY_BYTES = 1 << 26
 WEIGHTS_LIMITS = {False: 1.5, True: 2.0}
-#: Of an op that XLA compiles, over the same op in a graph.
+#: The time of an op compiled by XLA over the same op in a graph.
 JIT_LIMIT = 1.05
-#: Of our step over the others, in a graph and compiled.
+#: The time of our step over the others, in a graph (False) and compiled (True).
 STEP_LIMITS = {False: {"bn": 1, "gn+ws": 0.72}, True: {"bn": 1, "gn+ws": 1}}
 STEP_MEMORY_LIMITS = {False: {"bn": 1}, True: {}}
 
@@ -41,13 +41,13 @@ class Verdicts:
         self.rows: dict[str, list[bool]] = collections.defaultdict(list)
 
     def judge(self, target: str, misses: list[str]) -> str:
-        """Notes a row and returns the text of its last cell."""
+        """Records the verdict on a row and returns its text."""
         self.rows[target].append(not misses)
         return "met" if not misses else f"**missed**: {', '.join(dict.fromkeys(misses))}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Lays a table out; all columns but the first are numbers."""
+    """Returns a table in Markdown. Columns between the first and last are right-aligned."""
     lines = [header, [":--", *["--:"] * (len(header) - 2), ":--"], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -73,7 +73,7 @@ def _us(ns: float | None) -> str:
 
 
 def of_pass(results: Results, section: str, backward: bool) -> list[Norm]:
-    """The cases of a section that are of one pass."""
+    """Returns the cases of a section for one pass."""
     return [case for case in results.cases(section) if case.backward == backward]
 
 
@@ -192,7 +192,7 @@ def _relative(results: Results, verdicts: Verdicts, section: str, variants: dict
 
 
 def fusions(results: Results, verdicts: Verdicts) -> str:
-    """Activation and residual, over the plain op with the residual's traffic added."""
+    """Fused activation and residual over the plain op, scaled to the residual's traffic."""
     return _relative(
         results,
         verdicts,
@@ -204,13 +204,13 @@ def fusions(results: Results, verdicts: Verdicts) -> str:
 
 
 def types(results: Results, verdicts: Verdicts) -> str:
-    """16-bit types over float32."""
+    """Times of the 16-bit types over float32."""
     variants = {dtype: {"dtype": dtype} for dtype in ("bfloat16", "float16")}
     return _relative(results, verdicts, "types", variants, TYPE_LIMIT, lambda plain, other: 1)
 
 
 def threads(results: Results, verdicts: Verdicts) -> str:
-    """One thread against all cores, at batch 1."""
+    """The time on one thread and on all cores, at batch 1."""
     rows = []
     for case in results.cases("scaling"):
         if case.threads != 1:
@@ -231,7 +231,7 @@ def threads(results: Results, verdicts: Verdicts) -> str:
 
 
 def sizes(results: Results, verdicts: Verdicts) -> str:
-    """The cost of a byte against the size of the tensor."""
+    """The cost per byte by tensor size."""
     rows, of_memory = [], {}
     for case in SIZES.values():
         copy = results.copy_ns("scaling", case)
@@ -278,8 +278,9 @@ def weights(results: Results, verdicts: Verdicts) -> str:
     header = ["", "forward, ms", "× bound", "× op", "both passes, ms", "× bound", "× op", "verdict"]
     limits = " and ".join(f"{limit:g}" for limit in WEIGHTS_LIMITS.values())
     return (
-        f"The kernel: at most {limits} times the bound. op jit: at most {JIT_LIMIT:g} times the "
-        f"op, and faster than composite jit.\n\n{markdown(header, rows)}"
+        f"Targets: the kernel takes at most {limits} times the bound. op jit takes at most "
+        f"{JIT_LIMIT:g} times as long as the op, and less than composite jit.\n\n"
+        f"{markdown(header, rows)}"
     )
 
 
@@ -314,7 +315,7 @@ def _step_misses(values: dict, case: Step, limits: dict, what: str = "") -> list
 
 
 def accuracy(results: Results, verdicts: Verdicts) -> str:
-    """The errors of ours over their bounds, and everybody's largest error of y."""
+    """Our errors over their bounds, and the largest error of y of each contender."""
     by_case: dict[tuple, dict] = collections.defaultdict(dict)
     for row in results.accuracy:
         by_case[row.shape, row.dtype, row.mean][row.contender] = row
@@ -335,5 +336,5 @@ def accuracy(results: Results, verdicts: Verdicts) -> str:
 
 
 def has(results: Results, section: str) -> bool:
-    """Whether a section was measured."""
+    """Returns whether a section was measured."""
     return any(name == section for name, _ in results.times)

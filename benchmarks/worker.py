@@ -1,7 +1,8 @@
-"""The process that runs the contenders of one framework, for the parent of `rounds.py`.
+"""The process that runs the contenders of one framework for `rounds.py`.
 
-`python -m benchmarks.worker FRAMEWORK DESCRIPTOR` serves requests from a connection: the name of a
-method of `Worker` and its arguments. Answers are `(True, value)` or `(False, message)`.
+`python -m benchmarks.worker FRAMEWORK DESCRIPTOR` serves requests from a connection. A request is
+the name of a method of `Worker` and its arguments; an answer is `(True, value)` or
+`(False, message)`.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from .cases import Norm
 from .sections import Entry
 
 WARM_UP = 3
-#: A turn has as many calls as fit into this time, on inputs of their own each.
+#: A turn has as many calls as fit into this time, each on its own inputs.
 TURN_NS = 2_000_000
 MOST_CALLS = 8
-#: Where waking the threads, which slept while others had their turns, is a part of the time, an
-#: untimed call goes before the timed ones.
+#: Calls shorter than this follow an untimed call, which wakes the threads that slept during other
+#: turns.
 WAKE_NS = 20_000_000
 STEPS_FOR_MEMORY = 3
 
 
 class Worker:
-    """Runs contenders of a framework, a module of `benchmarks.frameworks`."""
+    """Runs the contenders of a framework, a module of `benchmarks.frameworks`."""
 
     def __init__(self, framework):
         self._framework = framework
@@ -45,10 +46,10 @@ class Worker:
         return self._framework.versions()
 
     def prepare(self, entries: list[Entry]) -> dict:
-        """Draws inputs and warms up; what was prepared before is dropped.
+        """Draws inputs, warms up, and discards what was prepared before.
 
         Returns:
-            The message of its error for each entry that cannot run.
+            The error message of each entry that cannot run.
         """
         self._calls, self._last_ns, errors, rings = {}, {}, {}, {}
         gc.collect()
@@ -57,13 +58,13 @@ class Worker:
                 self._calls[entry] = self._contender(entry, rings)
                 for _ in range(WARM_UP):
                     self._last_ns[entry] = self._time(entry)
-            except Exception as error:  # Whatever a framework raises, the others can go on.
+            except Exception as error:  # A failing framework must not stop the others.
                 self._calls.pop(entry, None)
                 errors[entry] = f"{type(error).__name__}: {error}".splitlines()[0]
         return errors
 
     def turn(self, entry: Entry) -> list[int]:
-        """Runs a contender once, or a few times if it is fast.
+        """Runs a contender once, or several times if it is fast.
 
         Returns:
             Nanoseconds of each call.
@@ -81,16 +82,16 @@ class Worker:
         return self._framework.to_numpy(case, function(self._framework.load(case, arrays)))
 
     def peak_memory(self, entry: Entry) -> int:
-        """Returns the bytes by which memory at its peak exceeds what it was before the entry."""
+        """Returns the increase of peak memory over the memory before the entry, in bytes."""
         before = _resident("VmRSS")
         call = self._contender(entry, {})
         for _ in range(WARM_UP):
             call()
-        # Tracing leaves garbage behind that is no part of a step.
+        # Garbage of tracing does not belong to a step.
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
-        with contextlib.suppress(OSError):  # Not everywhere permitted; then the peak is of all.
+        with contextlib.suppress(OSError):  # If not permitted, the peak is that of the process.
             Path("/proc/self/clear_refs").write_text("5")
         for _ in range(STEPS_FOR_MEMORY):
             call()
@@ -116,7 +117,7 @@ class Worker:
         start = time.perf_counter_ns()
         outputs = call()
         stop = time.perf_counter_ns()
-        del outputs  # after the clock: whoever reads them frees them
+        del outputs  # freed after the clock has stopped
         return stop - start
 
 
@@ -128,8 +129,8 @@ def _resident(field: str) -> int:
 
 
 def main(framework: str, descriptor: str):
-    """Serves requests until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent answers Ctrl-C.
+    """Serves requests until the parent closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C.
     connection = Connection(int(descriptor))
     try:
         worker = Worker(importlib.import_module(f"benchmarks.frameworks.{framework}"))
