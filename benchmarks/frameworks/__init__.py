@@ -1,5 +1,9 @@
-"""A module per framework, which only its worker imports.
+"""One module per framework, imported only by its worker.
 
-Each has `versions()`, and for a case of `cases.py` `load(case, arrays)`, from NumPy arrays to what
-`function(contender, case)` takes; that computes, and `to_numpy(case, outputs)` is for the accuracy.
+Each module has these functions, for the cases of `cases.py`:
+
+- `versions()` returns the versions to report.
+- `load(case, arrays)` converts NumPy arrays to the inputs of the computation.
+- `function(contender, case)` returns the computation.
+- `to_numpy(case, outputs)` converts its outputs to NumPy arrays.
 """

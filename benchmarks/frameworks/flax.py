@@ -1,4 +1,4 @@
-"""Flax, for its accuracy."""
+"""Flax, measured for accuracy only."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import sys
 from ..cases import Case, Norm
 from ..inputs import ALIGNMENT, aligned
 
-# The package without its __init__, which imports TensorFlow: the kernels do without.
+# The package without its __init__, which imports TensorFlow; the kernels do not need it.
 _spec = importlib.util.find_spec("tensorflow_groupnorm")
 if _spec is None:
     raise ImportError("tensorflow_groupnorm is not installed")
@@ -33,7 +33,7 @@ _CORES = sorted(os.sched_getaffinity(0))
 
 @functools.cache
 def _pool(threads: int | None):
-    """Returns a pool with each thread bound to a core, as those of PyTorch are.
+    """Returns a pool with each thread bound to a core, as PyTorch's are.
 
     Linux may wake a thread on the core of the one that wakes it and move it a tick later.
     """

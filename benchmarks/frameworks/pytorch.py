@@ -1,4 +1,4 @@
-"""PyTorch, whose memory format goes with the layout of the case."""
+"""PyTorch, with the memory format that matches the layout of the case."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def versions() -> dict:
 
 def load(case: Case, arrays: dict) -> dict:
     if isinstance(case, Weights):
-        # Kernels as PyTorch stores them: output channels first.
+        # PyTorch stores kernels with the output channels first.
         return {
             name: [_tensor(w).permute(3, 2, 0, 1).contiguous().requires_grad_() for w in kernels]
             for name, kernels in arrays.items()
@@ -34,7 +34,7 @@ def load(case: Case, arrays: dict) -> dict:
 def _tensor(array):
     if array.dtype.name == "bfloat16":
         return torch.tensor(array.view("int16")).view(torch.bfloat16)
-    return torch.tensor(array)  # A copy, aligned as PyTorch does.
+    return torch.tensor(array)  # A copy with PyTorch's alignment.
 
 
 def function(contender: str, case: Case):

@@ -13,7 +13,7 @@ CLASSES = 1000
 
 
 class _StandardizedConv2D(keras.layers.Conv2D):
-    """Weight standardization as one writes it without this package."""
+    """Weight standardization in stock Keras, as users write it without this package."""
 
     def convolution_op(self, inputs, kernel):
         return super().convolution_op(inputs, tfgn.stock.standardize_weights(kernel))

@@ -1,4 +1,4 @@
-"""TensorFlow and Keras: the fused ops, what they replace, and the floor under both."""
+"""TensorFlow and Keras: the fused ops, the stock computations they replace, and the floor."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def _norm(contender: str, case: Norm):
     if contender == "fused bn":
 
         def batch_norm(x, gamma, beta):
-            # Its kernel is for images: any other shape is a view of one.
+            # Its kernel takes images only: other shapes are reshaped to one.
             image = tf.reshape(x, [case.shape[0], 1, -1, case.shape[-1]])
             y, _, _ = tf.compat.v1.nn.fused_batch_norm(image, gamma, beta, is_training=True)
             return tf.reshape(y, case.shape)
 
         return batch_norm, names
-    # The parameters are float32 for every type, as ours are.
+    # The parameters are float32 for every dtype, as ours are.
     policy = case.dtype if case.dtype == "float32" else f"mixed_{case.dtype}"
     layer = keras.layers.GroupNormalization(case.groups, axis=case.axis, dtype=policy)
     layer.build(case.shape)

@@ -1,4 +1,4 @@
-"""The command."""
+"""The command `python -m benchmarks.gpu`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 EXIT_FAILURE = 1
 EXIT_UNUSABLE = 2
 TOOLS = ("memcheck", "racecheck", "initcheck")
-#: Under a sanitizer a case takes seconds.
+#: With a sanitizer, each case takes seconds.
 SANITIZED_CASES = 40
 
 
@@ -65,22 +65,31 @@ def _parser() -> argparse.ArgumentParser:
         "Needs an NVIDIA GPU, a CUDA toolkit and PyTorch; no TensorFlow, no network.",
     )
     steps = ("check", "sanitize", "measure")
-    parser.add_argument("--only", nargs="+", choices=steps, default=steps, help="some of the steps")
+    parser.add_argument(
+        "--only", nargs="+", choices=steps, default=steps, help="steps to run (default: all)"
+    )
     parser.add_argument("--quick", action="store_true", help="measure two shapes")
-    parser.add_argument("--fuzz", type=int, default=500, help="random cases to check (500)")
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (0)")
+    parser.add_argument(
+        "--fuzz",
+        type=int,
+        default=500,
+        help="number of random cases to check (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of all random numbers (default: %(default)s)"
+    )
     parser.add_argument(
         "--build-folder",
         type=Path,
         default=Path(tempfile.gettempdir()) / "tfgn-gpu",
-        help="where the compiled kernels are kept",
+        help="folder in which the compiled kernels are kept",
     )
     parser.add_argument("--limit", type=int, help=argparse.SUPPRESS)  # of cases, for _sanitize
     return parser
 
 
 def _setting(torch) -> str:
-    """What figures mean nothing without: the day, GPU, driver, versions and command."""
+    """Returns the conditions of the figures: date, GPU, driver, versions and command."""
     program = shutil.which("nvidia-smi")
     driver = "unknown"
     if program:
@@ -99,7 +108,7 @@ def _refuse(message: str) -> int:
 
 
 def _check(library, seed: int, fuzzed: int, limit: int | None) -> int:
-    """The number of cases that fail; a sentence on each is printed."""
+    """Returns the number of cases that fail, and prints a sentence for each."""
     from . import check
 
     cases = [*check.listed(), *check.fuzz(seed, fuzzed)]
@@ -119,7 +128,7 @@ def _check(library, seed: int, fuzzed: int, limit: int | None) -> int:
 
 
 def _sanitize(args) -> int:
-    """The number of compute-sanitizer's tools that complain."""
+    """Returns the number of compute-sanitizer's tools that report errors."""
     program = shutil.which("compute-sanitizer")
     if program is None:
         print("compute-sanitizer is not in PATH: its checks are left out")
@@ -130,7 +139,7 @@ def _sanitize(args) -> int:
         command += ["benchmarks.gpu", "--only", "check", "--fuzz", str(SANITIZED_CASES)]
         command += ["--limit", str(SANITIZED_CASES), "--seed", str(args.seed)]
         command += ["--build-folder", str(args.build_folder)]
-        # Its own pool of memory would hide what lies behind a tensor.
+        # PyTorch's memory pool would hide accesses beyond a tensor.
         environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
         print(f"{tool}: {'clean' if result.returncode == 0 else 'complains'}", flush=True)

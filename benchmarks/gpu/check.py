@@ -1,4 +1,4 @@
-"""The kernels against float64 PyTorch, on fresh random numbers."""
+"""Compares the kernels with float64 PyTorch on random numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FUZZ_ELEMENTS = 1 << 20
 
 
 def listed() -> Iterator[tuple[GroupNorm, torch.dtype, float]]:
-    """The shapes of `tests/support/cases.py` in every type, each activation; and large means."""
+    """Yields the shapes of `tests/support/cases.py` in every dtype and activation; large means."""
     for case in {**GROUP_NORM, **VECTOR_EDGES, **LARGE, **EMPTY}.values():
         axis = case.axis % len(case.shape)
         for dtype in DTYPES:
@@ -32,7 +32,7 @@ def listed() -> Iterator[tuple[GroupNorm, torch.dtype, float]]:
 
 
 def fuzz(seed: int, count: int) -> Iterator[tuple[GroupNorm, torch.dtype, float]]:
-    """Shapes, groups, axes and options at random."""
+    """Yields random shapes, groups, axes and options."""
     choose = random.Random(seed)
     for _ in range(count):
         rank, left, shape = choose.randint(2, 5), FUZZ_ELEMENTS, []
@@ -57,7 +57,7 @@ def fuzz(seed: int, count: int) -> Iterator[tuple[GroupNorm, torch.dtype, float]
 def failures(
     library: Library, norm: GroupNorm, dtype: torch.dtype, mean: float, seed: int
 ) -> list[str]:
-    """What is wrong with the results for a case, a sentence each."""
+    """Returns a sentence for each error in the results for a case."""
     torch.manual_seed(seed)
     params = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -121,7 +121,7 @@ def failures(
 
 
 def _spread(norm: GroupNorm, values: torch.Tensor, absent: float, affine: int) -> torch.Tensor:
-    """gamma or beta, broadcastable to x."""
+    """Returns gamma or beta in a shape that broadcasts to x."""
     rest = [1] * (len(norm.shape) - norm.axis - 1)
     between = [1] * (norm.axis - 1)
     if affine == ABSENT:
@@ -131,7 +131,7 @@ def _spread(norm: GroupNorm, values: torch.Tensor, absent: float, affine: int) -
 
 
 def _reference(norm, x, gamma, beta, side, dy):
-    """The outputs, by autograd in float64, and |mean| * rstd and rstd of each element."""
+    """Returns float64 outputs by autograd, and |mean| * rstd and rstd of each element."""
     leaves = [t.double().detach().requires_grad_() for t in (x, gamma, beta)]
     sides = [] if side is None else [side.double().detach().requires_grad_()]
     rest = [norm.channels // norm.groups, *norm.shape[norm.axis + 1 :]]
@@ -157,7 +157,7 @@ def _reference(norm, x, gamma, beta, side, dy):
 
 
 def weights(library: Library, seed: int) -> list[str]:
-    """What is wrong with weight standardization, a sentence each."""
+    """Returns a sentence for each error in weight standardization."""
     sentences = []
     for fan_in, outputs in ((27, 16), (147, 64), (576, 64), (4608, 512), (9, 1000), (100_000, 3)):
         torch.manual_seed(seed)

@@ -33,7 +33,7 @@ class BuildError(Exception):
 
 
 class CudaError(Exception):
-    """A call of the library failed."""
+    """A call to the library failed."""
 
 
 class _Shape(ctypes.Structure):
@@ -54,7 +54,7 @@ def _tensors(*tensors: torch.Tensor | None) -> _Tensors:
 
 
 class GroupNorm(NamedTuple):
-    """What the kernels are called with besides tensors. `axis` counts from the front."""
+    """The arguments of the kernels besides tensors. `axis` is not negative."""
 
     shape: tuple[int, ...]
     axis: int
@@ -103,7 +103,7 @@ class Library:
         self._library.tfgn_standardize_weights.restype = ctypes.c_char_p
 
     def workspace(self, norm: GroupNorm, dtype: torch.dtype) -> torch.Tensor:
-        """Scratch memory for the forward and the backward pass."""
+        """Allocates scratch memory for the forward and the backward pass."""
         size = ctypes.c_int64()
         view = norm.view()
         self._check(
@@ -114,7 +114,7 @@ class Library:
         return torch.empty(size.value, dtype=torch.uint8, device=self.device)
 
     def synchronize(self):
-        """Waits for the calls."""
+        """Waits until all calls have finished."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
@@ -164,14 +164,14 @@ class Library:
 
 
 def build(folder: Path, architecture: str) -> Path:
-    """Compiles the kernels, unless the folder has them as they are.
+    """Compiles the kernels, unless the folder has an up-to-date library.
 
     Args:
-        folder: where to.
-        architecture: as for `nvcc -arch`.
+        folder: the output folder.
+        architecture: the value for `nvcc -arch`.
 
     Returns:
-        The shared library.
+        The path of the shared library.
     """
     nvcc = shutil.which("nvcc")
     if nvcc is None:

@@ -1,4 +1,4 @@
-"""The time of the kernels, of a copy and of torch.nn.GroupNorm."""
+"""Measures the kernels, a copy and torch.nn.GroupNorm."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ CASES = (
 QUICK_CASES = (RESNET50["conv1_pooled"], RESNET50["conv2"].with_batch(32))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REPEATS = 11
-#: The part of a copy's bandwidth to reach forward and in both passes, from this many bytes on.
+#: The target fraction of a copy's bandwidth, by pass, for tensors of at least LARGE bytes.
 TARGETS = {False: 0.80, True: 0.75}
 LARGE = 64 << 20
-#: What a round of a captured graph takes at least, in milliseconds, to be timed well.
+#: The least time of a round of a captured graph in milliseconds, for accurate timing.
 ROUND = 2.0
 
 
 class Row(NamedTuple):
-    """Times in microseconds, of one pass over one tensor."""
+    """Times of one pass over one tensor, in microseconds."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     backward: bool
-    nbytes: int  # that must be moved
-    copy: float  # of as many bytes
+    nbytes: int  # the unavoidable traffic
+    copy: float  # a copy of the same traffic
     ours: float
     torch_times: dict[str, float]
 
     @property
     def of_copy(self) -> float:
-        """The bandwidth over a copy's."""
+        """The bandwidth relative to a copy's."""
         return self.copy / self.ours
 
     @property
     def tensor_bytes(self) -> int:
-        """The size of x."""
+        """The size of x in bytes."""
         return self.nbytes // (5 if self.backward else 2)
 
 
@@ -58,7 +58,7 @@ def rows(library: Library, quick: bool) -> Iterator[Row]:
 
 
 def time_of(calls: list[Callable[[], None]]) -> float:
-    """The median time of a call in microseconds; the calls take turns."""
+    """Returns the median time of a call in microseconds. The calls take turns."""
     torch.cuda.synchronize()
     for call in calls:
         call()
@@ -83,7 +83,7 @@ def time_of(calls: list[Callable[[], None]]) -> float:
 
 
 def _sets(nbytes: int) -> int:
-    """How many sets of tensors make a round that no cache holds."""
+    """Returns the number of sets of tensors that exceed the caches in a round."""
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     return max(1, min(64, math.ceil(4 * cache / nbytes)))
 
@@ -182,7 +182,7 @@ def table(rows: list[Row]) -> str:
 
 
 def verdicts(rows: list[Row]) -> list[str]:
-    """Which rows miss a target, a sentence for each target."""
+    """Returns a sentence for each target that lists the rows that miss it."""
     sentences = []
     for backward, target in TARGETS.items():
         large = [r for r in rows if r.backward is backward and r.tensor_bytes >= LARGE]
