@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
 from pathlib import Path
 
 from tfgn_base.names import FORMATS
@@ -39,6 +40,13 @@ def add(commands):
         help="largest difference from the model to accept, relative to the largest output "
         "(default: 1e-4; float64: 1e-6, float16: 1e-2, bfloat16: 5e-2)",
     )
+    parser.add_argument(
+        "--example",
+        type=Path,
+        metavar="FILE",
+        help="check on this batch in place of random numbers: an .npy file, or an .npz file with "
+        "an array for each input, under its name. Needed for inputs of strings",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
     parser.set_defaults(command=lambda args: _run(args, parser))
 
@@ -55,16 +63,18 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"argument OUT: {args.out} exists already; --overwrite replaces it")
     if args.tolerance is not None and not args.tolerance >= 0:
         parser.error(f"argument --tolerance: expected a number >= 0, received {args.tolerance}")
+    arrays = None if args.example is None else _read_example(args.example, parser)
 
     import keras
     from tensorflow_groupnorm import ExportError, export
+    from tensorflow_groupnorm._export.check import example_of
+    from tensorflow_groupnorm._export.errors import first_line
+    from tensorflow_groupnorm._export.model import named_signature
 
     print(f"loading {args.model}", flush=True)
     try:
         model = keras.saving.load_model(args.model, compile=False)
     except (TypeError, ValueError, OSError) as error:
-        from tensorflow_groupnorm._export.errors import first_line
-
         return fail(
             f"{args.model} does not load: {first_line(error)} (a model with layers of your own is "
             "exported from Python, with tensorflow_groupnorm.export)"
@@ -76,20 +86,40 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             args.out,
             portable=args.portable,
             format=args.format,
+            example=None if arrays is None else example_of(named_signature(model), arrays),
             tolerance=args.tolerance,
             overwrite=args.overwrite,
         )
     except (ExportError, OSError) as error:
         return fail(str(error))
-    print(_summary(exported))
+    print(_summary(exported, "the example" if args.example else "a random batch"))
     return 0
 
 
-def _summary(exported) -> str:
+def _read_example(path: Path, parser: argparse.ArgumentParser):
+    """Returns the array of an .npy file, or the arrays of an .npz file by their names."""
+    if not path.is_file():
+        parser.error(f"argument --example: there is no file {path}")
+    if path.suffix not in (".npy", ".npz"):
+        parser.error(f"argument --example: expected an .npy or .npz file, received {path}")
+    import numpy as np
+
+    try:
+        content = np.load(path)
+        return content if path.suffix == ".npy" else dict(content)
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            error = (
+                "it holds Python objects; make arrays of strings with np.array(texts, dtype=str)"
+            )
+        parser.error(f"argument --example: {path} cannot be read: {error}")
+
+
+def _summary(exported, batch: str) -> str:
     needs = ", ".join(exported.custom_ops)
     checked = "not checked"
     if exported.difference is not None:
-        checked = f"largest difference from the model on a random batch: {exported.difference:.1e}"
+        checked = f"largest difference from the model on {batch}: {exported.difference:.1e}"
     return (
         f"wrote {exported.path}\n"
         f"custom ops: {f'{needs} (needs tensorflow-groupnorm)' if needs else 'none'}\n{checked}"

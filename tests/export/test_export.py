@@ -226,7 +226,7 @@ def test_lookup_tables_go_along_and_what_is_not_checked_is_said(tmp_path):
     with pytest.warns(UserWarning, match="The export is not checked. No random batch"):
         exported = tfgn.export(model, tmp_path / "model")
     assert exported.difference is None
-    with pytest.raises(tfgn.ExportError, match="No random batch .*: give example"):
+    with pytest.raises(tfgn.ExportError, match="No random batch .*: give a batch"):
         tfgn.export(model, tmp_path / "portable", portable=True)
     example = tf.constant([["a", "c", "x"]])
     exported = tfgn.export(model, tmp_path / "portable", portable=True, example=example)

@@ -1,9 +1,11 @@
 """`tfgn export`."""
 
+import keras
 import numpy as np
 import onnxruntime
 import pytest
 import small_resnet
+import tensorflow_groupnorm as tfgn
 import tfgn_cli
 
 # Keras saves variables in a way that NumPy warns of.
@@ -33,6 +35,8 @@ def model_file(tmp_path):
         (["{file}", "out", "--format", "h5"], "invalid choice: 'h5'"),
         (["{file}", "{file}"], "exists already; --overwrite replaces it"),
         (["{file}", "out", "--tolerance", "-1"], "expected a number >= 0, received -1.0"),
+        (["{file}", "out", "--example", "no.npy"], "argument --example: there is no file no.npy"),
+        (["{file}", "out", "--example", "{file}"], "expected an .npy or .npz file, received"),
         (["{file}"], "the following arguments are required: OUT"),
     ],
 )
@@ -65,6 +69,54 @@ def test_failed_check_is_one_sentence(model_file, tmp_path, capsys):
     argv = ["export", str(model_file), str(tmp_path / "out"), "--portable", "--tolerance", "0"]
     assert tfgn_cli.main(argv) == 1
     assert "tfgn: What was written differs from the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("batch.npy", b"no array", "batch.npy cannot be read: "),
+        ("batch.npz", b"no archive", "batch.npz cannot be read: "),
+        ("batch.npy", np.array(["text"], dtype=object), "with np.array(texts, dtype=str)"),
+    ],
+)
+def test_example_that_cannot_be_read_is_one_sentence(name, content, sentence, tmp_path, capsys):
+    model, example = tmp_path / "model.keras", tmp_path / name
+    model.touch()
+    if isinstance(content, bytes):
+        example.write_bytes(content)
+    else:
+        np.save(example, content, allow_pickle=True)
+    with pytest.raises(SystemExit) as exit_:
+        tfgn_cli.main(["export", str(model), str(tmp_path / "out"), "--example", str(example)])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert error.startswith("tfgn export: error: argument --example: ") and sentence in error
+    assert error.count("\n") == 1
+
+
+def test_model_of_strings_is_checked_on_the_example(tmp_path, capsys):
+    words = keras.Input((), dtype="string", name="word")
+    scales = keras.Input((4,), name="scales")
+    indices = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")(words)
+    x = tfgn.layers.GroupNormalization(1)(keras.layers.Dense(4)(indices) * scales)
+    keras.Model({"word": words, "scales": scales}, x).save(tmp_path / "model.keras")
+    argv = ["export", str(tmp_path / "model.keras"), str(tmp_path / "out"), "--portable"]
+    assert tfgn_cli.main(argv) == 1
+    assert "as `example` (--example FILE on the command line)" in capsys.readouterr().err
+
+    example = str(tmp_path / "batch.npz")
+    np.savez(example, ["a", "c"], np.ones([2, 4]))
+    assert tfgn_cli.main([*argv, "--example", example]) == 1
+    error = capsys.readouterr().err
+    assert "must hold the arrays scales, word" in error and "It holds arr_0, arr_1." in error
+
+    np.save(tmp_path / "batch.npy", np.ones([2, 4]))
+    assert tfgn_cli.main([*argv, "--example", str(tmp_path / "batch.npy")]) == 1
+    assert "give an .npz file with the arrays scales, word" in capsys.readouterr().err
+
+    np.savez(example, word=["a", "c"], scales=np.ones([2, 4]))
+    assert tfgn_cli.main([*argv, "--example", example]) == 0
+    assert "largest difference from the model on the example: " in capsys.readouterr().out
 
 
 def test_model_file_becomes_onnx(model_file, tmp_path, capsys):

@@ -178,7 +178,7 @@ SENTENCES = tf.constant(["A b, c!", "unknown"])
 )
 def test_strings(build, example, format, tmp_path):
     model = build()
-    with pytest.raises(tfgn.ExportError, match="No random batch can be made .*: give example"):
+    with pytest.raises(tfgn.ExportError, match="No random batch can be made .*: give a batch"):
         tfgn.export(model, tmp_path / "model", True, format)
     path = tfgn.export(model, tmp_path / "model", True, format, example=example[:1]).path
     export_runtimes.check(model, path, format, [example])

@@ -57,11 +57,41 @@ def as_batch(signature, example=None):
         ) from error
 
 
+def example_of(signature, arrays) -> tuple:
+    """Returns arrays as `as_batch` takes an example.
+
+    Args:
+        signature: of `named_signature`.
+        arrays: a dict from the names in the signature to arrays; an array, if there is one name.
+
+    Returns:
+        A tuple of structures of arrays, one per positional argument.
+
+    Raises:
+        ExportError: if the arrays are not those of the signature.
+    """
+    names = [spec.name for spec in keras.tree.flatten(signature)]
+    if not isinstance(arrays, dict):
+        if len(names) != 1:
+            raise ExportError(
+                f"The model has {len(names)} inputs and the example is one array: give an .npz "
+                f"file with the arrays {', '.join(names)}."
+            )
+        arrays = {names[0]: arrays}
+    if arrays.keys() != set(names):
+        raise ExportError(
+            f"The example must hold the arrays {', '.join(names)}, named as the inputs of the "
+            f"model. It holds {', '.join(arrays) or 'none'}."
+        )
+    return tuple(keras.tree.pack_sequence_as(signature, [arrays[name] for name in names]))
+
+
 def _random(spec, generator):
     if spec.shape.rank is None or spec.dtype == tf.string:
         raise ExportError(
             f"No random batch can be made for an input of shape {spec.shape} and dtype "
-            f"{spec.dtype.name}: give example, a batch to check the export on."
+            f"{spec.dtype.name}: give a batch to check the export on, as `example` "
+            "(--example FILE on the command line)."
         )
     shape = [_UNKNOWN_SIZE if size is None else size for size in spec.shape]
     if shape and spec.shape[0] is None:
@@ -89,8 +119,8 @@ def run_model(model, batch) -> dict:
         outputs = function()
     except Exception as error:
         raise ExportError(
-            f"The model {model.name} does not run on the batch to check the export on (another "
-            f"can be given as example): {first_line(error)}"
+            f"The model {model.name} does not run on the batch that the export is checked on: "
+            f"{first_line(error)} (`example`, or --example FILE, gives another batch)"
         ) from error
     if isinstance(outputs, dict):
         return outputs
