@@ -1,20 +1,21 @@
-"""GroupNorm and weight standardization in a model that has BatchNorm: by one call, and by hand.
+"""Converts a model from BatchNorm to GroupNorm and weight standardization: by one call and by hand.
 
-A small residual network as one finds it, in stock Keras layers, is trained at batch 16, then turned
-into one with GroupNorm and standardized kernels in two ways: by `tfgn.convert`, and by writing
-other layers into its code. The two have the same outputs. The conversion costs accuracy, which
-fine-tuning at batch 2 brings back. Last, a model of `keras.applications` is converted, and saved if
-`--out` is given. The choices:
+The script trains a small residual network of stock Keras layers at batch 16. It then builds the
+same network with GroupNorm and standardized kernels in two ways: with `tfgn.convert`, and by
+replacing the layers in the code. Both have the same outputs. The conversion costs accuracy, and
+fine-tuning at batch 2 restores it. Finally, the script converts a model of `keras.applications`,
+and saves it if `--out` is given. The choices:
 
-- `group_size=8`: networks for phones have layers of 16 or 24 channels, and the usual 32 groups
-  would leave one channel in each, the worst choice in the paper (Wu & He, 2018). Where 8 does not
-  divide the channels the converter takes what comes next, and says so. ResNets take `groups=32`.
-- `weight_standardization="bit"`: Big Transfer's, the common one. GroupNorm alone loses to BatchNorm
-  at large batches, with standardized kernels it does not.
-- epsilon stays what each BatchNorm had.
+- `group_size=8`: networks for phones have layers of 16 or 24 channels. The usual 32 groups would
+  leave one channel per group, the worst choice in the paper (Wu & He, 2018). Where 8 does not
+  divide the channels, the converter takes the largest smaller divisor and says so. For ResNets, use
+  `groups=32`.
+- `weight_standardization="bit"`: the variant of Big Transfer, which is the most common. At large
+  batches GroupNorm alone is less accurate than BatchNorm; with standardized kernels it is not.
+- epsilon: the value of each BatchNorm is kept.
 
-Only the weights carry over, not the moving statistics, and standardized kernels have another scale:
-what is converted has to be fine-tuned. docs/migration.md has the details.
+Fine-tune a converted model: the weights carry over but the moving statistics do not, and
+standardized kernels have a different scale. See docs/migration.md.
 """
 
 import argparse
@@ -34,7 +35,7 @@ APPLICATIONS = sorted(
 
 
 def as_found():
-    """Returns a network of stock layers."""
+    """Returns a network of stock Keras layers."""
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(16, 3, padding="same", use_bias=False, name="conv1")(inputs)
     x = keras.layers.BatchNormalization(momentum=0.9, name="norm1")(x)
@@ -48,7 +49,7 @@ def as_found():
 
 
 def by_hand():
-    """Returns the same network with this package's layers; ReLU and addition are in the norms."""
+    """Returns the same network with this package's layers, ReLU and addition in the norms."""
     inputs = keras.Input((32, 32, 3))
     x = tfgn.layers.StandardizedConv2D(16, 3, padding="same", use_bias=False, name="conv1")(inputs)
     x = tfgn.layers.GroupNormalization(group_size=8, epsilon=1e-3, activation="relu", name="norm1")(
@@ -64,14 +65,14 @@ def by_hand():
 
 
 def copy_weights(old, new):
-    """Copies what layers of one name have in common: all but BatchNorm's moving statistics."""
+    """Copies the variables of layers by name: all but BatchNorm's moving statistics."""
     for layer in new.layers:
         for variable in layer.weights:
             variable.assign(getattr(old.get_layer(layer.name), variable.name))
 
 
 def striped_images(count, rng):
-    """Returns very noisy images, the direction of whose stripes is their class, and the classes."""
+    """Returns noisy images of stripes, and their classes: the direction of the stripes."""
     labels = rng.integers(CLASSES, size=count)
     rows, columns = np.mgrid[:32, :32]
     patterns = np.sin(np.stack([rows, columns, rows + columns]) * 0.8)
@@ -80,7 +81,7 @@ def striped_images(count, rng):
 
 
 def convert_small_network(epochs, rng):
-    """Returns how far the outputs of the two ways are apart, and accuracies on new images."""
+    """Returns the difference between the two ways, and accuracies on new images."""
     images, labels = striped_images(320, rng)
     held_out = striped_images(200, rng)
     original = as_found()
@@ -88,7 +89,7 @@ def convert_small_network(epochs, rng):
     original.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
     original.fit(images, labels, batch_size=16, epochs=epochs, verbose=2)
 
-    converted = tfgn.convert(original, group_size=8)  # Compiled as the original, too.
+    converted = tfgn.convert(original, group_size=8)  # Compiled like the original.
     written = by_hand()
     copy_weights(original, written)
     difference = np.abs(np.array(converted(images)) - written(images)).max()
@@ -107,7 +108,7 @@ def convert_small_network(epochs, rng):
 
 
 def convert_application(name, weights):
-    """Returns a model of keras.applications, converted."""
+    """Returns a converted model of `keras.applications`."""
     return tfgn.convert(getattr(keras.applications, name)(weights=weights), group_size=8)
 
 
@@ -120,21 +121,23 @@ def main():
         choices=APPLICATIONS,
         default="MobileNetV2",
         metavar="NAME",
-        help="a model of keras.applications (default: %(default)s)",
+        help="model of keras.applications to convert (default: %(default)s)",
     )
     parser.add_argument(
         "--weights",
         metavar="WEIGHTS",
-        help="'imagenet', which Keras downloads, or a file of weights (default: random ones)",
+        help="'imagenet', which Keras downloads, or a file of weights (default: random weights)",
     )
-    parser.add_argument("--out", metavar="FILE", help="where to save it, as .keras")
+    parser.add_argument(
+        "--out", metavar="FILE", help="save the converted model to this .keras file"
+    )
     parser.add_argument(
         "--epochs",
         type=int,
         default=5,
-        help="over 320 images, before and after (default: %(default)s)",
+        help="epochs of 320 images, before and after the conversion (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     args = parser.parse_args()
     if args.epochs < 1:
         parser.error(f"--epochs must be 1 or more; received {args.epochs}")
@@ -143,7 +146,7 @@ def main():
     rng = np.random.default_rng(args.seed)
     results = convert_small_network(args.epochs, rng)
     print(f"""
-largest difference between converted and written by hand: {results["difference"]:.1e}
+largest difference between the converted and the hand-written model: {results["difference"]:.1e}
 accuracy with BatchNorm:                  {results["original"]:.2f}
 accuracy converted, before fine-tuning:   {results["converted"]:.2f}
 accuracy converted, fine-tuned:           {results["fine_tuned"]:.2f}

@@ -1,22 +1,22 @@
-"""A diffusion U-Net whose GroupNorm takes its scale and shift from the noise level of each image.
+"""Trains a diffusion U-Net whose GroupNorms are scaled and shifted by the noise level.
 
-Trains a small U-Net to predict the noise in generated images of discs, then draws new images from
-pure noise. Every block of a diffusion U-Net has the chain
+The script trains a small U-Net to predict the noise in generated images of discs, then draws new
+images from pure noise. Every block of a diffusion U-Net has this chain, called adaptive GroupNorm
+(Dhariwal & Nichol, 2021, Diffusion models beat GANs on image synthesis):
 
     silu(GroupNorm(x) * (1 + scale) + shift)        scale, shift: [images, channels]
 
-called adaptive GroupNorm (Dhariwal & Nichol, 2021, Diffusion models beat GANs on image synthesis).
-`GroupNormalization` takes `scale` and `shift` per image, and SiLU with them: one kernel that reads
+`GroupNormalization` takes `scale` and `shift` per image and applies SiLU, in one kernel that reads
 and writes the feature map once. The choices:
 
-- 8 groups, of 4 or 8 channels in layers this narrow. The 32 groups of published models go with 128
-  channels and more.
-- epsilon 1e-5, as published models have it. Keras' default of 1e-3 would load their weights
-  and compute something else.
+- 8 groups, which are 4 or 8 channels in layers this narrow. Published models use 32 groups with 128
+  or more channels.
+- epsilon 1e-5, as in published models. With Keras' default of 1e-3 their weights load, but the
+  outputs differ.
 - No weight standardization: the last convolution of a block starts at zero, so that the block is
-  the identity at first. A standardized kernel has no scale, and cannot start at zero.
-- Training is noise prediction on x cos(a) + noise sin(a), with a = t pi / 2: the cosine schedule
-  of Nichol & Dhariwal (2021), without its offset. Predicting 0 has the error 1.
+  the identity at first. A standardized kernel cannot be zero, because it has no scale.
+- The model predicts the noise in x cos(a) + noise sin(a), with a = t pi / 2. This is the cosine
+  schedule of Nichol & Dhariwal (2021) without its offset. Predicting 0 has the error 1.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def norm_silu(x, **scale_and_shift):
 
 
 def scale_and_shift(embedding, channels):
-    # Zeros: a plain GroupNorm at first.
+    # Starts at zero, as a plain GroupNorm.
     both = keras.layers.Dense(2 * channels, kernel_initializer="zeros")(embedding)
     return {"scale": both[:, :channels], "shift": both[:, channels:]}
 
@@ -60,7 +60,7 @@ def residual_block(x, embedding, filters):
 
 
 def embed(time, width=32):
-    """Returns sines and cosines of the times, as for positions in a transformer, through a MLP."""
+    """Returns an MLP of the times' sines and cosines, as for positions in a transformer."""
     angles = time * np.geomspace(1, 100, width, dtype="float32")
     x = keras.ops.concatenate([keras.ops.sin(angles), keras.ops.cos(angles)], axis=-1)
     x = keras.layers.Dense(4 * width, activation="silu")(x)
@@ -81,7 +81,7 @@ def build_unet(width=32):
 
 
 def draw_discs(count, rng):
-    """Returns images `[count, 16, 16, 1]` in [-1, 1]: a bright disc each, of any size and place."""
+    """Returns images `[count, 16, 16, 1]` in [-1, 1], each with a bright disc at random."""
     rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
     y, x = rng.uniform(5, SIZE - 5, (2, count, 1, 1))
     radius = rng.uniform(2, 5, (count, 1, 1))
@@ -90,7 +90,7 @@ def draw_discs(count, rng):
 
 
 def add_noise(images, time):
-    """Returns what the model is given, and what it has to predict."""
+    """Returns the inputs of the model and the noise that it has to predict."""
     noise = tf.random.normal(tf.shape(images))
     angle = time[:, :, tf.newaxis, tf.newaxis] * (math.pi / 2)
     return (images * tf.cos(angle) + noise * tf.sin(angle), time), noise
@@ -103,7 +103,7 @@ def training_data(batch_size, rng):
 
 
 def errors_by_time(model, rng):
-    """Returns the mean squared error of the predicted noise on new images, for some times."""
+    """Returns the mean squared error of the predicted noise on new images, by time."""
     images = draw_discs(64, rng)
     errors = {}
     for time in (0.1, 0.3, 0.5, 0.7, 0.9):
@@ -113,7 +113,7 @@ def errors_by_time(model, rng):
 
 
 def sample(model, count, steps=25):
-    """Returns images drawn from noise, by DDIM (Song et al., 2020)."""
+    """Returns images drawn from noise by DDIM (Song et al., 2020)."""
     x = tf.random.normal([count, SIZE, SIZE, 1])
     times = np.linspace(0.98, 0, steps + 1, dtype="float32")
     predict = tf.function(lambda x, time: model([x, time], training=False))
@@ -138,15 +138,18 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--epochs", type=int, default=30, help=f"of {STEPS_PER_EPOCH} steps (default: %(default)s)"
+        "--epochs",
+        type=int,
+        default=30,
+        help=f"epochs of {STEPS_PER_EPOCH} steps (default: %(default)s)",
     )
     parser.add_argument(
         "--batch-size", type=int, default=32, help="images per step (default: %(default)s)"
     )
     parser.add_argument(
-        "--samples", default="samples.png", metavar="PNG", help="default: %(default)s"
+        "--samples", default="samples.png", metavar="PNG", help="output file (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     args = parser.parse_args()
     if args.epochs < 1:
         parser.error(f"--epochs must be 1 or more; received {args.epochs}")

@@ -1,17 +1,17 @@
-"""Fine-tunes a ResNet of Big Transfer (BiT), from its published checkpoint, 4 images at a time.
+"""Fine-tunes a Big Transfer (BiT) ResNet from its published checkpoint with 4 images per step.
 
-BiT has GroupNorm and weight standardization in place of BatchNorm, so that nothing in it depends on
-the batch: it can be fine-tuned at the batch that memory allows. Takes a folder with one folder of
-images per class, or without one trains on generated images, to see that everything works. The
-choices are those of the checkpoints, and the defaults of `tfgn.models`; others would load and
-compute something else:
+BiT has GroupNorm and weight standardization instead of BatchNorm, so nothing in it depends on the
+batch, and any batch size that fits into memory works. The script takes a folder with one folder of
+images per class. Without one it trains on generated images, to test the setup. The choices are
+those of the checkpoints and the defaults of `tfgn.models`. With others, the weights load but the
+outputs differ:
 
 - 32 groups, epsilon 1e-5; kernels standardized by the variant "bit", epsilon 1e-10.
 - Images in [-1, 1].
 - A new head of zeros, `load_bit_npz(..., head="zeros")`: the loss starts at log(classes).
 - SGD with momentum 0.9 and a learning rate of 0.003 for 512 images per step (Kolesnikov et al.,
-  2019, section 3.3), less in proportion for a smaller batch, with warm-up. The decay is a cosine,
-  Keras' own, where the paper has steps. With few steps a higher `--learning-rate` pays.
+  2019, section 3.3), scaled linearly with the batch size, with warm-up. The decay is Keras' cosine,
+  where the paper has steps. With few steps, a higher `--learning-rate` works better.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STEPS_PER_EPOCH = 10
 
 
 def generated_images(size, rng, classes=3, count=64):
-    """Returns data sets to train and to validate: noisy stripes, whose direction is the class."""
+    """Returns training and validation data: noisy stripes, whose direction is the class."""
     labels = rng.integers(classes, size=count)
     rows, columns = np.mgrid[:size, :size]
     patterns = np.sin(np.stack([rows, columns, rows + columns]) * 0.5)
@@ -40,7 +40,7 @@ def generated_images(size, rng, classes=3, count=64):
 
 
 def images_in(folder, size, seed):
-    """Returns data sets to train and to validate (a fifth): the images of a folder."""
+    """Returns training and validation data (a fifth) from the images of a folder."""
     training, validation = keras.utils.image_dataset_from_directory(
         folder,
         image_size=(size, size),
@@ -59,7 +59,7 @@ def scaled(images):
 
 
 def batches(training, validation, batch_size):
-    """Returns endless batches to train on, mirrored at random, and those to validate."""
+    """Returns endless training batches, mirrored at random, and validation batches."""
     flip = keras.layers.RandomFlip("horizontal")
     training = training.cache().shuffle(1000).repeat().batch(batch_size)
     training = training.map(lambda x, y: (scaled(flip(x, training=True)), y))
@@ -94,21 +94,33 @@ def main():
         "checkpoint", nargs="?", help=f"a .npz file from {PUBLISHED}, such as BiT-M-R50x1.npz"
     )
     parser.add_argument(
-        "--size", choices=SIZES, default=SIZES[0], help="of the checkpoint (default: %(default)s)"
+        "--size",
+        choices=SIZES,
+        default=SIZES[0],
+        help="network of the checkpoint (default: %(default)s)",
     )
     parser.add_argument(
-        "--data", metavar="DIR", help="one folder of images per class (default: generated images)"
-    )
-    parser.add_argument("--image-size", type=int, default=128, help="pixels (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=4, help="default: %(default)s")
-    parser.add_argument(
-        "--epochs", type=int, default=50, help=f"of {STEPS_PER_EPOCH} steps (default: %(default)s)"
+        "--data",
+        metavar="DIR",
+        help="folder with one folder of images per class (default: generated images)",
     )
     parser.add_argument(
-        "--learning-rate", type=float, help="at its highest (default: 0.003 * batch size / 512)"
+        "--image-size", type=int, default=128, help="side in pixels (default: %(default)s)"
     )
-    parser.add_argument("--out", metavar="FILE", help="where to save the model, as .keras")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=int, default=4, help="images per step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=50,
+        help=f"epochs of {STEPS_PER_EPOCH} steps (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, help="peak learning rate (default: 0.003 * batch size / 512)"
+    )
+    parser.add_argument("--out", metavar="FILE", help="save the model to this .keras file")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     args = parser.parse_args()
     if args.epochs < 1:
         parser.error(f"--epochs must be 1 or more; received {args.epochs}")
@@ -116,7 +128,7 @@ def main():
         parser.exit(
             2,
             f"{parser.prog}: Big Transfer's checkpoints are published at {PUBLISHED}; "
-            "download one, say BiT-M-R50x1.npz, and pass its path\n",
+            "download one, for example BiT-M-R50x1.npz, and pass its path\n",
         )
 
     keras.utils.set_random_seed(args.seed)

@@ -1,21 +1,23 @@
-"""Segments volumes at batch 1 with a 3-D U-Net: Conv3D with standardized kernels, GroupNorm, ReLU.
+"""Segments volumes at batch 1 with a 3-D U-Net of standardized Conv3D, GroupNorm and ReLU.
 
-A step of volumetric segmentation seldom has room for more than one volume, and statistics over a
-batch of one are not those of the moving averages that BatchNorm uses afterwards. GroupNorm has no
-batch in it. The volumes are generated: an "organ" with a "lesion" in it, noise, and a brightness
-and contrast of each volume's own, as scanners have. The choices:
+Volumetric segmentation rarely has memory for more than one volume per step. The batch statistics of
+BatchNorm then come from a single volume and differ from the moving averages that it uses at
+inference. GroupNorm does not depend on the batch. The script generates the volumes: an "organ" that
+contains a "lesion", with noise and, as scanners have, a random brightness and contrast per volume.
+The choices:
 
 - `group_size=8`: 8 channels per group at every width, as in the U-Net that won BraTS 2018
   (Myronenko, 2018, 3D MRI brain tumor segmentation using autoencoder regularization).
-- The ReLU is part of the normalization's kernel: one reading and writing of the volume less.
-- Standardized kernels ("bit") have mean 0 and a fixed scale: away from the borders the brightness
-  of a volume is gone after the first one, and GroupNorm takes the contrast out.
-- epsilon 1e-5, as in the paper's code. What comes out of standardized kernels is so large that it
-  hardly matters; behind the plain ones of `--norm gn` Keras' default of 1e-3 might.
-- The last convolution has a plain kernel: its logits need a scale of their own.
-- The loss is cross-entropy plus soft Dice (Milletari et al., 2016, V-Net), for lesions are small.
+- The normalization includes the ReLU, which saves one read and write of the volume.
+- Standardized kernels ("bit") have mean 0 and a fixed scale. Away from the borders, the first one
+  removes the brightness of a volume, and GroupNorm removes the contrast.
+- epsilon 1e-5, as in the code of the paper. The outputs of standardized kernels are so large that
+  it hardly matters. After the plain kernels of `--norm gn`, Keras' default of 1e-3 might.
+- The last convolution has a plain kernel, because the scale of its logits must be free.
+- The loss is cross-entropy plus soft Dice (Milletari et al., 2016, V-Net), because lesions are
+  small.
 
-`--norm gn` and `--norm bn` train the same network otherwise, to compare.
+For comparison, `--norm gn` and `--norm bn` train the same network with those normalizations.
 """
 
 import argparse
@@ -89,7 +91,7 @@ def cross_entropy_and_dice(classes, logits):
 
 
 def dice_scores(model, volumes, classes):
-    """Returns the Dice coefficient 2 |A & B| / (|A| + |B|) of each class but the background."""
+    """Returns the Dice coefficient 2 |A & B| / (|A| + |B|) of each class except background."""
     predicted = np.argmax(model.predict(volumes, batch_size=1, verbose=0), axis=-1)
     expected = np.argmax(classes, axis=-1)
     scores = {}
@@ -103,20 +105,23 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--norm", choices=NORMS, default=NORMS[0], help="default: %(default)s")
+    parser.add_argument("--norm", choices=NORMS, default=NORMS[0], help="(default: %(default)s)")
     parser.add_argument(
         "--epochs",
         type=int,
         default=10,
-        help=f"of {STEPS_PER_EPOCH} volumes, one per step (default: %(default)s)",
+        help=f"epochs of {STEPS_PER_EPOCH} steps with one volume each (default: %(default)s)",
     )
     parser.add_argument(
-        "--size", type=int, default=32, help="voxels per side, a multiple of 4 (%(default)s)"
+        "--size",
+        type=int,
+        default=32,
+        help="voxels per side, a multiple of 4 (default: %(default)s)",
     )
     parser.add_argument(
         "--width", type=int, default=16, help="channels, a multiple of 8 (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     args = parser.parse_args()
     if args.epochs < 1:
         parser.error(f"--epochs must be 1 or more; received {args.epochs}")

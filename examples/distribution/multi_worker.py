@@ -1,7 +1,7 @@
 """Trains a network with GroupNorm and weight standardization on one or several machines.
 
-On one machine: `python multi_worker.py`. On several, start it on each with TF_CONFIG, which lists
-the workers and says which one this is, as docs/distribution.md shows.
+On one machine, run `python multi_worker.py`. On several, start it on each with TF_CONFIG, which
+lists the workers and this worker's index. docs/distribution.md has an example.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def build_model():
 
 
 def load_images():
-    """Returns noisy images, the direction of whose stripes is their class, and the classes."""
+    """Returns noisy images of stripes, and their classes: the direction of the stripes."""
     rng = np.random.default_rng(0)
     labels = rng.integers(CLASSES, size=96)
     rows, columns = np.mgrid[:16, :16]
@@ -37,11 +37,11 @@ def load_images():
 
 
 class Training:
-    """A loop of one's own, as Keras' `fit` does not run under MultiWorkerMirroredStrategy.
+    """A custom training loop, because Keras' `fit` fails under MultiWorkerMirroredStrategy.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
-        batch_size: images per step, over all replicas.
+        batch_size: images per step of all replicas together.
     """
 
     def __init__(self, strategy, batch_size):
@@ -54,17 +54,17 @@ class Training:
             self.optimizer.build(self.model.trainable_variables)
 
     def loss_and_gradients(self, images, labels):
-        """Returns this replica's part of the loss of the batch, and its gradients."""
+        """Returns this replica's share of the loss of the batch, and its gradients."""
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            # Not the mean over the replica's images: the replicas' parts are added up.
+            # Divides by the global batch size, because the losses of the replicas are summed.
             loss = tf.reduce_sum(losses) / self.batch_size
         return loss, tape.gradient(loss, self.model.trainable_variables)
 
     def replica_step(self, images, labels):
         loss, gradients = self.loss_and_gradients(images, labels)
-        # Adds the gradients of all replicas up: the only traffic between workers.
+        # Sums the gradients of all replicas, the only communication between workers.
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
         return loss
 
@@ -92,9 +92,12 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument(
-        "--batch-size", type=int, default=16, help="of all workers together (default: %(default)s)"
+        "--batch-size",
+        type=int,
+        default=16,
+        help="images per step of all workers together (default: %(default)s)",
     )
     args = parser.parse_args()
     if "TF_CONFIG" in os.environ:

@@ -19,7 +19,7 @@ def train_on_worker(config):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     training = Training(strategy, config["batch_size"])
     losses = training.run(config["epochs"])
-    # Every worker reports; Ray keeps the numbers of a report that has a checkpoint.
+    # Every worker reports. Ray keeps the metrics of the report that has a checkpoint.
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if train.get_context().get_world_rank() == 0:
@@ -31,10 +31,13 @@ def train_on_worker(config):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=2, help="default: %(default)s")
-    parser.add_argument("--epochs", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument(
-        "--batch-size", type=int, default=16, help="of all workers together (default: %(default)s)"
+        "--batch-size",
+        type=int,
+        default=16,
+        help="images per step of all workers together (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
@@ -43,7 +46,7 @@ def main():
         help="folder for the weights (default: %(default)s)",
     )
     args = parser.parse_args()
-    # On this machine alone; on a cluster: ray.init().
+    # On this machine only. On a cluster, use ray.init().
     ray.init(_node_ip_address="127.0.0.1", include_dashboard=False)
     trainer = TensorflowTrainer(
         train_on_worker,

@@ -1,7 +1,8 @@
-"""An MLServer runtime for SavedModels with the fused ops: `mlserver start .` in this folder.
+"""An MLServer runtime for SavedModels with the fused ops. In this folder, run `mlserver start .`.
 
-It answers the Open Inference Protocol (`POST /v2/models/groupnorm/infer`) with the signature
-`serving_default` of the SavedModel that `model-settings.json` names, of one float32 input.
+It serves the signature `serving_default` of the SavedModel that `model-settings.json` names, by the
+Open Inference Protocol (`POST /v2/models/groupnorm/infer`). The signature must have one float32
+input.
 """
 
 import asyncio
@@ -19,15 +20,15 @@ from mlserver.utils import get_model_uri
 class SavedModel(MLModel):
     async def load(self):
         loaded = tf.saved_model.load(await get_model_uri(self._settings))
-        self._loaded = loaded  # Owns the variables of its signatures.
+        self._loaded = loaded  # Keeps the variables of the signatures alive.
         self._signature = loaded.signatures["serving_default"]
         ((self._input, self._spec),) = self._signature.structured_input_signature[1].items()
-        # Only a run finds out whether all ops are there: MLServer is not ready before.
+        # Missing ops are only detected by a run, so MLServer is not ready before it.
         self._run(np.zeros([size or 1 for size in self._spec.shape], np.float32))
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        # In a thread: health checks are answered meanwhile.
+        # In a thread, so that health checks are answered meanwhile.
         outputs = await asyncio.to_thread(self._run, self._decode(payload))
         return InferenceResponse(
             model_name=self.name,

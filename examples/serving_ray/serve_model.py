@@ -1,4 +1,4 @@
-"""Serves a SavedModel with the fused ops by Ray Serve: `python serve_model.py --help`."""
+"""Serves a SavedModel with the fused ops in Ray Serve: `python serve_model.py --help`."""
 
 import argparse
 
@@ -13,17 +13,17 @@ from starlette.responses import JSONResponse
 class SavedModel:
     """Answers `{"instances": [...]}` with `{"predictions": [...]}`, as TensorFlow Serving does.
 
-    With the signature `serving_default`, of one float32 input and one output.
+    It runs the signature `serving_default`, which must have one float32 input and one output.
     """
 
     def __init__(self, path):
         import tensorflow as tf
         import tensorflow_groupnorm  # noqa: F401  Loads the ops that the SavedModel needs.
 
-        self._loaded = tf.saved_model.load(path)  # Owns the variables of its signatures.
+        self._loaded = tf.saved_model.load(path)  # Keeps their variables alive.
         self._signature = self._loaded.signatures["serving_default"]
         ((self._input, self._spec),) = self._signature.structured_input_signature[1].items()
-        # Only a run finds out whether all ops are there: Ray Serve sends no request before.
+        # Missing ops are only detected by a run. Ray Serve sends no request before it.
         self._run(np.zeros([size or 1 for size in self._spec.shape], np.float32))
 
     async def __call__(self, request: Request):
@@ -47,12 +47,10 @@ def _refuse(message):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument(
-        "--model", required=True, metavar="DIR", help="the folder of the SavedModel"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="default: %(default)s")
+    parser.add_argument("--model", required=True, metavar="DIR", help="folder of the SavedModel")
+    parser.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
     args = parser.parse_args()
-    # On this machine alone. On a cluster: ray.init(), and host="0.0.0.0".
+    # On this machine only. On a cluster, use ray.init() and host="0.0.0.0".
     ray.init(_node_ip_address="127.0.0.1", include_dashboard=False)
     serve.start(http_options={"host": "127.0.0.1", "port": args.port})
     serve.run(SavedModel.bind(args.model), name="groupnorm", route_prefix="/predict", blocking=True)
