@@ -105,7 +105,7 @@ def _read_example(path: Path, parser: argparse.ArgumentParser):
     import numpy as np
 
     try:
-        content = np.load(path)
+        content = np.load(path, allow_pickle=False)
         return content if path.suffix == ".npy" else dict(content)
     except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error):
