@@ -8,15 +8,15 @@
 
 - `group_norm`, `standardize_weights`: one fused op each, forward and backward.
 - `layers`: Keras layers on these ops, registered for serialization.
-- `stock`: the same two functions in stock TensorFlow ops, for export and where the op library
-  could not be loaded.
-- `raw_ops`: the ops as they are registered, as `tf.raw_ops`.
-- `models`: ResNets and Big Transfer's, with their published weights.
-- `adaptive_grad_clip`: clips gradients relative to their weights.
-- `convert`: a model with BatchNormalization turned into one with these layers.
+- `models`: ResNets and Big Transfer models, with loaders for published weights.
+- `convert`: converts a model with BatchNormalization to these layers.
 - `export`: writes a model for serving, with or without the custom ops.
-- `plugin_path`: the op library, for programs that load it themselves.
-- `build_info`: what the compiled part was built from.
+- `adaptive_grad_clip`: clips gradients relative to their weights.
+- `stock`: both functions in stock TensorFlow ops, for exports and as a fallback if the op library
+  cannot be loaded.
+- `raw_ops`: the registered ops, called like those of `tf.raw_ops`.
+- `plugin_path`: the path of the op library, for programs that load it themselves.
+- `build_info`: what the compiled libraries were built from.
 """
 
 from importlib.metadata import version

@@ -1,8 +1,11 @@
-"""What the package needs of Keras beyond its public interface, under names of its own."""
+"""What the package uses of Keras beyond its public interface, and how it registers with Keras."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras.src.activations import activations as _activations
@@ -21,7 +24,7 @@ from keras.src.ops.function import map_graph as _map_graph
 from keras.src.ops.node import Node
 from keras.src.saving.serialization_lib import SafeModeScope, _retrieve_class_or_fn
 from keras.src.utils import is_default
-from keras.src.utils.naming import auto_name, to_snake_case
+from keras.src.utils.naming import auto_name
 from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
 from keras.src.utils.tracking import DotNotTrackScope as _NotTracking
 
@@ -50,11 +53,12 @@ __all__ = [
     "make_functional",
     "make_tf_tensor_spec",
     "name_scopes",
+    "on_tensorflow",
     "refresh_graph",
+    "register",
     "rematerialized_like",
     "replace_tracked",
     "stateless_scope",
-    "to_snake_case",
 ]
 
 #: The operations of `keras.ops.add`, `keras.activations.relu` and so on in a functional model.
@@ -62,10 +66,20 @@ AddOperation = _numpy.Add
 ReluOperations = (_activations.ReLU, _nn.Relu)
 SiluOperation = _nn.Silu
 
+#: Decorates a class of this package so that Keras saves and loads its objects.
+register = functools.partial(
+    keras.saving.register_keras_serializable, package="tensorflow_groupnorm"
+)
+
+
+def on_tensorflow() -> bool:
+    """Whether Keras runs on its TensorFlow backend, the one that has the fused ops."""
+    return keras.backend.backend() == "tensorflow"
+
 
 @contextlib.contextmanager
-def stateless_scope(scope: keras.StatelessScope | None):
-    """Makes a stateless scope the current one without entering it; None for none at all."""
+def stateless_scope(scope: keras.StatelessScope | None) -> Iterator[None]:
+    """Makes a stateless scope, or None for no scope, the current one without entering it."""
     current = get_stateless_scope()
     _set_global_attribute("stateless_scope", scope)
     try:
@@ -74,8 +88,10 @@ def stateless_scope(scope: keras.StatelessScope | None):
         _set_global_attribute("stateless_scope", current)
 
 
-def find_class(config: dict, custom_objects: dict | None = None) -> type | None:
-    """Returns the class that a config names, where Keras itself finds it, else None.
+def find_class(
+    config: dict[str, Any], custom_objects: dict[str, type] | None = None
+) -> type | None:
+    """Returns the class that a config names if Keras itself finds it, else None.
 
     Args:
         config: with `module`, `class_name` and `registered_name`.
@@ -95,23 +111,23 @@ def find_class(config: dict, custom_objects: dict | None = None) -> type | None:
         return None
 
 
-def make_functional(kind: type):
-    """Makes functional models of the instances of a `keras.Model` subclass.
+def make_functional(kind: type) -> None:
+    """Makes instances of a `keras.Model` subclass functional models.
 
-    As Keras does when the constructor of the class first gives it inputs and outputs.
+    Keras does the same when the constructor of such a class first passes inputs and outputs.
     """
     if not issubclass(kind, (Functional, keras.Sequential)):
         _inject_functional(kind)
 
 
 def is_in_graph(functional: Functional, node: Node) -> bool:
-    """Returns whether a call is part of a functional model."""
+    """Whether a call is part of a functional model."""
     index = node.operation._inbound_nodes.index(node)
     return _make_node_key(node.operation, index) in functional._nodes
 
 
-def refresh_graph(functional: Functional):
-    """Lets a functional model take note of calls that were changed between inputs and outputs."""
+def refresh_graph(functional: Functional) -> None:
+    """Updates what a functional model records about its graph after calls in it have changed."""
     before = {id(layer) for layer in functional.layers}
     with _NotTracking():
         (
@@ -124,7 +140,7 @@ def refresh_graph(functional: Functional):
     after = functional.layers
     known = before | {id(layer) for layer in after}
     others = [layer for layer in functional._layers if id(layer) not in known]
-    # In the order of a model that is loaded from its config: optimizers go by that of the weights.
+    # In the order of a model loaded from its config: optimizers match weights by their order.
     for layer in list(functional._layers):
         functional._tracker.untrack(layer)
     with _unlocked(functional):
@@ -132,8 +148,8 @@ def refresh_graph(functional: Functional):
             functional._tracker.track(layer)
 
 
-def replace_tracked(holder: keras.Layer, old: keras.Layer, new: keras.Layer):
-    """Lets a layer track another layer in the place of one, if it tracks that."""
+def replace_tracked(holder: keras.Layer, old: keras.Layer, new: keras.Layer) -> None:
+    """Makes a layer that tracks `old` track `new` in its place."""
     tracker = holder._tracker
     if not tracker.is_in_store("layers", old):
         return
@@ -144,7 +160,7 @@ def replace_tracked(holder: keras.Layer, old: keras.Layer, new: keras.Layer):
 
 
 @contextlib.contextmanager
-def _unlocked(layer):
+def _unlocked(layer: keras.Layer) -> Iterator[None]:
     locked, layer._tracker.locked = layer._tracker.locked, False
     try:
         yield
@@ -153,18 +169,18 @@ def _unlocked(layer):
 
 
 @contextlib.contextmanager
-def name_scopes(path: str):
-    """Opens the name scopes of a path: the variables of layers that are built have it in theirs."""
+def name_scopes(path: str) -> Iterator[None]:
+    """Opens the name scopes of a path, which variables then have at the start of theirs."""
     with contextlib.ExitStack() as stack:
         for name in filter(None, path.split("/")):
             stack.enter_context(keras.name_scope(name))
         yield
 
 
-def build_by_run(layer: keras.Layer, build_config: dict):
+def build_by_run(layer: keras.Layer, build_config: dict[str, Any]) -> None:
     """Builds a layer without a `build` of its own, and the layers inside, by tracing its `call`.
 
-    Nothing happens where the call cannot be traced.
+    If the call cannot be traced, this has no effect.
     """
     with layer._open_name_scope():
         if "input_shape" in build_config:
@@ -175,17 +191,17 @@ def build_by_run(layer: keras.Layer, build_config: dict):
             first = next(iter(shapes.values()), None)
             built = layer._build_by_run_for_kwargs(shapes)
         if built:
-            layer.build(first)  # Notes the shape.
+            layer.build(first)  # Records the shape.
 
 
-def rematerialized_like(layer: keras.Layer) -> contextlib.AbstractContextManager:
-    """Returns a scope in which layers are made with the rematerialization mode of another one."""
+def rematerialized_like(layer: keras.Layer) -> contextlib.AbstractContextManager[Any]:
+    """Returns a scope in which new layers get the rematerialization mode of `layer`."""
     mode = layer._remat_mode
     return keras.RematScope(mode=None) if mode is None else keras.RematScope(**mode._asdict())
 
 
-def inherit_state(old: keras.Layer, new: keras.Layer):
-    """Hands on what Keras notes of a layer besides its config and variables."""
+def inherit_state(old: keras.Layer, new: keras.Layer) -> None:
+    """Copies what Keras records about a layer besides its config and variables."""
     new.trainable = old.trainable
     new._remat_mode = old._remat_mode
-    new._called = old._called  # Without a call, Keras exports no subclassed model.
+    new._called = old._called  # Keras does not export a subclassed model that was never called.

@@ -36,8 +36,7 @@ class _RawOps:
             raise AttributeError(f"raw_ops has {', '.join(_library.OPS)}, but no {name}")
         if _OPS is None:
             raise ImportError(_library.load_error())
-        op: Callable[..., Any] = getattr(_OPS, name)
-        return op
+        return getattr(_OPS, name)
 
     def __dir__(self) -> Iterable[str]:
         return _library.OPS

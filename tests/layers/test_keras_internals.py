@@ -129,6 +129,15 @@ def saving():
         assert keras.saving.deserialize_keras_object(config).activation is keras.activations.relu
 
 
+def registration():
+    @_keras.register(name="Registered")
+    class Registered(layers.Layer):
+        pass
+
+    assert keras.saving.get_registered_name(Registered) == "tensorflow_groupnorm>Registered"
+    assert _keras.on_tensorflow() == (keras.backend.backend() == "tensorflow")
+
+
 def classes():
     config = keras.saving.serialize_keras_object(layers.Dense(2))
     assert _keras.find_class(config) is layers.Dense
@@ -139,7 +148,6 @@ def classes():
 
 
 def names():
-    assert _keras.to_snake_case("StandardizedConv2D") == "standardized_conv2d"
     assert _keras.auto_name("never_used_before") == "never_used_before"
 
 
@@ -167,8 +175,9 @@ EXERCISES = {
     building: ["build_by_run", "is_default", "name_scopes"],
     masks: ["get_keras_mask"],
     saving: ["SafeModeScope"],
+    registration: ["on_tensorflow", "register"],
     classes: ["find_class"],
-    names: ["auto_name", "to_snake_case"],
+    names: ["auto_name"],
     tracebacks: ["inject_argument_info_in_traceback"],
     signatures: ["get_input_signature", "make_tf_tensor_spec"],
 }

@@ -367,7 +367,7 @@ def test_without_a_layer_it_says_what_to_write(build):
 def test_layers_that_have_nothing_to_standardize():
     with pytest.raises(ValueError, match="has a kernel.*MaxPooling2D.*no `kernel`"):
         WeightStandardization(keras.layers.MaxPooling2D())(tf.ones([1, 8, 8, 3]))
-    with pytest.raises(ValueError, match="not standardized yet.*"):
+    with pytest.raises(ValueError, match="already standardized.*"):
         WeightStandardization(tfgn.layers.StandardizedConv2D(8, 3))
     with pytest.raises(ValueError, match="one weight per output channel.*kernel.*Leave"):
         tfgn.layers.StandardizedDense(3)(tf.ones([2, 1]))

@@ -291,8 +291,8 @@ class Indifferent(keras.layers.Dense):
     [
         (Traced, "tf.function"),
         (TracedWithin, "tf.function"),
-        (Recomputed, "gradient of its own.*keras.RematScope"),
-        (OwnGradient, "gradient of its own"),
+        (Recomputed, "custom gradient.*keras.RematScope"),
+        (OwnGradient, "custom gradient"),
         (Assigning, "assigns to it in its `call`"),
         (Indifferent, "cannot standardize dense/kernel, which.*did not"),
     ],
@@ -306,7 +306,7 @@ def test_refuses_where_a_gradient_or_the_kernel_would_be_lost(cls, message, how,
         layer.layer(x)  # A tf.function now has a trace that reads the plain kernel.
     with pytest.raises(
         RuntimeError,
-        match=f"(?s)WeightStandardization name=wrapper.*({message}|did not read.*traced before)",
+        match=f"(?s)WeightStandardization name=wrapper.*({message}|did not read.*traced earlier)",
     ):
         run(how, lambda: layer(x))
     np.testing.assert_array_equal(layer.layer.kernel, kernel)
@@ -354,7 +354,8 @@ class Foreign(keras.layers.Layer):
 
 
 def test_a_kernel_that_is_no_variable_of_keras_is_refused():
-    with pytest.raises(ValueError, match=r"Masked.*`kernel` is computed.*kernels=\(\"_kernel\",\)"):
+    message = r"Masked.*`kernel` is a computed.*kernels=\(\"_kernel\",\)"
+    with pytest.raises(ValueError, match=message):
         WeightStandardization(Masked(6, 3))(X)
     with pytest.raises(ValueError, match="Foreign.*`kernel` is a tf.Variable.*add_weight"):
         WeightStandardization(Foreign())(X)

@@ -149,13 +149,13 @@ def test_kernels_in_lists():
             lambda: WeightStandardization(
                 keras.layers.TimeDistributed(tfgn.layers.StandardizedDense(3))
             )(SEQUENCE),
-            "not standardized yet.*StandardizedDense",
+            "already standardized.*StandardizedDense",
         ),
         (
             lambda: WeightStandardization(
                 keras.layers.TimeDistributed(WeightStandardization(keras.layers.Dense(3)))
             )(SEQUENCE),
-            "not standardized yet.*WeightStandardization",
+            "already standardized.*WeightStandardization",
         ),
         (lambda: WeightStandardization(keras.layers.Dense(3), kernels=[]), r"`kernels`.*\[\]"),
         (lambda: WeightStandardization(keras.layers.Dense(3), kernels=[3]), r"`kernels`.*\[3\]"),
@@ -176,7 +176,7 @@ def test_kernels_in_lists():
         (lambda: WeightStandardization(keras.layers.Dense(3), axis=2)(SEQUENCE), r"`axis`.*\[2\]"),
         (
             lambda: WeightStandardization(Block())(SEQUENCE),
-            "`kernels` names it.*Block.*no `kernel`",
+            "pass that name as `kernels`.*Block.*no `kernel`",
         ),
         (
             lambda: keras.layers.Bidirectional(WeightStandardization(keras.layers.Dense(3))),

@@ -270,6 +270,7 @@ def test_wheel_holds_all_it_needs_and_runs(tmp_path):
     libraries = f"tensorflow_groupnorm/tf{'.'.join(tf.__version__.split('.')[:2])}"
     assert {f"{libraries}/_tfgn_{part}.so" for part in ("ops", "xla")} <= set(names)
     assert any(re.fullmatch(r"tensorflow_groupnorm/_native\..*\.so", name) for name in names)
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     # TensorFlow's libraries are the installed TensorFlow's; Highway's header-only parts stay out.
     assert not any("libtensorflow" in name or name.endswith((".h", ".a")) for name in names)
 

@@ -12,7 +12,7 @@ import dataclasses
 
 import keras
 
-from ..layers._common import register
+from .._keras import register
 from . import edit
 from .change import Build, Change
 from .derived import Derived, derived, own_class

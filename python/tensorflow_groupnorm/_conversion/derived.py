@@ -6,7 +6,7 @@ import functools
 
 import keras
 
-from ..layers._common import register
+from .._keras import register
 
 
 class Derived:

@@ -11,8 +11,7 @@ import warnings
 
 import keras
 
-from .._keras import Functional, find_class, make_functional
-from ..layers._common import register
+from .._keras import Functional, find_class, make_functional, register
 from .derived import Derived, derived, own_class
 from .walk import attributes
 

@@ -8,12 +8,13 @@ import os
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import keras
 from tfgn_base.files import whole
 from tfgn_base.names import FORMATS
 
-from ..layers._common import on_tensorflow
+from .._keras import on_tensorflow
 from . import check, onnx, saved_model, tflite
 from .errors import ExportError, first_line
 from .model import (
@@ -46,16 +47,16 @@ class Exported:
 
 
 def export(
-    model,
-    path,
-    portable=False,
-    format="saved_model",
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    portable: bool = False,
+    format: str = "saved_model",
     *,
-    input_signature=None,
-    example=None,
-    tolerance=None,
-    overwrite=False,
-):
+    input_signature: list[Any] | None = None,
+    example: Any = None,
+    tolerance: float | None = None,
+    overwrite: bool = False,
+) -> Exported:
     """Writes a model for serving.
 
     Standardized kernels are computed once and become constants: weight standardization costs

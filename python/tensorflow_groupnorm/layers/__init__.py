@@ -1,6 +1,6 @@
 """Keras layers on the fused ops.
 
-All are registered for serialization: models that use them load with
+All layers are registered for serialization: models that use them load with
 `keras.saving.load_model` after `import tensorflow_groupnorm`.
 """
 

@@ -1,35 +1,28 @@
-"""What all layers ask of the package and of Keras."""
+"""Checks that all layers share."""
 
-import functools
+from __future__ import annotations
+
 import sys
+from typing import Any
 
 import keras
 
 from .. import _library
 
-PACKAGE = "tensorflow_groupnorm"
-
-register = functools.partial(keras.saving.register_keras_serializable, package=PACKAGE)
-
-# The modules of tf-keras that know what is being called; they are there once it is imported.
+# The module of tf-keras that knows which layer is being called. Importing tf-keras imports it.
 _TF_KERAS_CALLS = "tf_keras.src.engine.base_layer_utils"
 
 
-def on_tensorflow():
-    """Whether Keras runs on its TensorFlow backend, the one that has the ops."""
-    return keras.backend.backend() == "tensorflow"
-
-
-def supports_jit():
+def supports_jit() -> bool:
     """Whether the functions of `ops` compile under XLA: fused with XLA kernels, or stock."""
     return _library.load() is None or _library.xla_error() is None
 
 
-def refuse_tf_keras(layer, inputs):
-    """Raises TypeError if a tf-keras model calls a layer; to be the first line of its `call`.
+def refuse_tf_keras(layer: keras.layers.Layer, inputs: Any) -> None:
+    """Raises TypeError if a tf-keras model calls a layer. Call it first in `call`.
 
-    tf-keras runs a Keras 3 layer without complaint, but neither trains nor saves its weights.
-    Where tf-keras is not imported, this is one look into a dict.
+    tf-keras runs a Keras 3 layer without an error, but neither trains nor saves its weights. If
+    tf-keras is not imported, this costs one dictionary lookup.
 
     Args:
         layer: the layer that is called.

@@ -1,18 +1,22 @@
-"""In which dtype a layer computes."""
+"""The dtype in which a layer computes."""
+
+from __future__ import annotations
 
 import functools
 
 import keras
 
+from .._types import KerasTensor
+
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @functools.cache
-def common_dtype(*dtypes):
-    """Returns the narrowest float dtype that holds the values of all `dtypes`.
+def common_dtype(*dtypes: str) -> str:
+    """Returns the narrowest float dtype that represents the values of all `dtypes`.
 
-    Integers and booleans count as float32, as in Keras' normalization layers. float16 and
-    bfloat16 together need float32.
+    Integers and booleans count as float32, as in the normalization layers of Keras. float16
+    together with bfloat16 gives float32.
 
     Args:
         *dtypes: names of dtypes.
@@ -27,11 +31,11 @@ def common_dtype(*dtypes):
     return keras.backend.result_type(*floats)
 
 
-def dtype_of(x):
-    """Returns the name of a tensor's dtype."""
+def dtype_of(x: KerasTensor) -> str:
+    """Returns the name of the dtype of a tensor."""
     return keras.backend.standardize_dtype(x.dtype)
 
 
-def cast(x, dtype):
-    """Returns a tensor in `dtype`, itself if it has it."""
+def cast(x: KerasTensor, dtype: str) -> KerasTensor:
+    """Returns a tensor in `dtype`: the tensor itself if that is its dtype."""
     return x if dtype_of(x) == dtype else keras.ops.cast(x, dtype)

@@ -1,10 +1,17 @@
 """Group normalization as a Keras layer."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
 from .. import ops as fused
+from .._keras import on_tensorflow, register
+from .._types import Activation, Constraint, Initializer, KerasTensor, Regularizer, Shape
 from . import _activations, _keras_ops, _tensors
-from ._common import on_tensorflow, refuse_tf_keras, register, supports_jit
+from ._common import refuse_tf_keras, supports_jit
 from ._dtypes import cast, common_dtype, dtype_of
 
 _DEFAULT_GROUPS = 32
@@ -14,53 +21,61 @@ _DEFAULT_GROUPS = 32
 class GroupNormalization(keras.layers.GroupNormalization):
     """`keras.layers.GroupNormalization` on the fused op, with residual, activation and mask.
 
-    `activation((x - mean) * rstd * gamma + beta + residual)` in one kernel, forward and
-    backward. A drop-in: the arguments, the config and the weights of the stock layer, so that
-    models, `.keras` and `.weights.h5` files move both ways.
+    `activation((x - mean) * rstd * gamma + beta + residual)` in one kernel, forward and backward.
+    The layer is a drop-in replacement: it has the arguments, the config and the weights of the
+    stock layer, so that models, `.keras` and `.weights.h5` files move both ways.
 
-    The layer returns the compute dtype of its dtype policy. It computes in the narrowest dtype
-    that holds the values of `inputs`, of `residual` and of that dtype, and rounds once, at the
-    end: float16 inputs of a float32 layer are normalized in float32, and so are float32 inputs
-    of a `mixed_float16` layer. Integers count as float32. Statistics, `gamma` and `beta` take
-    part as float32, as float64 where it computes in float64.
+    The layer returns the compute dtype of its dtype policy. It computes in the narrowest dtype that
+    represents the values of `inputs`, of `residual` and of that compute dtype, and rounds once, at
+    the end. A float32 layer normalizes float16 inputs in float32, and a `mixed_float16` layer
+    normalizes float32 inputs in float32. Integers count as float32. Statistics, `gamma` and `beta`
+    are float32 (float64 if the layer computes in float64).
 
     Args:
         groups: number of groups, a divisor of the number of channels; -1 for as many groups
             as channels (instance normalization). `None` is 32, unless `group_size` is given.
-        *args: further positional arguments of `keras.layers.GroupNormalization`.
+        axis: int, the channel axis.
+        epsilon: added to the variance.
+        center: whether to add a learned `beta`.
+        scale: whether to multiply by a learned `gamma`.
+        beta_initializer: initializer of `beta`.
+        gamma_initializer: initializer of `gamma`.
+        beta_regularizer: regularizer of `beta`, or `None`.
+        gamma_regularizer: regularizer of `gamma`, or `None`.
+        beta_constraint: constraint on `beta`, or `None`.
+        gamma_constraint: constraint on `gamma`, or `None`.
         group_size: channels per group, instead of `groups`.
-        activation: any Keras activation, applied last. ReLU and SiLU are part of the kernel,
-            however they are given: `"relu"`, `tf.nn.relu`, `keras.ops.silu`,
-            `keras.layers.ReLU()`, `keras.layers.Activation("silu")`.
-        use_mask: whether the statistics leave out what the mask of a call masks. They are then
-            computed in stock TensorFlow ops, as the kernel takes no mask; a call without a mask
-            is the fused one.
-        **kwargs: `epsilon`, `center`, `scale` and all other arguments of
-            `keras.layers.GroupNormalization`. `axis` is one int, the channel axis.
+        activation: any Keras activation, applied last. The kernel includes ReLU and SiLU in any of
+            their forms: `"relu"`, `tf.nn.relu`, `keras.ops.silu`, `keras.layers.ReLU()`,
+            `keras.layers.Activation("silu")`.
+        use_mask: whether statistics exclude the positions that the mask of a call masks. Calls with
+            a mask then run in stock TensorFlow ops, as the kernel takes no mask; calls without a
+            mask stay fused.
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: tensor of rank >= 2, `[batch, ..., channels]` for the default `axis=-1`, of any
             real dtype.
-        residual: tensor of the shape of `inputs`, or with 1 in place of some of its sizes; of any
-            real dtype. Added before the activation.
-        mask: boolean tensor, true for what counts: `[batch, steps]`, `[batch, height, width]`,
-            ..., the first axes of `inputs` other than the channel axis; or as many axes as
-            `inputs`. Sizes may be 1. By default the mask that Keras has attached to `inputs`.
-            It is passed on. Only with `use_mask=True` does it take part: masked positions do not
-            count in the statistics, and the result there is 0. What `inputs` and `residual` hold
-            there, NaN included, then changes neither the results nor any gradient.
-        scale, shift: tensors `[batch, channels]`, per sample: adaptive group normalization,
-            `activation(normalized * (1 + scale) + shift + residual)` with `normalized` the
-            result of the plain layer. They become part of the kernel's gamma and beta. The
-            kernel needs no other pass over `inputs` for them. Also `[channels]`, and the shape
-            of `inputs` with 1 in place of all sizes but these two; `batch` may be 1.
+        residual: tensor of any real dtype, added before the activation. It has the shape of
+            `inputs`, or 1 in place of some of its sizes.
+        mask: boolean tensor, true at the positions to use. Its axes are the leading axes of
+            `inputs` without the channel axis (`[batch, steps]`, `[batch, height, width]`, ...), or
+            all axes of `inputs`. Sizes may be 1. The default is the mask that Keras has attached to
+            `inputs`. The layer passes the mask on. It uses the mask only if `use_mask=True`:
+            statistics then exclude masked positions, where the result is 0. The values of `inputs`
+            and `residual` at these positions, even NaN, affect neither results nor gradients.
+        scale, shift: tensors `[batch, channels]` for adaptive group normalization,
+            `activation(normalized * (1 + scale) + shift + residual)`, where `normalized` is the
+            result of the plain layer. They are merged into gamma and beta and need no further pass
+            over `inputs`. Other accepted shapes: `[channels]`, and the shape of `inputs` with 1 in
+            place of all sizes but these two; `batch` may be 1.
 
     Raises:
-        ValueError: if `group_size` is not a positive int or comes together with `groups`, if
-            the groups do not divide the channels, if `axis` is not one axis of `inputs` other
-            than the batch axis, if `inputs` is not one dense tensor, or if `residual`, `mask`,
-            `scale` or `shift` has another shape than stated.
-        TypeError: where a tf-keras model calls the layer.
+        ValueError: if `group_size` is not a positive int or is given together with `groups`, if the
+            groups do not divide the channels, if `axis` is not one axis of `inputs` other than the
+            batch axis, if `inputs` is not one dense tensor, or if the shape of `residual`, `mask`,
+            `scale` or `shift` is not as described above.
+        TypeError: if a tf-keras model calls the layer.
 
     Reference:
         [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494); `scale` and
@@ -68,22 +83,54 @@ class GroupNormalization(keras.layers.GroupNormalization):
         `1 + scale` for their `y_s`.
     """
 
+    groups: int
+    axis: int
+
     def __init__(
-        self, groups=None, *args, group_size=None, activation=None, use_mask=False, **kwargs
-    ):
+        self,
+        groups: int | None = None,
+        axis: int = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Initializer = "zeros",
+        gamma_initializer: Initializer = "ones",
+        beta_regularizer: Regularizer = None,
+        gamma_regularizer: Regularizer = None,
+        beta_constraint: Constraint = None,
+        gamma_constraint: Constraint = None,
+        *,
+        group_size: int | None = None,
+        activation: Activation = None,
+        use_mask: bool = False,
+        **kwargs: Any,
+    ) -> None:
         groups, group_size = _tensors.as_int(groups), _tensors.as_int(group_size)
         _tensors.check_groups(groups, group_size)
-        super().__init__(_DEFAULT_GROUPS if groups is None else groups, *args, **kwargs)
+        super().__init__(
+            groups=_DEFAULT_GROUPS if groups is None else groups,
+            axis=axis,
+            epsilon=epsilon,
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
+            **kwargs,
+        )
         self.axis = _tensors.as_int(self.axis)
         _tensors.check_axis(self.axis)
-        # Building resolves `groups`; the config keeps what the user asked for.
+        # `build` resolves `groups`; the config keeps the argument.
         self._configured_groups = self.groups if group_size is None else None
         self.group_size = group_size
         self.activation = _activations.resolve(activation, self.compute_dtype)
         self.use_mask = bool(use_mask)
         self.supports_jit = not on_tensorflow() or supports_jit()
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         _tensors.check_input_shape(input_shape, self.axis)
         channels = input_shape[self.axis]
         if channels is not None:
@@ -92,7 +139,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
         if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
             self.activation.build(input_shape)
 
-    def _resolve_groups(self, channels):
+    def _resolve_groups(self, channels: int) -> None:
         if self.group_size is not None:
             if channels % self.group_size:
                 raise ValueError(
@@ -103,11 +150,18 @@ class GroupNormalization(keras.layers.GroupNormalization):
         elif 0 < self.groups <= channels and channels % self.groups:
             raise ValueError(
                 f"`groups` must divide the number of channels. Received: groups={self.groups} "
-                f"for {channels} channels. (Keras puts it as: the groups must be a multiple of "
-                "the number of channels.)"
+                f"for {channels} channels. (In the words of Keras: the groups must be a multiple "
+                "of the number of channels.)"
             )
 
-    def call(self, inputs, residual=None, mask=None, scale=None, shift=None):
+    def call(
+        self,
+        inputs: KerasTensor,
+        residual: KerasTensor | None = None,
+        mask: KerasTensor | None = None,
+        scale: KerasTensor | None = None,
+        shift: KerasTensor | None = None,
+    ) -> KerasTensor:
         refuse_tf_keras(self, inputs)
         self._check(inputs, residual, scale, shift)
         dtype = self._dtype(inputs, residual)
@@ -132,25 +186,27 @@ class GroupNormalization(keras.layers.GroupNormalization):
             outputs = outputs if mask is None else keras.ops.where(mask, outputs, 0)
         return cast(outputs, self.compute_dtype)
 
-    def _dtype(self, inputs, residual):
-        """In which the layer computes: of what it is given, and of what it returns.
+    def _dtype(self, inputs: KerasTensor, residual: KerasTensor | None) -> str:
+        """The dtype in which the layer computes: the common one of what it takes and returns.
 
-        Nothing is rounded before its mean is taken out, or where the result could be held.
+        Inputs are not rounded before their mean is subtracted, nor results that their dtype holds.
         """
         dtypes = [dtype_of(x) for x in (inputs, residual) if x is not None]
         return common_dtype(self.compute_dtype, *dtypes)
 
-    def _counting(self, inputs, mask):
-        """The mask that takes part, in the rank of the inputs, or None."""
+    def _counting(self, inputs: KerasTensor, mask: KerasTensor | None) -> KerasTensor | None:
+        """The mask that the layer uses, with the rank of the inputs, or None."""
         mask = self._given_mask(inputs, mask)
         return None if mask is None else _tensors.spread_mask(mask, inputs, self.axis)
 
-    def _given_mask(self, inputs, mask):
-        # Keras finds the attached mask by itself only where no other tensor is given.
+    def _given_mask(self, inputs: KerasTensor, mask: KerasTensor | None) -> KerasTensor | None:
+        # Keras passes the attached mask by itself only if no other tensor is given.
         attached = getattr(inputs, "_keras_mask", None) if mask is None else mask
         return attached if self.use_mask else None
 
-    def _gamma_and_beta(self, x, scale, shift):
+    def _gamma_and_beta(
+        self, x: KerasTensor, scale: KerasTensor | None, shift: KerasTensor | None
+    ) -> tuple[KerasTensor | None, KerasTensor | None]:
         """(xhat gamma + beta) (1 + scale) + shift as one gamma and one beta."""
         gamma, beta = self.gamma, self.beta
         dtype = "float64" if dtype_of(x) == "float64" else "float32"
@@ -164,24 +220,39 @@ class GroupNormalization(keras.layers.GroupNormalization):
             beta = shift if beta is None else cast(beta, dtype) + shift
         return gamma, beta
 
-    def rematerialized_call(self, layer_call, *args, **kwargs):
+    def rematerialized_call(
+        self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Callable[..., Any]:
         rematerialized = super().rematerialized_call
 
-        # In a graph TensorFlow recomputes functions without keyword arguments only.
-        def positional_call(inputs, residual=None, mask=None, scale=None, shift=None):
+        # In a graph, TensorFlow recomputes only functions without keyword arguments.
+        def positional_call(
+            inputs: KerasTensor,
+            residual: KerasTensor | None = None,
+            mask: KerasTensor | None = None,
+            scale: KerasTensor | None = None,
+            shift: KerasTensor | None = None,
+        ) -> KerasTensor:
             mask = self._given_mask(inputs, mask)
             given = {"residual": residual, "scale": scale, "shift": shift}
             given = {name: tensor for name, tensor in given.items() if tensor is not None}
 
-            # A mask has no gradient: it may come from outside.
-            def call(inputs, *tensors):
+            # A mask has no gradient and can therefore be captured.
+            def call(inputs: KerasTensor, *tensors: KerasTensor) -> KerasTensor:
                 return layer_call(inputs, mask=mask, **dict(zip(given, tensors, strict=True)))
 
             return rematerialized(call, *args, **kwargs)(inputs, *given.values())
 
         return positional_call
 
-    def compute_output_spec(self, inputs, residual=None, mask=None, scale=None, shift=None):
+    def compute_output_spec(
+        self,
+        inputs: KerasTensor,
+        residual: KerasTensor | None = None,
+        mask: KerasTensor | None = None,
+        scale: KerasTensor | None = None,
+        shift: KerasTensor | None = None,
+    ) -> KerasTensor:
         self._check(inputs, residual, scale, shift)
         self._dtype(inputs, residual)
         mask = self._given_mask(inputs, mask)
@@ -189,17 +260,23 @@ class GroupNormalization(keras.layers.GroupNormalization):
             _tensors.check_mask(mask, inputs, self.axis)
         return super().compute_output_spec(inputs)
 
-    def _check(self, inputs, residual, scale, shift):
+    def _check(
+        self,
+        inputs: KerasTensor,
+        residual: KerasTensor | None,
+        scale: KerasTensor | None,
+        shift: KerasTensor | None,
+    ) -> None:
         _tensors.check_inputs(inputs)
         _tensors.check_residual(residual, inputs)
         _tensors.check_per_channel("scale", scale, inputs, self.axis)
         _tensors.check_per_channel("shift", shift, inputs, self.axis)
 
-    def get_config(self):
-        config = super().get_config()
-        # None, too, says that `group_size` is given.
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        # None if `group_size` is given.
         config["groups"] = self._configured_groups
-        # What is at its default is left out: the stock layer loads the config then.
+        # Without the arguments at their defaults, the stock layer loads the config too.
         if self.group_size is not None:
             config["group_size"] = self.group_size
         if self.activation is not keras.activations.linear:
@@ -209,8 +286,8 @@ class GroupNormalization(keras.layers.GroupNormalization):
         return config
 
     @classmethod
-    def from_config(cls, config):
-        # Version 0.1.0 wrote the default number of groups beside a group size.
+    def from_config(cls, config: dict[str, Any]) -> GroupNormalization:
+        # Version 0.1.0 wrote the default number of groups next to a group size.
         if config.get("group_size") is not None and config.get("groups") == _DEFAULT_GROUPS:
             config = {**config, "groups": None}
         return super().from_config(config)

@@ -1,14 +1,29 @@
-"""Group normalization in keras.ops, for the Keras backends that have no fused op."""
+"""Group normalization in keras.ops, for Keras backends without the fused op."""
+
+from __future__ import annotations
 
 import keras
 from keras import ops
 
+from .._types import FusedActivation, KerasTensor
 
-def group_norm(x, gamma, beta, groups, *, axis, epsilon, activation=None, residual=None, mask=None):
+
+def group_norm(
+    x: KerasTensor,
+    gamma: KerasTensor | None,
+    beta: KerasTensor | None,
+    groups: int,
+    *,
+    axis: int,
+    epsilon: float,
+    activation: FusedActivation | None = None,
+    residual: KerasTensor | None = None,
+    mask: KerasTensor | None = None,
+) -> KerasTensor:
     """`tensorflow_groupnorm.group_norm` on any Keras backend, with the same arguments.
 
-    `mask`, unlike there, is boolean and has as many axes as `x`. The statistics are float32 or
-    wider; the result is in the dtype of `x`.
+    Here, `mask` must be boolean and have as many axes as `x`. Statistics are float32 or wider; the
+    result has the dtype of `x`.
     """
     rank = len(x.shape)
     axis %= rank
@@ -18,11 +33,11 @@ def group_norm(x, gamma, beta, groups, *, axis, epsilon, activation=None, residu
     weights = ops.ones_like(y) if mask is None else ops.cast(mask, dtype) + ops.zeros_like(y)
     count = ops.maximum(_group_sum(weights, groups, axis), 1)
 
-    def center(t):
+    def center(t: KerasTensor) -> KerasTensor:
         t = t - _group_sum(t, groups, axis) / count
         return t if mask is None else ops.where(mask, t, 0)
 
-    # Twice, without the rounding error of a single float32 mean.
+    # The second pass removes the rounding error of the float32 mean of the first.
     y = center(center(y))
     y = y * ops.rsqrt(_group_sum(ops.square(y), groups, axis) / count + epsilon)
     shape = [-1 if i == 0 else x.shape[axis] if i == axis else 1 for i in range(rank)]
@@ -31,11 +46,14 @@ def group_norm(x, gamma, beta, groups, *, axis, epsilon, activation=None, residu
     if residual is not None:
         residual = residual if mask is None else ops.where(mask, residual, 0)
         y = y + ops.cast(residual, dtype)
-    y = {"relu": ops.relu, "silu": ops.silu}.get(activation, lambda t: t)(y)
+    if activation == "relu":
+        y = ops.relu(y)
+    elif activation == "silu":
+        y = ops.silu(y)
     return ops.cast(y if mask is None else ops.where(mask, y, 0), x.dtype)
 
 
-def _group_sum(x, groups, axis):
+def _group_sum(x: KerasTensor, groups: int, axis: int) -> KerasTensor:
     """The sum of each sample and group, one value per channel, broadcastable to `x`."""
     channels = x.shape[axis]
     shape = [-1 if i == 0 else channels if i == axis else 1 for i in range(len(x.shape))]

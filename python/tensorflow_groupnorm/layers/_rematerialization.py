@@ -1,7 +1,11 @@
 """Layers under `keras.RematScope`: their `call` runs a second time, in the backward pass."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -9,27 +13,31 @@ import tensorflow as tf
 from .._keras import AutocastScope, RematMode, get_autocast_scope
 from ._weight_scope import current_scope, in_foreign_scope
 
+_Function: TypeAlias = Callable[..., Any]
 
-def rematerialized(layer, decide, layer_call, *args, **kwargs):
-    """Does what `keras.layers.Layer.rematerialized_call` does, for layers of standardized kernels.
 
-    The second run, too, reads standardized kernels, computed from the variables within what is
-    rematerialized, and runs in the precision of the first; and keyword arguments are taken in
-    graphs, where `tf.recompute_grad` takes none. In a `stateless_call` nothing is rematerialized:
-    the values that it is given would be gone in the second run.
+def rematerialized(
+    layer: keras.layers.Layer, decide: _Function, layer_call: _Function, *args: Any, **kwargs: Any
+) -> _Function:
+    """Replaces `keras.layers.Layer.rematerialized_call` for layers with standardized kernels.
+
+    The second run also reads standardized kernels, which it computes from the variables again, and
+    it runs in the precision of the first. Unlike `tf.recompute_grad`, the returned function accepts
+    keyword arguments in graphs. A `stateless_call` is not rematerialized: the second run would not
+    have the values that it was given.
 
     Args:
         layer: the layer that is called.
-        decide: Keras' own `rematerialized_call` of the layer.
-        layer_call: the layer's method `call`.
-        *args: what the layer is called with.
-        **kwargs: likewise.
+        decide: the `rematerialized_call` that Keras gives the layer.
+        layer_call: the method `call` of the layer.
+        *args: the positional arguments of the call.
+        **kwargs: the keyword arguments of the call.
 
     Returns:
         The function to call in place of `layer_call`.
     """
     decided = decide(layer_call, *args, **kwargs)
-    # In the mode "activations" it is not `call` that is rematerialized.
+    # The mode "activations" does not rematerialize `call`.
     if decided is layer_call or layer._remat_mode.mode == "activations":
         return decided
     if in_foreign_scope():
@@ -38,16 +46,18 @@ def rematerialized(layer, decide, layer_call, *args, **kwargs):
     return _recomputed(layer_call, contextlib.nullcontext if scope is None else scope.renewed)
 
 
-def _recomputed(function, enter):
+def _recomputed(
+    function: _Function, enter: Callable[[], contextlib.AbstractContextManager[Any]]
+) -> _Function:
     @functools.wraps(function)
-    def call(*args, **kwargs):
+    def call(*args: Any, **kwargs: Any) -> Any:
         flat = keras.tree.flatten((args, kwargs))
-        # Only these have gradients; `tf.recompute_grad` adds a float to each of its arguments.
+        # `tf.recompute_grad` adds a float to each of its arguments: it gets those with gradients.
         places = [i for i, x in enumerate(flat) if tf.is_tensor(x) and x.dtype.is_floating]
         autocast = get_autocast_scope()
         precision = AutocastScope(autocast.dtype) if autocast else contextlib.nullcontext()
 
-        def run(*tensors):
+        def run(*tensors: tf.Tensor) -> Any:
             leaves = list(flat)
             for place, tensor in zip(places, tensors, strict=True):
                 leaves[place] = tensor
@@ -60,11 +70,11 @@ def _recomputed(function, enter):
     return call
 
 
-def rematerialize_inside(wrapper):
-    """Hands the remat mode of a wrapper down to its layer, whose call is what takes memory.
+def rematerialize_inside(wrapper: keras.layers.Wrapper) -> None:
+    """Passes the rematerialization mode of a wrapper on to its layer, whose `call` takes memory.
 
-    What the layer adds outside of its `call`, such as an activity regularizer, then keeps its
-    gradient, and nothing is computed a third time.
+    What the layer adds outside its `call`, such as an activity regularizer, then keeps its
+    gradient, and nothing runs a third time.
     """
     mode, layer = wrapper._remat_mode, wrapper.layer
     if mode is None or _is_rematerialized(layer):
@@ -75,7 +85,7 @@ def rematerialize_inside(wrapper):
         layer._remat_mode = mode
 
 
-def _is_rematerialized(layer):
+def _is_rematerialized(layer: keras.layers.Layer) -> bool:
     mode = layer._remat_mode
     if mode is None:
         return False
@@ -83,17 +93,19 @@ def _is_rematerialized(layer):
     return named or mode.mode in ("full", "larger_than")
 
 
-def standardize_when_recomputed(layer, owners):
-    """Has a layer, and the layers in it that hold `owners`, recompute standardized kernels.
+def standardize_when_recomputed(
+    layer: keras.layers.Layer, owners: Iterable[keras.layers.Layer]
+) -> None:
+    """Makes a layer, and the layers in it that hold `owners`, recompute standardized kernels.
 
-    A cell is not recomputed by itself, which would standardize at each time step, but with its
-    recurrent layer.
+    A cell is recomputed with its recurrent layer and not by itself, which would standardize at each
+    time step.
 
     Args:
         layer: the layer that a wrapper calls within a `WeightScope`.
         owners: the layers that own the kernels.
     """
-    cells = []
+    cells: list[keras.layers.Layer] = []
     for part in layer._flatten_layers():
         if isinstance(part, keras.layers.RNN):
             within = part._flatten_layers(include_self=False)
@@ -108,15 +120,17 @@ def standardize_when_recomputed(layer, owners):
             part.rematerialized_call = functools.partial(_rematerialized_part, part)
 
 
-def _plain_call(layer_call, *args, **kwargs):
+def _plain_call(layer_call: _Function, *args: Any, **kwargs: Any) -> _Function:
     return layer_call
 
 
-def _rematerialized_part(part, layer_call, *args, **kwargs):
+def _rematerialized_part(
+    part: keras.layers.Layer, layer_call: _Function, *args: Any, **kwargs: Any
+) -> _Function:
     decide = functools.partial(type(part).rematerialized_call, part)
     scope = current_scope()
     if scope is None:
         return decide(layer_call, *args, **kwargs)
-    if scope.renews:  # A layer around this one is recomputed, and with it this one.
+    if scope.renews:  # A layer around this one is recomputed, and this one with it.
         return layer_call
     return rematerialized(part, decide, layer_call, *args, **kwargs)

@@ -1,145 +1,397 @@
-"""The stock layers that have a kernel, with that kernel standardized.
+"""The stock layers that have a kernel, with that kernel standardized."""
 
-A `.weights.h5` file addresses a layer by the `__name__` of its class. The classes made here have
-that of the stock ones, so that weights move both ways between a stock and a standardized model.
-They are registered and exported, and their layers named, as `StandardizedConv2D` and so on.
-"""
+from __future__ import annotations
 
-import contextlib
-import re
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
-from .._keras import auto_name, inject_argument_info_in_traceback, to_snake_case
-from ._common import refuse_tf_keras, register, supports_jit
-from ._kernel_weights import own_kernels
-from ._rematerialization import rematerialized
-from ._standardized_weights import HasStandardizedWeights, refuse_quantization
-from ._weight_scope import WeightScope
+from .._types import Activation, Constraint, Initializer, Regularizer
+from ._standardized_base import Standardized, keyword_arguments, standardized
 
 
-class _Standardized(HasStandardizedWeights):
-    """Put before a stock layer's class: standardizes its kernels at each call."""
+@standardized
+class StandardizedConv1D(Standardized, keras.layers.Conv1D):
+    """`keras.layers.Conv1D` with its kernel standardized at each call.
 
-    def __init__(self, *args, variant="bit", epsilon=None, gain=False, name=None, **kwargs):
-        name = auto_name(self._class_name()) if name is None else name
-        with self._under_its_name():
-            super().__init__(*args, name=name, **kwargs)
-        self._init_standardization(variant, epsilon, gain)
-        self.supports_jit = supports_jit()
-
-    @classmethod
-    def _class_name(cls):
-        return keras.saving.get_registered_name(cls).split(">")[-1]
-
-    def __repr__(self):
-        return f"<{self._class_name()} name={self.name}, built={self.built}>"
-
-    @classmethod
-    @contextlib.contextmanager
-    def _under_its_name(cls):
-        """Puts the name of this class into errors that Keras words with its `__name__`."""
-        try:
-            yield
-        except (TypeError, ValueError) as error:
-            if error.args and isinstance(error.args[0], str):
-                words = re.sub(rf"\b{cls.__name__}\b", cls._class_name(), error.args[0])
-                error.args = (words, *error.args[1:])
-            raise
-
-    @classmethod
-    def from_config(cls, config):
-        with cls._under_its_name():
-            return super().from_config(config)
-
-    def build(self, input_shape):
-        super().build(input_shape)
-        self._build_gains(own_kernels(self))
-
-    def call(self, inputs):
-        return self._with_its_name(self._call)(inputs)
-
-    def _call(self, inputs):
-        refuse_tf_keras(self, inputs)
-        with WeightScope(self, lambda: self._standardized(own_kernels(self))):
-            return super().call(inputs)
-
-    def symbolic_call(self, *args, **kwargs):
-        return self._with_its_name(super().symbolic_call)(*args, **kwargs)
-
-    def _with_its_name(self, function):
-        """Has Keras report errors of a function as of this class; the innermost report counts."""
-        return inject_argument_info_in_traceback(function, f"{self._class_name()}.call()")
-
-    def stateless_call(self, *args, **kwargs):
-        with self._under_its_name():
-            return super().stateless_call(*args, **kwargs)
-
-    def rematerialized_call(self, layer_call, *args, **kwargs):
-        return rematerialized(self, super().rematerialized_call, layer_call, *args, **kwargs)
-
-    def quantize(self, mode=None, **kwargs):
-        refuse_quantization(self, mode)
-
-    def save_own_variables(self, store):
-        # The stock layers' own methods know nothing of a gain.
-        if self.use_gain:
-            keras.layers.Layer.save_own_variables(self, store)
-        else:
-            super().save_own_variables(store)
-
-    def load_own_variables(self, store):
-        if self.use_gain:
-            keras.layers.Layer.load_own_variables(self, store)
-        else:
-            super().load_own_variables(store)
-
-    def get_config(self):
-        return {**super().get_config(), **self._standardization_config()}
-
-
-def _standardized(stock):
-    name = f"Standardized{stock.__name__}"
-    doc = f"""`keras.layers.{stock.__name__}` with its kernel standardized at each call.
-
-    The variables are those of the stock layer, under the same names; the kernel that the layer
-    computes with is `gain * scale * (kernel - mean) * rstd`, the statistics being those of each
-    output channel. The kernel is read in the precision in which it is stored and standardized in
-    float32 (float64 for a float64 kernel), also under mixed precision.
-
-    The class has the `__name__` of the stock one, by which `.weights.h5` files address a layer;
-    `model.summary()` too shows `{stock.__name__}` as the type, behind the name of the layer,
-    `{to_snake_case(name)}` by default. Under `keras.RematScope` the standardization is computed
-    again with the rest of the layer; `quantize` is refused, and `model.quantize` leaves the layer
-    as it is.
+    Variables, saved files, precision and errors are as described for `StandardizedConv2D`.
 
     Args:
-        *args: positional arguments of `keras.layers.{stock.__name__}`.
-        variant: which published definition, see `tensorflow_groupnorm.standardize_weights`.
-        epsilon: None for the variant's own.
-        gain: whether to learn a factor per output channel (weight `gain`, ones at first).
-        **kwargs: all other arguments of `keras.layers.{stock.__name__}`.
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weight `gain`, initially ones).
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. All other arguments
+            are those of the stock layer.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        *,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**keyword_arguments(locals()))
+
+
+@standardized
+class StandardizedConv2D(Standardized, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` with its kernel standardized at each call.
+
+    The layer computes with `gain * scale * (kernel - mean) * rstd`, where `mean` and `rstd` are
+    taken per output channel. It reads the kernel in the precision in which it is stored and
+    standardizes it in float32 (float64 for a float64 kernel), also under mixed precision. The
+    variables are those of the stock layer, under the same names.
+
+    The class has the `__name__` of the stock layer, by which `.weights.h5` files address layers.
+    `model.summary()` therefore shows the type `Conv2D`; the name of the layer is
+    `standardized_conv2d` by default. Under `keras.RematScope` the standardization is recomputed
+    with the rest of the layer. `quantize` raises an error, and `model.quantize` skips the layer.
+
+    Args:
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weight `gain`, initially ones).
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. All other arguments
+            are those of the stock layer.
 
     Raises:
-        ValueError: if `variant` or `epsilon` is not valid, or at `build` if a kernel has one weight
-            per output channel.
-        RuntimeError: in a call, if a subclass does not read the kernel in `call`, assigns to it, or
-            reads it in a `tf.function` or a function with a gradient of its own.
+        ValueError: if `variant` or `epsilon` is invalid; in `build`, if a kernel has only one
+            weight per output channel.
+        RuntimeError: in a call, if the `call` of a subclass does not read the kernel, assigns to
+            it, or reads it in a `tf.function` or in a function with a custom gradient.
         NotImplementedError: if the layer is to be quantized.
 
     Reference:
         [Qiao et al., 2019, Weight Standardization](https://arxiv.org/abs/1903.10520).
     """
-    body = {"__doc__": doc, "__module__": __name__, "__qualname__": name}
-    return register(name=name)(type(stock.__name__, (_Standardized, stock), body))
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        *,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**keyword_arguments(locals()))
 
 
-StandardizedConv1D = _standardized(keras.layers.Conv1D)
-StandardizedConv2D = _standardized(keras.layers.Conv2D)
-StandardizedConv3D = _standardized(keras.layers.Conv3D)
-StandardizedConv1DTranspose = _standardized(keras.layers.Conv1DTranspose)
-StandardizedConv2DTranspose = _standardized(keras.layers.Conv2DTranspose)
-StandardizedConv3DTranspose = _standardized(keras.layers.Conv3DTranspose)
-StandardizedDepthwiseConv2D = _standardized(keras.layers.DepthwiseConv2D)
-StandardizedSeparableConv2D = _standardized(keras.layers.SeparableConv2D)
-StandardizedDense = _standardized(keras.layers.Dense)
+@standardized
+class StandardizedConv3D(Standardized, keras.layers.Conv3D):
+    """`keras.layers.Conv3D` with its kernel standardized at each call.
+
+    Variables, saved files, precision and errors are as described for `StandardizedConv2D`.
+
+    Args:
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weight `gain`, initially ones).
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. All other arguments
+            are those of the stock layer.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1, 1),
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        *,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**keyword_arguments(locals()))
+
+
+@standardized
+class StandardizedConv1DTranspose(Standardized, keras.layers.Conv1DTranspose):
+    """`keras.layers.Conv1DTranspose` with its kernel standardized at each call.
+
+    Variables, saved files, precision and errors are as described for `StandardizedConv2D`.
+
+    Args:
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weight `gain`, initially ones).
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. All other arguments
+            are those of the stock layer.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        output_padding: int | Sequence[int] | None = None,
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        *,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**keyword_arguments(locals()))
+
+
+@standardized
+class StandardizedConv2DTranspose(Standardized, keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` with its kernel standardized at each call.
+
+    Variables, saved files, precision and errors are as described for `StandardizedConv2D`.
+
+    Args:
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weight `gain`, initially ones).
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. All other arguments
+            are those of the stock layer.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: str = "valid",
+        output_padding: int | Sequence[int] | None = None,
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        *,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**keyword_arguments(locals()))
+
+
+@standardized
+class StandardizedConv3DTranspose(Standardized, keras.layers.Conv3DTranspose):
+    """`keras.layers.Conv3DTranspose` with its kernel standardized at each call.
+
+    Variables, saved files, precision and errors are as described for `StandardizedConv2D`.
+
+    Args:
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weight `gain`, initially ones).
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. All other arguments
+            are those of the stock layer.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        output_padding: int | Sequence[int] | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1, 1),
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        *,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**keyword_arguments(locals()))
+
+
+@standardized
+class StandardizedDepthwiseConv2D(Standardized, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` with its kernel standardized at each call.
+
+    Variables, saved files, precision and errors are as described for `StandardizedConv2D`.
+
+    Args:
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weight `gain`, initially ones).
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. All other arguments
+            are those of the stock layer.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: str = "valid",
+        depth_multiplier: int = 1,
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        activation: Activation = None,
+        use_bias: bool = True,
+        depthwise_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        depthwise_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        depthwise_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        *,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**keyword_arguments(locals()))
+
+
+@standardized
+class StandardizedSeparableConv2D(Standardized, keras.layers.SeparableConv2D):
+    """`keras.layers.SeparableConv2D` with its kernels standardized at each call.
+
+    Variables, saved files, precision and errors are as described for `StandardizedConv2D`.
+
+    Args:
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weights `depthwise_gain` and
+            `pointwise_gain`, initially ones).
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. All other arguments
+            are those of the stock layer.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = (1, 1),
+        depth_multiplier: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        depthwise_initializer: Initializer = "glorot_uniform",
+        pointwise_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        depthwise_regularizer: Regularizer = None,
+        pointwise_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        depthwise_constraint: Constraint = None,
+        pointwise_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        *,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**keyword_arguments(locals()))
+
+
+@standardized
+class StandardizedDense(Standardized, keras.layers.Dense):
+    """`keras.layers.Dense` with its kernel standardized at each call.
+
+    Variables, saved files, precision and errors are as described for `StandardizedConv2D`.
+
+    Args:
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weight `gain`, initially ones).
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. All other arguments
+            are those of the stock layer.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        lora_rank: int | None = None,
+        lora_alpha: float | None = None,
+        *,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**keyword_arguments(locals()))

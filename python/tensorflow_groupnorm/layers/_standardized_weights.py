@@ -1,7 +1,11 @@
-"""Standardizes the kernels of a layer: its own, or those of a wrapped one."""
+"""Standardizes the kernels of a layer: its own, or those of a wrapped layer."""
+
+from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -9,27 +13,28 @@ from tfgn_base.variants import check_variant
 
 from .. import _export_mode
 from .. import ops as fused
-from .._keras import AutocastScope
-from ._common import on_tensorflow
+from .._keras import AutocastScope, on_tensorflow
+from ._kernel_weights import Kernel
 from ._weight_scope import dtype_as_read
 
 
-def refuse_quantization(layer, mode):
-    """Raises NotImplementedError if `mode`, a quantization mode of `layer`, is not None."""
+def refuse_quantization(layer: keras.layers.Layer, mode: Any) -> None:
+    """Raises NotImplementedError unless `mode`, the quantization mode of `layer`, is None."""
     if mode is not None:
         raise NotImplementedError(
-            "A layer with a standardized kernel cannot be quantized: put the standardized kernel "
-            f"into a stock layer and quantize that. Received: mode={mode!r} for {layer.name}"
+            "A layer with a standardized kernel cannot be quantized: copy the standardized kernel "
+            f"into a stock layer and quantize that layer. Received: mode={mode!r} for {layer.name}"
         )
 
 
-class HasStandardizedWeights:
+class HasStandardizedWeights(keras.layers.Layer):
     """The part of a layer that standardizes kernels: its own, or those of a wrapped layer.
 
-    To be set up with `_init_standardization` and, once the kernels exist, `_build_gains`.
+    Subclasses call `_init_standardization` in their constructor, `_build_gains` once the kernels
+    exist, and `_standardized` in each call.
     """
 
-    def _init_standardization(self, variant, epsilon, gain):
+    def _init_standardization(self, variant: str, epsilon: float | None, gain: bool) -> None:
         if not on_tensorflow():
             raise RuntimeError(
                 f"{type(self).__name__} needs Keras on TensorFlow (KERAS_BACKEND=tensorflow). "
@@ -40,25 +45,25 @@ class HasStandardizedWeights:
         self.epsilon = epsilon
         self.use_gain = bool(gain)
 
-    def _standardization_config(self):
+    def _standardization_config(self) -> dict[str, Any]:
         return {"variant": self.variant, "epsilon": self.epsilon, "gain": self.use_gain}
 
-    def _build_gains(self, kernels):
+    def _build_gains(self, kernels: Sequence[Kernel]) -> None:
         for kernel in kernels:
             owner = kernel.owner
             refuse_quantization(owner, owner.quantization_mode)
             shape = kernel.variable.shape
             if not all(-len(shape) <= axis < len(shape) for axis in kernel.axes):
                 raise ValueError(
-                    f"`axis` counts the axes of the {kernel.name} of {owner.name}, which has the "
+                    f"`axis` must name axes of the {kernel.name} of {owner.name}, which has the "
                     f"shape {tuple(shape)}. Received: axis={list(kernel.axes)}"
                 )
             outputs = math.prod(shape[axis] for axis in {axis % len(shape) for axis in kernel.axes})
             if math.prod(shape) == outputs:
                 raise ValueError(
                     f"The layer {owner.name} has one weight per output channel in its "
-                    f"{kernel.name} of shape {tuple(shape)}; standardized, it would be 0. Leave "
-                    "this layer as it is."
+                    f"{kernel.name} of shape {tuple(shape)}, which would be 0 if standardized. "
+                    "Leave this layer unstandardized."
                 )
             gain = None
             if self.use_gain:
@@ -71,27 +76,27 @@ class HasStandardizedWeights:
                 )
             setattr(self, kernel.gain, gain)
 
-    def _standardized(self, kernels):
-        """Returns `(variable, tensor)` of all that must be read to use standardized kernels.
+    def _standardized(self, kernels: Sequence[Kernel]) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """Returns the variables to replace in reads, each with its tensor, to use the kernels.
 
-        The kernel that counts is the one the owner would use, in the precision in which it is
-        stored: with LoRA the sum of the kernel and its delta, which is what Keras saves too.
+        The kernel to standardize is the one that the owner would use, in its stored precision: with
+        LoRA the sum of the kernel and its delta, which Keras saves too.
         """
-        replacements = []
+        replacements: list[tuple[keras.Variable, tf.Tensor]] = []
         for kernel in kernels:
             owner = kernel.owner
             refuse_quantization(owner, owner.quantization_mode)
             if kernel.adapted:
                 no_delta = tf.zeros(owner.lora_kernel_b.shape, owner.lora_kernel_b.dtype)
                 replacements.append((owner.lora_kernel_b, no_delta))
-            # A layer in `call` has its autocasting on, a wrapped one is yet to be called.
+            # In its own `call`, a layer is autocasting already; a wrapped one is yet to be called.
             autocast = owner is not self and owner.autocast
             dtype = owner.compute_dtype if autocast else dtype_as_read(kernel.variable)
             standardize = functools.partial(self._standardize, kernel, dtype)
             replacements.append((kernel.variable, _export_mode.folded(standardize)))
         return replacements
 
-    def _standardize(self, kernel, dtype):
+    def _standardize(self, kernel: Kernel, dtype: str) -> tf.Tensor:
         with AutocastScope(None):
             w = tf.convert_to_tensor(getattr(kernel.owner, kernel.name))
         return fused.standardize_weights(

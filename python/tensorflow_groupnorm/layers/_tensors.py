@@ -1,15 +1,19 @@
-"""What GroupNormalization takes: checks of its tensors, and what shapes they are brought into."""
+"""The tensors that GroupNormalization takes: checks, and conversions of their shapes."""
+
+from __future__ import annotations
 
 import operator
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from .._types import KerasTensor, Shape
 from ._dtypes import cast
 
 
-def as_int(value):
-    """Returns an integer of any type as an int, and anything else as it is."""
+def as_int(value: Any) -> Any:
+    """Returns an integer of any type as an int, and anything else unchanged."""
     if isinstance(value, bool):
         return value
     try:
@@ -18,8 +22,8 @@ def as_int(value):
         return value
 
 
-def check_groups(groups, group_size):
-    """Raises ValueError unless at most one of the two is given, and `group_size` is sensible."""
+def check_groups(groups: int | None, group_size: int | None) -> None:
+    """Raises ValueError if both are given, or if `group_size` is not a positive int."""
     if group_size is None:
         return
     if type(group_size) is not int or group_size <= 0:
@@ -34,8 +38,8 @@ def check_groups(groups, group_size):
         )
 
 
-def check_axis(axis):
-    """Raises ValueError for an axis that is not one int."""
+def check_axis(axis: Any) -> None:
+    """Raises ValueError unless `axis` is one int."""
     if type(axis) is int:
         return
     raise ValueError(
@@ -44,8 +48,8 @@ def check_axis(axis):
     )
 
 
-def check_input_shape(shape, axis):
-    """Raises ValueError for several inputs, and where `axis` is no channel axis of the shape."""
+def check_input_shape(shape: Any, axis: int) -> None:
+    """Raises ValueError for the shapes of several inputs, or if `axis` is not a channel axis."""
     if isinstance(shape, dict) or any(isinstance(size, (list, tuple)) for size in shape):
         raise _several_inputs(f"inputs of the shapes {shape}")
     rank = len(shape)
@@ -56,15 +60,15 @@ def check_input_shape(shape, axis):
         )
 
 
-def _several_inputs(received):
+def _several_inputs(received: str) -> ValueError:
     return ValueError(
         "GroupNormalization takes one tensor: pass what is to be added as `residual`, "
         f"norm(x, residual=r). Received: {received}"
     )
 
 
-def check_inputs(inputs):
-    """Raises ValueError for what is not one dense tensor."""
+def check_inputs(inputs: Any) -> None:
+    """Raises ValueError unless `inputs` is one dense tensor."""
     if isinstance(inputs, (list, tuple, dict)):
         raise _several_inputs(f"inputs of type {type(inputs).__name__}")
     if _is_ragged(inputs):
@@ -78,15 +82,15 @@ def check_inputs(inputs):
         )
 
 
-def _is_ragged(x):
+def _is_ragged(x: Any) -> bool:
     return isinstance(x, tf.RaggedTensor) or getattr(x, "ragged", False)
 
 
-def _is_sparse(x):
+def _is_sparse(x: Any) -> bool:
     return isinstance(x, tf.SparseTensor) or getattr(x, "sparse", False)
 
 
-def check_residual(residual, inputs):
+def check_residual(residual: KerasTensor | None, inputs: KerasTensor) -> None:
     """Raises ValueError for a residual that does not broadcast to the inputs."""
     if residual is None:
         return
@@ -106,8 +110,8 @@ def check_residual(residual, inputs):
         )
 
 
-def like(inputs, residual, dtype):
-    """Returns a residual in the shape of the inputs and in `dtype`."""
+def like(inputs: KerasTensor, residual: KerasTensor, dtype: str) -> KerasTensor:
+    """Returns the residual in the shape of the inputs and in `dtype`."""
     residual = cast(residual, dtype)
     if any(
         size == 1 and of_inputs != 1
@@ -117,8 +121,10 @@ def like(inputs, residual, dtype):
     return residual
 
 
-def check_per_channel(name, tensor, inputs, axis):
-    """Raises ValueError for a `scale` or `shift` with another shape than documented."""
+def check_per_channel(
+    name: str, tensor: KerasTensor | None, inputs: KerasTensor, axis: int
+) -> None:
+    """Raises ValueError for a `scale` or `shift` of a shape that is not documented."""
     if tensor is None:
         return
     shape = tuple(getattr(tensor, "shape", ()))
@@ -136,15 +142,15 @@ def check_per_channel(name, tensor, inputs, axis):
         )
 
 
-def _fits(shape, expected):
-    """Whether the shapes agree, where the first of several axes may also be 1."""
+def _fits(shape: Shape, expected: Shape) -> bool:
+    """Whether the shapes agree; the first of several axes may also be 1."""
     return len(shape) == len(expected) and all(
         size is None or other is None or size == other or (i == 0 and size == 1 and len(shape) > 1)
         for i, (size, other) in enumerate(zip(shape, expected, strict=True))
     )
 
 
-def per_channel(tensor, inputs, axis, dtype):
+def per_channel(tensor: KerasTensor, inputs: KerasTensor, axis: int, dtype: str) -> KerasTensor:
     """Returns a `scale` or `shift` as `[batch, channels]` or `[channels]`, in `dtype`."""
     tensor = cast(tensor, dtype)
     if len(tensor.shape) == 1:
@@ -156,8 +162,8 @@ def per_channel(tensor, inputs, axis, dtype):
     return tensor if len(tensor.shape) == 2 else keras.ops.reshape(tensor, [-1, channels])
 
 
-def check_mask(mask, inputs, axis):
-    """Raises ValueError for a mask that does not say which positions of the inputs count."""
+def check_mask(mask: KerasTensor, inputs: KerasTensor, axis: int) -> None:
+    """Raises ValueError for a mask of a shape that does not fit the inputs."""
     shape, of_inputs = tuple(mask.shape), list(inputs.shape)
     sizes = of_inputs
     if len(shape) < len(sizes):
@@ -171,13 +177,13 @@ def check_mask(mask, inputs, axis):
         )
     ):
         raise ValueError(
-            "`mask` must have the first axes of `inputs` other than the channel axis, or as many "
-            f"axes as `inputs`, each of the size there or 1. Received: mask.shape={shape} for "
-            f"inputs of shape {tuple(of_inputs)} and axis={axis}"
+            "`mask` must have the leading axes of `inputs` without the channel axis, or all axes "
+            f"of `inputs`, each with the same size or 1. Received: mask.shape={shape} for inputs "
+            f"of shape {tuple(of_inputs)} and axis={axis}"
         )
 
 
-def spread_mask(mask, inputs, axis):
+def spread_mask(mask: KerasTensor, inputs: KerasTensor, axis: int) -> KerasTensor:
     """Returns a mask as a boolean tensor with as many axes as the inputs."""
     check_mask(mask, inputs, axis)
     mask, rank = keras.ops.cast(mask, "bool"), len(inputs.shape)

@@ -1,20 +1,25 @@
 """Weight standardization around any Keras layer that has a kernel."""
 
+from __future__ import annotations
+
 import functools
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import keras
 
-from .._keras import is_default
-from ._common import refuse_tf_keras, register, supports_jit
-from ._kernel_weights import kernels_within
+from .._keras import is_default, register
+from .._types import KerasTensor
+from ._common import refuse_tf_keras, supports_jit
+from ._kernel_weights import Kernel, kernels_within
 from ._rematerialization import rematerialize_inside, standardize_when_recomputed
 from ._standardized_weights import HasStandardizedWeights, refuse_quantization
 from ._weight_scope import WeightScope
 
 
-def _of_the_layer(name):
-    """Returns a property that is an attribute of the wrapped layer, there only where it has it."""
+def _of_the_layer(name: str) -> property:
+    """Returns a property for an attribute of the wrapped layer; absent if the layer lacks it."""
     return property(
         lambda self: getattr(self.layer, name),
         lambda self, value: setattr(self.layer, name, value),
@@ -24,20 +29,21 @@ def _of_the_layer(name):
 
 @register()
 class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
-    """Standardizes the kernels of the layer it wraps, at each call.
+    """Standardizes the kernels of the wrapped layer at each call.
 
-    The wrapped layer computes with `gain * scale * (kernel - mean) * rstd`, the statistics being
-    those of each output channel; its variable stays as it is, and gradients go through the
-    standardization. Kernels are read in the precision in which they are stored and standardized
-    in float32 (float64 for float64 kernels), also under mixed precision.
+    The wrapped layer computes with `gain * scale * (kernel - mean) * rstd`, where `mean` and `rstd`
+    are taken per output channel. Its variables stay as they are, and gradients pass through the
+    standardization. Kernels are read in the precision in which they are stored and standardized in
+    float32 (float64 for float64 kernels), also under mixed precision.
 
     >>> layer = WeightStandardization(keras.layers.Conv2D(64, 3, use_bias=False))
 
-    Where a stock layer has a `Standardized...` counterpart (`StandardizedConv2D`, ...), that one
-    also keeps the stock layer's place in `.weights.h5` files.
+    Prefer a `Standardized...` layer (`StandardizedConv2D`, ...) where there is one: it also reads
+    and writes the `.weights.h5` files of the stock layer.
 
-    It is called as the wrapped layer is: with the same inputs, masks, states and `training`, and
-    returns the same. What is standardized by default, and the weight that holds its gain:
+    The wrapper takes the call arguments of the wrapped layer (inputs, masks, states, `training`)
+    and returns its results. By default it standardizes these kernels; the last column names the
+    weights that hold their gains:
 
     | layer | kernels | gains |
     |---|---|---|
@@ -51,40 +57,41 @@ class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
 `attention_output_gain`, ... |
     | `TimeDistributed` and other wrappers | those of the layer in it | the same |
 
-    Recurrent kernels are standardized once per call, not once per time step; each gate of each
-    unit is an output channel. `Bidirectional(WeightStandardization(LSTM(8)))` works as well.
+    Recurrent kernels are standardized once per call, not once per time step; each gate of each unit
+    is an output channel. `Bidirectional(WeightStandardization(LSTM(8)))` works as well.
 
-    Under `keras.RematScope` the call of the wrapped layer is what is rematerialized, the
-    standardization with it. `model.quantize` leaves the wrapped layer as it is, with a warning.
+    Under `keras.RematScope`, the call of the wrapped layer is rematerialized together with the
+    standardization. `model.quantize` skips the wrapped layer with a warning.
 
     Args:
-        layer: the layer to wrap, see above. A cell of a recurrent layer is wrapped together with
-            its `RNN`.
-        variant: which published definition, see `tensorflow_groupnorm.standardize_weights`.
-        epsilon: None for the variant's own.
-        gain: whether to learn a factor per output channel (weights named `gain`, ones at first).
+        layer: the layer to wrap, see above. To standardize the cell of a recurrent layer, wrap its
+            `RNN`.
+        variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
+        epsilon: None for the default of the variant.
+        gain: whether to learn a factor per output channel (weights named `gain`, initially ones).
         axis: int or list of ints, the output-channel axes of each kernel. None finds them by the
-            type of the layer that has the kernel, the last axis for one that is not Keras' own.
+            type of the layer that has the kernel; for layers that are not part of Keras it is the
+            last axis.
         kernels: str or list of str, the kernels to standardize: attributes of the layer that has
-            the kernels (`"recurrent_kernel"`), or paths from `layer` with dots
+            the kernels (`"recurrent_kernel"`), or dotted paths from `layer`
             (`"attention.query_dense.kernel"`, `"layers.0.kernel"`), each a `keras.Variable`. None
             for those above.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. The dtype policy is
-            that of `layer` unless given.
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. The default dtype
+            policy is that of `layer`.
 
     Raises:
-        ValueError: if `layer` is no layer, is a cell, has no such kernel, has one that is no
-            `keras.Variable`, or standardizes its kernel already.
+        ValueError: if `layer` is not a layer, is a cell, lacks a kernel, has a kernel that is not a
+            `keras.Variable`, or already standardizes its kernel.
         RuntimeError: in a call, if the wrapped layer does not read the kernel, assigns to it, or
-            reads it where its gradient would be lost: in a `tf.function` or a function with a
-            gradient of its own (`tf.custom_gradient`, `keras.remat`) within its `call`.
-        NotImplementedError: at `quantize` of the wrapped layer, and if it is quantized.
+            reads it where its gradient would be lost: in a `tf.function` or in a function with a
+            custom gradient (`tf.custom_gradient`, `keras.remat`) within its `call`.
+        NotImplementedError: if the wrapped layer is quantized, or is to be.
 
     Reference:
         [Qiao et al., 2019, Weight Standardization](https://arxiv.org/abs/1903.10520).
     """
 
-    # What `Bidirectional` and training loops ask of a recurrent layer.
+    # Attributes that `Bidirectional` and training loops use of a recurrent layer.
     go_backwards = _of_the_layer("go_backwards")
     return_sequences = _of_the_layer("return_sequences")
     return_state = _of_the_layer("return_state")
@@ -98,15 +105,15 @@ class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
 
     def __init__(
         self,
-        layer=None,
-        variant="bit",
-        epsilon=None,
-        gain=False,
-        axis=None,
-        kernels=None,
-        **kwargs,
-    ):
-        _check_layer(layer)
+        layer: keras.layers.Layer | None = None,
+        variant: str = "bit",
+        epsilon: float | None = None,
+        gain: bool = False,
+        axis: int | Sequence[int] | None = None,
+        kernels: str | Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        layer = _checked_layer(layer)
         kwargs.setdefault("dtype", layer.dtype_policy)
         kwargs.setdefault("autocast", layer.autocast)
         super().__init__(layer, **kwargs)
@@ -118,8 +125,8 @@ class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
         self._take_signatures(layer)
         rematerialize_inside(self)
 
-    def _take_signatures(self, layer):
-        """Has Keras treat the arguments of `call` and `build` as those of the wrapped layer."""
+    def _take_signatures(self, layer: keras.layers.Layer) -> None:
+        """Makes Keras treat arguments of `call` and `build` as those of the wrapped layer."""
         for name in (
             "_allow_non_tensor_positional_args",
             "_call_context_args",
@@ -131,22 +138,23 @@ class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
             "call_signature_parameters",
         ):
             setattr(self, name, getattr(layer, name))
-        self.build.__signature__ = inspect.signature(layer.build)
+        # Keras has made `build` an attribute of this layer.
+        self.build.__signature__ = inspect.signature(layer.build)  # type: ignore[attr-defined]
 
     @property
-    def _target(self):
-        """The layer within `TimeDistributed`; `.keras` files hold the weights under this name."""
+    def _target(self) -> keras.layers.Layer:
+        """The layer within `TimeDistributed`; `.keras` files hold its weights under this name."""
         layer = self.layer
         while isinstance(layer, keras.layers.TimeDistributed):
             layer = layer.layer
         return layer
 
-    def _kernels(self):
+    def _kernels(self) -> list[Kernel]:
         return kernels_within(self.layer, self.kernels, self.axis)
 
-    def build(self, *args, **shapes):
+    def build(self, *args: Any, **shapes: Any) -> None:
         layer = self.layer
-        # A layer without a `build` is said to be built once it is loaded, its children are not.
+        # Keras marks a loaded layer without a `build` as built although its children are not.
         if is_default(layer.build) and not all(part.built for part in layer._layers):
             _build_by_a_run(layer, *args, **shapes)
         if not layer.built:
@@ -160,31 +168,33 @@ class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
         for owner in owners:
             owner.quantize = functools.partial(_refuse_to_quantize, owner)
 
-    def get_build_config(self):
+    def get_build_config(self) -> dict[str, Any] | None:
         return self.layer.get_build_config()
 
-    def call(self, *args, **kwargs):
+    def call(self, *args: Any, **kwargs: Any) -> Any:
         refuse_tf_keras(self, (args, kwargs))
         with WeightScope(self, lambda: self._standardized(self._kernels())):
             return self.layer(*args, **kwargs)
 
-    def rematerialized_call(self, layer_call, *args, **kwargs):
+    def rematerialized_call(
+        self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Callable[..., Any]:
         """Leaves rematerialization to the wrapped layer, which has the mode of the wrapper."""
         return layer_call
 
-    def compute_output_shape(self, *args, **kwargs):
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_shape(*args, **kwargs)
 
-    def compute_output_spec(self, *args, **kwargs):
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer.compute_output_spec(*args, **kwargs)
 
-    def compute_mask(self, inputs, previous_mask=None):
+    def compute_mask(self, inputs: KerasTensor, previous_mask: Any = None) -> Any:
         return self.layer.compute_mask(inputs, previous_mask)
 
-    def quantize(self, mode=None, **kwargs):
+    def quantize(self, mode: str | None = None, **kwargs: Any) -> None:
         refuse_quantization(self, mode)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {
             **super().get_config(),
             **self._standardization_config(),
@@ -195,20 +205,22 @@ class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> WeightStandardization:
         config = dict(config)
-        if "go_backwards" in config:  # `Bidirectional` turns the copy of a layer around so.
+        if "go_backwards" in config:  # `Bidirectional` reverses its copy of the layer this way.
             layer = config["layer"]
             turned = {**layer["config"], "go_backwards": config.pop("go_backwards")}
             config["layer"] = {**layer, "config": turned}
         return super().from_config(config, custom_objects)
 
 
-def _check_layer(layer):
+def _checked_layer(layer: Any) -> keras.layers.Layer:
     if not isinstance(layer, keras.layers.Layer):
         raise ValueError(
             "WeightStandardization standardizes the kernel of the layer that it wraps, not of "
-            "the next one: write WeightStandardization(keras.layers.Conv2D(8, 3)), or "
+            "the next layer: write WeightStandardization(keras.layers.Conv2D(8, 3)), or "
             f"StandardizedConv2D(8, 3). Received: layer={layer!r}"
         )
     if isinstance(layer, HasStandardizedWeights):
@@ -220,9 +232,12 @@ def _check_layer(layer):
             "WeightStandardization(keras.layers.RNN(cell)) or WeightStandardization("
             f"keras.layers.LSTM(8)). Received: layer={layer!r}"
         )
+    return layer
 
 
-def _check_not_standardized(layer, owners):
+def _check_not_standardized(
+    layer: keras.layers.Layer, owners: Sequence[keras.layers.Layer]
+) -> None:
     for part in layer._flatten_layers():
         if isinstance(part, HasStandardizedWeights) and any(
             owner in part._flatten_layers() for owner in owners
@@ -230,31 +245,33 @@ def _check_not_standardized(layer, owners):
             _refuse_standardized(part)
 
 
-def _refuse_standardized(layer):
+def _refuse_standardized(layer: keras.layers.Layer) -> NoReturn:
     raise ValueError(
-        "WeightStandardization wraps a layer whose kernel is not standardized yet. "
+        "WeightStandardization cannot wrap a layer whose kernel is already standardized. "
         f"Received: layer={layer!r}"
     )
 
 
-def _checked_names(kernels):
+def _checked_names(kernels: Any) -> tuple[str, ...] | None:
     if kernels is None:
         return None
     names = (kernels,) if isinstance(kernels, str) else kernels
     if isinstance(names, (list, tuple)) and names and all(isinstance(n, str) for n in names):
         return tuple(names)
     raise ValueError(
-        "`kernels` is a name or a list of names of the wrapped layer's kernels, such as "
+        "`kernels` must be a name or a list of names of kernels of the wrapped layer, such as "
         f'["kernel", "recurrent_kernel"]. Received: kernels={kernels!r}'
     )
 
 
-def _build_by_a_run(layer, *args, **shapes):
+def _build_by_a_run(layer: keras.layers.Layer, *args: Any, **shapes: Any) -> None:
     if args or len(shapes) == 1:
         layer._build_by_run_for_single_pos_arg(*args, *shapes.values())
     else:
         layer._build_by_run_for_kwargs(shapes)
 
 
-def _refuse_to_quantize(layer, mode=None, config=None, **kwargs):
+def _refuse_to_quantize(
+    layer: keras.layers.Layer, mode: str | None = None, config: Any = None, **kwargs: Any
+) -> None:
     refuse_quantization(layer, mode or getattr(config, "mode", "int8"))

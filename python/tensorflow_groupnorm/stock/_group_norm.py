@@ -281,8 +281,8 @@ def _check_mask(mask: TensorLike, x: tf.Tensor, axis: int) -> tf.Tensor:
         for size, of_x in zip(expanded.shape, x.shape, strict=True)
     ):
         raise ValueError(
-            "`mask` must have the axes of `x` without the channel axis, the first of them or all "
-            f"axes of `x`, each of the size in `x` or 1. Received: mask.shape={mask.shape} for "
+            "`mask` must have the leading axes of `x` without the channel axis, or all axes of "
+            f"`x`, each with the same size or 1. Received: mask.shape={mask.shape} for "
             f"x.shape={x.shape}, axis={axis}"
         )
     return expanded
