@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# AddressSanitizer and UndefinedBehaviorSanitizer on the op library, inside Python.
+# Runs the op library in Python with AddressSanitizer and UndefinedBehaviorSanitizer.
 #
-#   tests/heavy/address.sh                  the op suites and some random malformed calls, half an hour
-#   tests/heavy/address.sh SCRIPT.py ...    another script in that Python, with its arguments
+#   tests/heavy/address.sh                  the op tests and some malformed calls, half an hour
+#   tests/heavy/address.sh SCRIPT.py ...    another script with its arguments
 #
-# After ./dev setup. Builds into build/address (10 minutes on 2 cores). Leaks are not looked for:
-# Python and TensorFlow leave much behind on purpose.
+# Run ./dev setup first. Builds into build/address (10 minutes on 2 cores). Leak detection is off,
+# because Python and TensorFlow leave memory allocated on purpose.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in -h | --help) help ;; esac
@@ -15,7 +15,7 @@ configure "$folder" '-DTFGN_SANITIZE=address;undefined' -DTFGN_XLA=ON \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)"
 build "$folder"
 
-# The package with these libraries in place of its own.
+# A copy of the package with the sanitized libraries.
 package=$folder/package
 rm -rf "$package"
 mkdir -p "$package"
@@ -30,13 +30,13 @@ PY
 mkdir -p "$package/tensorflow_groupnorm/$(basename "$pure")"
 cp "$pure/build.json" "$folder/$(basename "$pure")"/*.so "$package/tensorflow_groupnorm/$(basename "$pure")"
 cp "$folder"/_native*.so "$package/tensorflow_groupnorm"
-# An editable install goes before PYTHONPATH.
+# An editable install takes precedence over PYTHONPATH.
 cat >"$package/sitecustomize.py" <<'PY'
 import sys
 sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "ScikitBuildRedirectingFinder"]
 PY
 
-# The sanitizer has to be loaded first, and the C++ library with it, whose exceptions it wraps.
+# The sanitizer must be loaded first, together with the C++ library, whose exceptions it wraps.
 sanitized() {
   LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)" \
     ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TFGN_REQUIRE_FUSED=1 \

@@ -1,4 +1,4 @@
-# What the scripts of this folder share: where things are, and quiet builds.
+# Shared by the scripts of this folder: paths, errors and builds.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${PYTHON:-$root/.venv/bin/python}
@@ -8,8 +8,8 @@ die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 # needs COMMAND PACKAGE
 needs() { command -v "$1" >/dev/null || die "$1 is missing: apt-get install $2"; }
 
-# configure FOLDER OPTION...: a build under -O1, as vector code without it takes minutes to run, and
-# with more of it minutes to compile.
+# configure FOLDER OPTION...: a build with -O1. Without optimization vector code takes minutes to
+# run, and with more it takes minutes to compile.
 configure() {
   local folder=$1
   shift

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# libFuzzer on the functions that say what is a valid call (tests/cc/validation_fuzzer.cc).
+# Runs libFuzzer on the functions that validate calls (tests/cc/validation_fuzzer.cc).
 #
-#   tests/heavy/fuzz.sh [SECONDS]           10 minutes if nothing is said
+#   tests/heavy/fuzz.sh [SECONDS]           10 minutes by default
 #
-# With Debian's clang and libclang-rt-14-dev. Builds into build/fuzz, where the corpus stays, too.
+# Needs Debian's clang and libclang-rt-14-dev. Builds into build/fuzz, which also keeps the corpus.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in -h | --help) help ;; esac

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# ThreadSanitizer on the kernels' C++ tests: no framework, and threads of their own.
+# Runs the C++ tests of the kernels, without a framework, with ThreadSanitizer.
 #
 #   tests/heavy/threads.sh
 #
-# After ./dev setup. Builds into build/threads (2 minutes on 2 cores).
+# Run ./dev setup first. Builds into build/threads (2 minutes on 2 cores).
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in -h | --help) help ;; esac

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# valgrind's memcheck over the kernels' C++ tests: reads of memory that nobody wrote.
+# Runs the C++ tests of the kernels with valgrind's memcheck, which finds uninitialized reads.
 #
 #   tests/heavy/valgrind.sh [GTEST_FILTER]
 #
-# After ./dev setup, with Debian's valgrind. Builds into build/valgrind (2 minutes on 2 cores). It
-# knows no AVX-512, so that the kernels take AVX2.
+# Run ./dev setup first. Needs Debian's valgrind. Builds into build/valgrind (2 minutes on 2 cores).
+# valgrind does not support AVX-512, so the kernels use AVX2.
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in -h | --help) help ;; esac
