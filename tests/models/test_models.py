@@ -1,6 +1,8 @@
 """`tfgn.models`: the architectures."""
 
+import ast
 import inspect
+import re
 
 import keras
 import numpy as np
@@ -134,7 +136,63 @@ def test_signature_is_that_of_keras_applications():
         ours = inspect.signature(getattr(models, name)).parameters
         for argument in set(theirs) - {"weights", "name"}:
             assert ours[argument].default == theirs[argument].default
-        assert "Args:" in getattr(models, name).__doc__
+
+
+@pytest.mark.parametrize("name", models.__all__)
+def test_functions_show_their_arguments_with_types_and_meaning(name):
+    function = getattr(models, name)
+    signature = inspect.signature(function)
+    assert inspect.isfunction(function) and function.__name__ == name
+    # An editor reads the source, not what a decorator makes of it.
+    (definition,) = ast.parse(inspect.getsource(function)).body
+    written = definition.args
+    assert written.vararg is None and written.kwarg is None
+    arguments = [*written.args, *written.kwonlyargs]
+    assert [argument.arg for argument in arguments] == list(signature.parameters)
+    assert all(argument.annotation is not None for argument in arguments)
+    assert definition.returns is not None and len(ast.get_docstring(definition)) > 200
+    text = inspect.getdoc(function)
+    section = re.search(r"^Args:\n((?: {4}.*\n)+)", text, re.M)[1]
+    assert re.findall(r"^ {4}(\w+): ", section, re.M) == list(signature.parameters)
+    assert "Raises:" in text and "Reference" in text
+
+
+def test_stages_blocks_and_widths():
+    model = models.ResNet((3, 3, 3), (16, 32, 64), stem="small", groups=8, classes=10)
+    # 0.27 million, as in table 6 of arXiv 1512.03385, and 2,752 of shortcuts with projections.
+    assert 0.27e6 < model.count_params() < 0.28e6
+    assert model.layers[-3].output.shape == (None, None, None, 64)
+    assert sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers) == 19 + 2
+    with keras.StatelessScope():
+        general, published = models.ResNet((3, 4, 6, 3), bottleneck=True), models.ResNet50()
+    assert len(general.layers) == len(published.layers)
+    for ours, theirs in zip(general.layers[1:], published.layers[1:], strict=True):
+        assert ours.get_config() == theirs.get_config()
+
+
+def test_options_of_the_general_resnet():
+    arguments = {"include_top": False, "groups": 8, "zero_init_residual": False, "gain": True}
+    model = models.ResNet((1, 1), (8, 16), padding="same", stem="small", **arguments)
+    assert all(layer.gamma.numpy().all() for layer in model.layers if "norm" in layer.name)
+    convolutions = [layer for layer in model.layers if layer.name.endswith(("conv", "conv1"))]
+    assert {layer.gain.shape[0] for layer in convolutions} == {8, 16}
+    assert not any(isinstance(layer, keras.layers.ZeroPadding2D) for layer in model.layers)
+    assert model(images(8)).shape == (2, 4, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "widths", "arguments", "message"),
+    [
+        ((), (), {}, "`blocks` and `widths` must have one positive int for each stage"),
+        ((1, 1), (8,), {}, r"Received: blocks=\(1, 1\), widths=\(8,\)"),
+        ((1, 0), (8, 16), {}, "one positive int"),
+        ((1,), (8,), {"padding": "valid"}, "`padding` must be one of 'symmetric', 'same'"),
+        ((1,), (8,), {"gain": True, "weight_standardization": None}, "`gain` scales standardized"),
+    ],
+)
+def test_invalid_stages(blocks, widths, arguments, message):
+    with keras.StatelessScope(), pytest.raises(ValueError, match=message):
+        models.ResNet(blocks, widths, **arguments)
 
 
 @pytest.mark.parametrize("name", ["ResNet34", "BiT_R50x1"])
@@ -144,7 +202,11 @@ def test_signature_is_that_of_keras_applications():
         ({"norm": "batch"}, "`norm` must be one of 'gn', 'bn', None. Received: norm='batch'"),
         ({"weight_standardization": "ws"}, "`weight_standardization`: `variant` must be one of"),
         ({"stem": "tiny"}, "`stem` must be one of 'large', 'small'. Received: stem='tiny'"),
-        ({"pooling": "mean"}, "`pooling` must be 'avg', 'max' or None. Received: pooling='mean'"),
+        (
+            {"pooling": "mean"},
+            "`pooling` must be one of 'avg', 'max', None. Received: pooling='mean'",
+        ),
+        ({"groups": 32, "group_size": 2}, "either `groups` or `group_size`"),
         ({"groups": 3}, "`groups` must divide.*groups=3 for 64 channels"),
     ],
 )

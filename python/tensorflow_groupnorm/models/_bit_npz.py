@@ -1,10 +1,10 @@
-"""Reads the published checkpoints of Big Transfer."""
-
-from __future__ import annotations
+"""The published checkpoints of Big Transfer."""
 
 import os
 import re
 import zipfile
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -17,29 +17,33 @@ _PREFIX = "resnet/"
 _HEAD_KEYS = {"kernel": f"{_PREFIX}head/conv2d/kernel", "bias": f"{_PREFIX}head/conv2d/bias"}
 
 
-def load_bit_npz(model: keras.Model, path: str | os.PathLike, head: str = "load"):
-    """Gives a BiT model the weights of a published checkpoint.
+def load_bit_npz(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    head: Literal["load", "zeros", "leave"] = "load",
+) -> None:
+    """Loads the weights of a published checkpoint into a BiT model.
 
     >>> model = tfgn.models.BiT_R50x1(classes=37, classifier_activation=None)
     >>> tfgn.models.load_bit_npz(model, "BiT-M-R50x1.npz", head="zeros")
 
     The checkpoints are at `https://storage.googleapis.com/bit_models/`: `BiT-S-R50x1.npz` was
     trained on ImageNet (1000 classes), `BiT-M-R50x1.npz` on ImageNet-21k (21843 classes),
-    `BiT-M-R50x1-ILSVRC2012.npz` then fine-tuned on ImageNet; and so on for the other sizes. The
-    arrays are read without pickle. Nothing is assigned unless all of them are there and fit.
+    `BiT-M-R50x1-ILSVRC2012.npz` then fine-tuned on ImageNet. The other sizes are named likewise.
+    The arrays are read without pickle. After an error the model still has its old weights.
 
     Args:
-        model: made by the `BiT_...` function of the checkpoint's size, with GroupNorm, weight
-            standardization and the large stem.
-        path: of the `.npz` file.
-        head: `"load"` for the checkpoint's classes; `"zeros"` for other classes, as Big Transfer
-            starts fine-tuning; `"leave"` for the head that the model has. A model without a top
-            has none.
+        model: a model made by the `BiT_...` function of the checkpoint's size, with GroupNorm,
+            weight standardization and the large stem.
+        path: path of the `.npz` file.
+        head: `"load"` loads the head, for the classes of the checkpoint; `"zeros"` sets it to 0,
+            for other classes, as Big Transfer does before fine-tuning; `"leave"` does not change
+            it. A model without a top has no head.
 
     Raises:
-        ValueError: if the file is no such checkpoint, lacks an array, has one of another shape or
-            arrays that the model has no layer for, or the model is not a BiT model; with the name
-            of the array or layer.
+        ValueError: if the file is not such a checkpoint, lacks an array, has an array of another
+            shape or one for which the model has no layer, or if the model is not a BiT model. The
+            message names the array or the layer.
         OSError: if the file cannot be read.
 
     Reference:
@@ -63,14 +67,14 @@ def load_bit_npz(model: keras.Model, path: str | os.PathLike, head: str = "load"
 
 
 def _backbone(model: keras.Model) -> list[tuple[keras.Variable, str]]:
-    """Returns the variables that a checkpoint has, and their names there."""
+    """Returns the variables of the model, each with the name of its array in a checkpoint."""
     wanted = []
     for layer in model.layers:
         match = _LAYER.fullmatch(layer.name)
         if match is None:
             continue
         block, unit, part, projection, root, kind = match.groups()
-        kinds = {"conv": StandardizedConv2D, "norm": GroupNormalization}
+        kinds: dict[str, type[Any]] = {"conv": StandardizedConv2D, "norm": GroupNormalization}
         if not isinstance(layer, kinds[kind]) or getattr(layer, "bias", None) is not None:
             raise ValueError(
                 "`model` must have GroupNorm and weight standardization, as the checkpoints of "
@@ -90,7 +94,7 @@ def _backbone(model: keras.Model) -> list[tuple[keras.Variable, str]]:
     return wanted
 
 
-def _read(path) -> dict[str, np.ndarray]:
+def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
@@ -98,25 +102,35 @@ def _read(path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is not a .npz file of plain arrays: {error}") from None
 
 
-def _check_nothing_left(arrays, keys: set[str], path, model):
+def _check_nothing_left(
+    arrays: Mapping[str, np.ndarray],
+    keys: set[str],
+    path: str | os.PathLike[str],
+    model: keras.Model,
+) -> None:
     left = sorted(k for k in arrays if k.startswith(f"{_PREFIX}block") and k not in keys)
     if left:
         raise ValueError(
             f"{path} is a checkpoint of another size than the model {model.name!r}, which has no "
-            f"layer for its {left[0]!r} and {len(left) - 1} other arrays"
+            f"layer for {left[0]!r} and {len(left) - 1} other arrays"
         )
 
 
-def _value(arrays, key: str, variable, path) -> np.ndarray:
+def _value(
+    arrays: Mapping[str, np.ndarray],
+    key: str,
+    variable: keras.Variable,
+    path: str | os.PathLike[str],
+) -> np.ndarray:
     if key not in arrays:
         raise ValueError(
-            f"{path} has no array {key!r}: it is no checkpoint of Big Transfer for this model"
+            f"{path} has no array {key!r}: it is not a checkpoint of Big Transfer for this model"
         )
     value = arrays[key]
     is_head = key == _HEAD_KEYS["kernel"]
     expected = (1, 1, *variable.shape) if is_head else tuple(variable.shape)
     if value.shape != expected:
-        hint = "; for other classes than the checkpoint's use head='zeros'"
+        hint = "; use head='zeros' for other classes than those of the checkpoint"
         raise ValueError(
             f"{path} has {key!r} in shape {value.shape} where the model needs {expected}"
             + (hint if key in _HEAD_KEYS.values() else "")

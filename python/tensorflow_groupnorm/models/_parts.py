@@ -1,9 +1,12 @@
-"""What the networks are made of: convolutions, normalizations, stems and tops."""
+"""The parts of the networks: convolutions, normalizations, stems and tops."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import keras
 from tfgn_base.variants import check_variant
@@ -12,48 +15,68 @@ from ..layers import GroupNormalization, StandardizedConv2D
 
 NORMS = ("gn", "bn", None)
 STEMS = ("large", "small")
+PADDINGS = ("symmetric", "same")
+POOLINGS = ("avg", "max", None)
+
+_Network = TypeVar("_Network", bound=Callable[..., keras.Model])
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How a network normalizes.
+    """The kind of the convolutions and normalizations of a network.
 
     Attributes:
         norm: `"gn"`, `"bn"` or None.
-        weight_standardization: the variant, or None for plain kernels.
-        groups: of GroupNormalization.
+        weight_standardization: variant, or None for plain kernels.
+        groups: groups of each GroupNorm; None for 32, unless `group_size` is given.
         group_size: channels per group, instead of `groups`.
-        epsilon: of the normalization.
+        epsilon: epsilon of the normalizations.
+        stem: `"large"` or `"small"`.
+        gain: whether standardized kernels have a learned gain.
+        padding: zeros around the input of a strided convolution: `"symmetric"`, as many at the top
+            and left as at the bottom and right, or TensorFlow's `"same"`.
+        zero_init_residual: whether the last gamma of each residual branch starts at 0.
 
     Raises:
-        ValueError: if `norm` or `weight_standardization` is none of these.
+        ValueError: if `norm`, `weight_standardization`, `stem` or `padding` is none of these, or if
+            `gain` comes without `weight_standardization`.
     """
 
     norm: str | None
     weight_standardization: str | None
-    groups: int
+    groups: int | None
     group_size: int | None
     epsilon: float
+    stem: str
+    gain: bool = False
+    padding: str = "symmetric"
+    zero_init_residual: bool = True
 
-    def __post_init__(self):
-        if self.norm not in NORMS:
-            names = ", ".join(map(repr, NORMS))
-            raise ValueError(f"`norm` must be one of {names}. Received: norm={self.norm!r}")
+    def __post_init__(self) -> None:
+        _check_among("norm", self.norm, NORMS)
+        _check_among("stem", self.stem, STEMS)
+        _check_among("padding", self.padding, PADDINGS)
         if self.weight_standardization is not None:
             try:
                 check_variant(self.weight_standardization)
             except ValueError as error:
                 raise ValueError(f"`weight_standardization`: {error}") from None
+        elif self.gain:
+            raise ValueError(
+                "`gain` scales standardized kernels: it needs `weight_standardization`. "
+                "Received: gain=True, weight_standardization=None"
+            )
 
-    def conv(self, x, filters: int, size: int, strides: int = 1, *, name: str):
-        """Returns the convolution of x, padded with zeros by `size // 2` on every side."""
-        padding = "valid"
-        if size > 1 and strides == 1:
-            padding = "same"
-        elif size > 1:
-            # "same" pads a strided convolution by one row more at the bottom than at the top.
+    def conv(
+        self, x: keras.KerasTensor, filters: int, size: int, strides: int = 1, *, name: str
+    ) -> keras.KerasTensor:
+        """Returns the convolution of x; the output has `1 / strides` of its height and width."""
+        padding = "same" if size > 1 else "valid"
+        if size > 1 and strides > 1 and self.padding == "symmetric":
+            # "same" pads an even number of pixels with one zero more at the bottom and right.
+            padding = "valid"
             x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
-        options = {
+        options: dict[str, Any] = {
             "strides": strides,
             "padding": padding,
             "use_bias": self.norm is None,
@@ -62,28 +85,33 @@ class Style:
         }
         if self.weight_standardization is None:
             return keras.layers.Conv2D(filters, size, **options)(x)
-        variant = self.weight_standardization
-        return StandardizedConv2D(filters, size, variant=variant, **options)(x)
+        return StandardizedConv2D(
+            filters, size, variant=self.weight_standardization, gain=self.gain, **options
+        )(x)
 
-    def normalize(self, x, *, name: str, activation=None, residual=None, gamma="ones"):
-        """Returns `activation(norm(x) + residual)`, in one kernel where the norm is a GroupNorm."""
+    def normalize(
+        self,
+        x: keras.KerasTensor,
+        *,
+        name: str,
+        activation: str | None = None,
+        residual: keras.KerasTensor | None = None,
+    ) -> keras.KerasTensor:
+        """Returns `activation(norm(x) + residual)`, in one kernel if the norm is a GroupNorm."""
+        gamma = "zeros" if residual is not None and self.zero_init_residual else "ones"
+        options: dict[str, Any] = {
+            "axis": _channel_axis(),
+            "epsilon": self.epsilon,
+            "gamma_initializer": gamma,
+            "name": name,
+        }
         if self.norm == "gn":
-            groups = {"groups": self.groups}
-            if self.group_size is not None:
-                groups = {"group_size": self.group_size}
             layer = GroupNormalization(
-                axis=_channel_axis(),
-                epsilon=self.epsilon,
-                gamma_initializer=gamma,
-                activation=activation,
-                name=name,
-                **groups,
+                self.groups, group_size=self.group_size, activation=activation, **options
             )
             return layer(x, residual=residual)
         if self.norm == "bn":
-            x = keras.layers.BatchNormalization(
-                axis=_channel_axis(), epsilon=self.epsilon, gamma_initializer=gamma, name=name
-            )(x)
+            x = keras.layers.BatchNormalization(**options)(x)
         if residual is not None:
             x = keras.layers.Add(name=f"{name}_add")([x, residual])
         if activation is not None:
@@ -95,12 +123,12 @@ def _channel_axis() -> int:
     return 1 if keras.config.image_data_format() == "channels_first" else -1
 
 
-def channels(x) -> int:
+def channels(x: keras.KerasTensor) -> int:
     """Returns the number of channels of a batch of images."""
     return x.shape[_channel_axis()]
 
 
-def pool(x, name: str):
+def max_pool(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     """Returns x after max pooling over 3x3 pixels with stride 2, padded with zeros."""
     x = keras.layers.ZeroPadding2D(1, name=f"{name}_pad")(x)
     return keras.layers.MaxPooling2D(3, strides=2, name=name)(x)
@@ -108,22 +136,31 @@ def pool(x, name: str):
 
 @dataclasses.dataclass(frozen=True)
 class Ends:
-    """What comes before and after the convolutions, as in `keras.applications`."""
+    """The input and the output of a network, as in `keras.applications`.
+
+    Attributes:
+        include_top: whether the network ends in a classifier.
+        input_tensor: Keras tensor of the images, or None for a new input.
+        input_shape: shape of one image, or None for any size.
+        pooling: `"avg"`, `"max"` or None; only without a classifier.
+        classes: number of classes.
+        classifier_activation: activation of the classifier, None for logits.
+
+    Raises:
+        ValueError: if `pooling` is none of these.
+    """
 
     include_top: bool
-    input_tensor: object
-    input_shape: tuple | None
+    input_tensor: keras.KerasTensor | None
+    input_shape: tuple[int | None, ...] | None
     pooling: str | None
     classes: int
     classifier_activation: str | None
 
-    def __post_init__(self):
-        if self.pooling not in ("avg", "max", None):
-            raise ValueError(
-                f"`pooling` must be 'avg', 'max' or None. Received: pooling={self.pooling!r}"
-            )
+    def __post_init__(self) -> None:
+        _check_among("pooling", self.pooling, POOLINGS)
 
-    def begin(self):
+    def begin(self) -> keras.KerasTensor:
         """Returns the tensor of images."""
         if self.input_tensor is None:
             shape = self.input_shape
@@ -134,8 +171,8 @@ class Ends:
             return self.input_tensor
         return keras.Input(tensor=self.input_tensor, shape=self.input_shape)
 
-    def finish(self, images, x, name: str) -> keras.Model:
-        """Returns the model from the images to x, pooled, and classified if it has a top."""
+    def finish(self, images: keras.KerasTensor, x: keras.KerasTensor, name: str) -> keras.Model:
+        """Returns the model from the images to x, which it pools or classifies."""
         if self.include_top:
             x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
             x = keras.layers.Dense(
@@ -151,66 +188,38 @@ class Ends:
         return keras.Model(images, x, name=name)
 
 
-def network(name: str, documentation: str, body: Callable) -> Callable:
-    """Returns a function in the manner of `keras.applications`.
+def _check_among(name: str, value: object, allowed: tuple[str | None, ...]) -> None:
+    if value not in allowed:
+        names = ", ".join(map(repr, allowed))
+        raise ValueError(f"`{name}` must be one of {names}. Received: {name}={value!r}")
+
+
+_ARGUMENT = re.compile(r" {8}(\w+): .*\n(?: {12}.*\n)*")
+_LIKE = "    Arguments, result and errors are those of `ResNet`.\n"
+
+
+def documented_like(general: Callable[..., keras.Model]) -> Callable[[_Network], _Network]:
+    """Completes the docstring of a network with what stands in another one.
 
     Args:
-        name: of the function; that of its models is the same in lower case.
-        documentation: its docstring.
-        body: gives the last feature map, from the images, the name of the stem and the `Style`.
-    """
-    default_name = name.lower()
-
-    def build(
-        include_top=True,
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        *,
-        norm="gn",
-        weight_standardization="bit",
-        groups=32,
-        group_size=None,
-        epsilon=1e-5,
-        stem="large",
-        name=default_name,
-    ) -> keras.Model:
-        style = Style(norm, weight_standardization, groups, group_size, epsilon)
-        ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
-        if stem not in STEMS:
-            raise ValueError(f"`stem` must be one of 'large', 'small'. Received: stem={stem!r}")
-        images = ends.begin()
-        return ends.finish(images, body(images, stem, style), name)
-
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = documentation
-    return build
-
-
-ARGUMENTS = """
-    Args:
-        include_top: whether to end in global average pooling and a `Dense` layer, `head`.
-        input_tensor: Keras tensor to use as the images, or None.
-        input_shape: height, width and channels of the images (channels first where that is
-            Keras' image data format). Any size by default.
-        pooling: without a top, `"avg"` or `"max"` over all positions; None for the feature map.
-        classes: number of classes of the top.
-        classifier_activation: of the top; None for logits.
-        norm: `"gn"`, `"bn"`, or None: convolutions with biases and no normalization.
-        weight_standardization: variant, see `tfgn.standardize_weights`; None for plain kernels.
-        groups: groups of GroupNormalization, a divisor of all channel counts; 1 or -1 for
-            layer or instance normalization.
-        group_size: channels per group, instead of `groups`.
-        epsilon: of the normalizations.
-        stem: `"large"`: 7x7 with stride 2 and max pooling; `"small"`, for images of about
-            32 to 64 pixels: 3x3 with stride 1 and no pooling.
-        name: of the model.
+        general: a function with the sections "Args", "Returns" and "Raises" in its docstring.
 
     Returns:
-        A `keras.Model` with random weights.
+        A decorator. In the docstring of its function it replaces the sentence that refers to
+        `general` by these sections, without the arguments that the function does not have.
+    """
 
-    Raises:
-        ValueError: if an argument is none of the above.
-"""
+    def complete(network: _Network) -> _Network:
+        if network.__doc__ and general.__doc__:  # python -OO drops docstrings.
+            before, sentence, after = network.__doc__.partition(_LIKE)
+            if not sentence:
+                raise ValueError(f"the docstring of {network} must have the line {_LIKE!r}")
+            _, title, sections = general.__doc__.partition("    Args:\n")
+            arguments, *others = sections.partition("    Returns:\n")
+            own = inspect.signature(network).parameters
+            kept = [found[0] for found in _ARGUMENT.finditer(arguments) if found[1] in own]
+            rest = "".join(others).partition("\n    References:\n")[0]
+            network.__doc__ = f"{before}{title}{''.join(kept)}\n{rest}{after}"
+        return network
+
+    return complete
