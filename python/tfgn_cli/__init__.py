@@ -1,8 +1,8 @@
-"""The `tfgn` command: a file per subcommand, which `add(commands)` makes known to the parser.
+"""The `tfgn` command, with one module per subcommand, whose `add(commands)` adds it to the parser.
 
-`tensorflow_groupnorm` imports TensorFlow, which takes seconds, and raises where the fused ops are
-required and off. `--help` and bad input are answered at once, so the subcommands import it where
-they run, and at their top only `tfgn_base` and the options of `tfgn_study`.
+`tensorflow_groupnorm` imports TensorFlow, which takes seconds, and raises an error if the fused ops
+are required and off. To answer `--help` and invalid arguments at once, the subcommands import it
+only when they run. At module level they import only `tfgn_base` and the options of `tfgn_study`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments, `sys.argv[1:]` by default.
 
     Returns:
-        The exit code: 0; 1 if a training failed, or what the command needs cannot be imported,
-        after one sentence on the standard error; 130 after Ctrl-C.
+        The exit code: 0 on success; 1 after one sentence on standard error, if a training failed or
+        a required package cannot be imported; 130 after Ctrl-C.
 
     Raises:
-        SystemExit: with code 2 on bad input, after one sentence on the standard error.
+        SystemExit: with code 2 for invalid arguments, after one sentence on standard error.
     """
     parser = _parser()
     args = parser.parse_args(argv)

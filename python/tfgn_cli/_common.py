@@ -1,4 +1,4 @@
-"""What the subcommands share: exit codes, the parser, and the reading of list options."""
+"""Code shared by the subcommands: exit codes, the parser, and list options."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers bad input with one sentence, without the usage before it."""
+    """Reports invalid arguments in one sentence, without the usage text."""
 
     def error(self, message):
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
 
 def fail(message: str) -> int:
-    """Prints the message to the standard error; returns the exit code."""
+    """Prints the message to standard error and returns the exit code."""
     print(f"tfgn: {message}", file=sys.stderr)
     return EXIT_FAILURE
 
 
 def words(texts: list[str]) -> list[str]:
-    """Returns the values of a list option, given with spaces or commas between them."""
+    """Returns the values of a list option, separated by spaces or commas."""
     return " ".join(texts).replace(",", " ").split()

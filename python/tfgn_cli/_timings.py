@@ -1,4 +1,4 @@
-"""Times the fused layers against what they replace."""
+"""Times the fused layers and the stock computations that they replace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WARM_UP = 3
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Two ways to compute the same.
+    """A computation in two versions.
 
     Attributes:
         name: what is computed.

@@ -13,31 +13,35 @@ BENCH_SHAPES = ("2x56x56x64", "2x28x28x512", "2x64x64x320")
 
 
 def add(commands):
-    """Makes `tfgn bench` known to the parser's `commands`."""
+    """Adds `tfgn bench` to the subparsers `commands`."""
     parser = commands.add_parser(
         "bench",
         help="time the fused layers against stock Keras",
-        description="Times GroupNormalization and weight standardization, fused against stock "
-        "Keras, in graph mode on this machine: medians over fresh random inputs, the two taking "
-        "turns.",
+        description="Times GroupNormalization and weight standardization on this machine, fused "
+        "and in stock Keras, in graph mode. The times are medians over fresh random inputs, and "
+        "the two versions take turns.",
     )
     parser.add_argument(
         "--shapes",
         nargs="+",
         default=BENCH_SHAPES,
         metavar="NxHxWxC",
-        help="inputs of GroupNormalization, channels last, any rank "
+        help="input shapes of GroupNormalization, channels last, any rank "
         f"(default: {','.join(BENCH_SHAPES)})",
     )
     parser.add_argument(
-        "--groups", type=int, default=32, metavar="N", help="groups (default: %(default)s)"
+        "--groups",
+        type=int,
+        default=32,
+        metavar="N",
+        help="number of groups (default: %(default)s)",
     )
     parser.add_argument(
         "--repeats",
         type=int,
         default=30,
         metavar="N",
-        help="timings each (default: %(default)s)",
+        help="timings per case (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
     parser.set_defaults(command=lambda args: _run_bench(args, parser))

@@ -19,19 +19,23 @@ _LOADING_ERRORS = (ValueError, TypeError, OSError, LookupError, AttributeError)
 
 
 def add(commands):
-    """Makes `tfgn convert` known to the parser's `commands`."""
+    """Adds `tfgn convert` to the subparsers `commands`."""
     parser = commands.add_parser(
         "convert",
-        help="a saved model with BatchNorm, turned into one with GroupNorm and WS",
-        description="Reads a Keras model, replaces BatchNormalization by GroupNormalization and "
-        "convolutions by weight-standardized ones, prints what was replaced, fused and kept, and "
-        "why, and saves the result with the weights that carry over. It is to be fine-tuned.",
+        help="convert a saved model from BatchNorm to GroupNorm and WS",
+        description="Replaces BatchNormalization in a Keras model with GroupNormalization and "
+        "convolutions with weight-standardized ones. Saves the result with the weights that carry "
+        "over, and prints what was replaced, fused and kept, and why. Fine-tune the new model "
+        "before you use it.",
     )
-    parser.add_argument("input", type=Path, metavar="IN", help="model.keras, or an .h5 model")
-    parser.add_argument("output", type=Path, metavar="OUT.keras", help="where the new model goes")
+    parser.add_argument("input", type=Path, metavar="IN", help="a .keras or .h5 file")
+    parser.add_argument("output", type=Path, metavar="OUT.keras", help="output file")
     groups = parser.add_mutually_exclusive_group()
     groups.add_argument(
-        "--groups", type=int, metavar="N", help="groups; -1: one per channel (default: 32)"
+        "--groups",
+        type=int,
+        metavar="N",
+        help="number of groups; -1: one per channel (default: 32)",
     )
     groups.add_argument(
         "--group-size", type=int, metavar="N", help="channels per group, instead of --groups"
@@ -47,7 +51,7 @@ def add(commands):
         "--norm",
         choices=("gn", "none"),
         default="gn",
-        help="none leaves the normalizations (default: %(default)s)",
+        help="none keeps the normalizations (default: %(default)s)",
     )
     _add_details(parser)
     parser.set_defaults(command=lambda args: _convert(args, parser))
@@ -60,10 +64,10 @@ def _add_details(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--no-fuse",
         action="store_true",
-        help="keep activations and additions as layers of their own",
+        help="keep activations and additions as separate layers",
     )
     parser.add_argument(
-        "--keep", nargs="+", default=[], metavar="LAYER", help="names of layers to leave"
+        "--keep", nargs="+", default=[], metavar="LAYER", help="names of layers to keep"
     )
     parser.add_argument(
         "--import",
@@ -71,10 +75,12 @@ def _add_details(parser: argparse.ArgumentParser):
         nargs="+",
         default=[],
         metavar="MODULE",
-        help="Python modules to import first: those that register the model's own layers",
+        help="Python modules to import first, which register custom layers of the model",
     )
     parser.add_argument(
-        "--every-layer", action="store_true", help="print a line for each layer, not for each kind"
+        "--every-layer",
+        action="store_true",
+        help="print one line per layer instead of one per kind",
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write the report as JSON")
     parser.add_argument("--force", action="store_true", help="overwrite OUT.keras")
@@ -126,7 +132,7 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _load(path: Path):
-    """Returns the model in a file, or None and a sentence on why not."""
+    """Returns the model in a file and an empty string, or None and the reason as a sentence."""
     import keras
 
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
@@ -163,10 +169,10 @@ class _NotSavedError(Exception):
 
 
 def _save(model, path: Path):
-    """Writes the model into a file that is whole or absent, and is the model when read back.
+    """Writes the model to a file, and keeps the file only if the model can be read back from it.
 
     Raises:
-        _NotSavedError: if it cannot be saved, or is not the model when read back.
+        _NotSavedError: if the model cannot be saved, or another one is read back.
     """
     import keras
 
@@ -185,7 +191,7 @@ def _save(model, path: Path):
 
 
 def _difference(model, loaded) -> str:
-    """Returns in what two models differ, or nothing."""
+    """Returns how two models differ, or an empty string."""
     import numpy as np
     from tensorflow_groupnorm._conversion import described
     from tensorflow_groupnorm._export.check import as_batch, largest_difference, run_model

@@ -12,19 +12,19 @@ from ._common import fail
 
 
 def add(commands):
-    """Makes `tfgn export` known to the parser's `commands`."""
+    """Adds `tfgn export` to the subparsers `commands`."""
     parser = commands.add_parser(
         "export",
-        help="write a saved model for serving",
-        description="Writes a Keras model for serving, with its standardized kernels as constants, "
-        "and checks it against the model on a batch of random numbers.",
+        help="export a saved model for serving",
+        description="Exports a Keras model for serving, with its standardized kernels as "
+        "constants, and compares the export with the model on a batch of random numbers.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .keras file")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder or file to write")
+    parser.add_argument("out", type=Path, metavar="OUT", help="output folder or file")
     parser.add_argument(
         "--portable",
         action="store_true",
-        help="stock ops in place of the fused ones: runs without this package",
+        help="use stock ops, so that the export runs without this package",
     )
     parser.add_argument(
         "--format",
@@ -37,15 +37,15 @@ def add(commands):
         "--tolerance",
         type=float,
         metavar="DIFFERENCE",
-        help="largest difference from the model to accept, relative to the largest output "
+        help="largest accepted difference from the model, relative to the largest output "
         "(default: 1e-4; float64: 1e-6, float16: 1e-2, bfloat16: 5e-2)",
     )
     parser.add_argument(
         "--example",
         type=Path,
         metavar="FILE",
-        help="check on this batch in place of random numbers: an .npy file, or an .npz file with "
-        "an array for each input, under its name. Needed for inputs of strings",
+        help="batch to compare on instead of random numbers: an .npy file, or an .npz file with "
+        "one array per input, under its name. Needed for string inputs",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
     parser.set_defaults(command=lambda args: _run(args, parser))
@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"argument MODEL: there is no file {args.model}")
     if args.format != "saved_model" and not args.portable:
         parser.error(
-            f"argument --format: {args.format} needs --portable, as what runs such a file has no "
+            f"argument --format: {args.format} needs --portable, because its runtimes lack the "
             "fused ops"
         )
     if args.out.exists() and not args.overwrite:

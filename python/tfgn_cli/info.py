@@ -7,12 +7,12 @@ import json
 
 
 def add(commands):
-    """Makes `tfgn info` known to the parser's `commands`."""
+    """Adds `tfgn info` to the subparsers `commands`."""
     parser = commands.add_parser(
         "info",
-        help="what is installed, and whether the fused ops are on",
+        help="show versions and whether the fused ops are on",
         description="Prints versions, the CPU target in use, CUDA support, and whether the fused "
-        "ops and their XLA kernels are on; if they are off, why.",
+        "ops and their XLA kernels are on. If they are off, it prints the reason.",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     parser.set_defaults(command=_print_info)

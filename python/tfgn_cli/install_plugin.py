@@ -10,19 +10,20 @@ from ._common import fail
 
 
 def add(commands):
-    """Makes `tfgn install-plugin` known to the parser's `commands`."""
+    """Adds `tfgn install-plugin` to the subparsers `commands`."""
     parser = commands.add_parser(
         "install-plugin",
-        help="let TensorFlow load the ops by itself, for stock tools",
+        help="install the ops as a TensorFlow plugin, for stock tools",
         description="Copies the op library to site-packages/tensorflow-plugins, from where "
-        "TensorFlow loads it at every import: tools such as saved_model_cli then run models with "
-        "fused ops. Remove it before TensorFlow is upgraded to another minor version, which "
-        "cannot be imported with it, and before tensorflow-groupnorm is uninstalled.",
+        "TensorFlow loads it at every import. Tools such as saved_model_cli can then run models "
+        "with fused ops. Remove the copy before you upgrade TensorFlow to another minor version, "
+        "because TensorFlow cannot be imported with it, and before you uninstall "
+        "tensorflow-groupnorm.",
     )
     parser.add_argument(
         "--remove",
         action="store_true",
-        help="remove the copy; works when TensorFlow cannot be imported, too",
+        help="remove the copy; this also works if TensorFlow cannot be imported",
     )
     parser.set_defaults(command=run)
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             removed = plugin.remove()
             print(f"removed {removed}" if removed else "there is no plugin to remove")
             return 0
-        print("trying the op library in TensorFlow", flush=True)
+        print("testing the op library in TensorFlow", flush=True)
         copy = plugin.install()
     except (plugin.PluginError, OSError) as error:
         return fail(str(error))
