@@ -1,1 +1,1 @@
-"""Trains one small network with each normalization at each batch size, and compares."""
+"""The study: trains one network with each normalization at each batch size and compares."""

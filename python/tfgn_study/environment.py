@@ -1,4 +1,4 @@
-"""What is installed and what of it is in use."""
+"""The installed software, and whether the fused ops are in use."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import importlib.metadata
 import os
 import platform
 import warnings
+from typing import Any
 
 from tfgn_base import plugin
 
 
-def collect() -> dict:
+def collect() -> dict[str, Any]:
     """Describes the package, the machine and whether the fused ops are on.
 
     Returns:
@@ -18,9 +19,9 @@ def collect() -> dict:
         `machine`, `cores` (usable by this process), `gpus` (number), `fused` (whether the fused ops
         are on), `reason` (why not, or `None`), `xla` (whether they compile under
         `jit_compile=True`), `xla_reason` (why not, or `None`), `plugin` (the copy of the op library
-        that TensorFlow loads by itself, or `None`), and, `None` where the compiled part
-        cannot be loaded: `built_for` (the TensorFlow minors, a list), `cpu_target` and `cuda` (the
-        toolkit's version, `""` for a CPU build).
+        that TensorFlow loads by itself, or `None`). `built_for` (a list of TensorFlow minors),
+        `cpu_target` and `cuda` (version of the toolkit, `""` for a CPU build) are `None` if the
+        compiled part cannot be loaded.
 
     Raises:
         ImportError: if the fused ops are off, and the environment variable `TFGN_REQUIRE_FUSED`
@@ -30,7 +31,7 @@ def collect() -> dict:
     import tensorflow as tf
 
     with warnings.catch_warnings():
-        # That the ops are off is part of the answer. The import already warns of it.
+        # The result says whether the ops are off; the import warns of it, too.
         warnings.simplefilter("ignore", RuntimeWarning)
         from tensorflow_groupnorm import _library
 
@@ -59,11 +60,11 @@ def collect() -> dict:
     }
 
 
-def text(environment: dict) -> str:
-    """Lays the result of `collect` out for people.
+def text(environment: dict[str, Any]) -> str:
+    """Returns the result of `collect` as text.
 
     Args:
-        environment: of `collect`.
+        environment: the result of `collect`.
 
     Returns:
         One line per fact.
@@ -91,5 +92,5 @@ def text(environment: dict) -> str:
     return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts.items())
 
 
-def _on_or_off(reason):
+def _on_or_off(reason: str | None) -> str:
     return "on" if reason is None else f"off: {reason}"

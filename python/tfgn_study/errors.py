@@ -1,10 +1,10 @@
-"""What can go wrong with a study."""
+"""The errors of a study."""
 
 from __future__ import annotations
 
 
 class StudyError(ValueError):
-    """A study cannot be done as asked; the message is one sentence for the user."""
+    """A study cannot run with these options; the message is one sentence for the user."""
 
 
 class RunError(RuntimeError):
@@ -12,4 +12,4 @@ class RunError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C; the message says what is kept."""
+    """Ctrl-C was pressed; the message says which runs are kept."""

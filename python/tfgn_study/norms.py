@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 
 from .errors import StudyError
 
@@ -23,7 +24,7 @@ _SPELLING = re.compile(r"(gn|gn\+ws):(groups|size)=(\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One row of the answer: a normalization with its groups.
+    """A normalization with its groups: one row of the report's tables.
 
     Attributes:
         norm: a key of `NORMS`.
@@ -63,6 +64,13 @@ def parse(text: str, groups: int | None, group_size: int | None) -> Variant:
     if "gn" in text:
         return Variant(text, groups, group_size)
     return Variant(text, {"ln": 1, "in": -1}.get(text), None)
+
+
+def variants(
+    texts: Iterable[str], groups: int | None, group_size: int | None
+) -> dict[str, Variant]:
+    """Returns what several norms of the command line stand for; see `parse`."""
+    return {text: parse(text, groups, group_size) for text in texts}
 
 
 def norm_of(text: str) -> str:

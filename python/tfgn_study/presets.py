@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Numbers to stand beside the measured ones.
+    """Published numbers, to be compared with the measured ones.
 
     Attributes:
-        what: of which experiment the numbers are.
-        source: where they were published.
+        what: the experiment that gave the numbers.
+        source: the publication.
         errors: top-1 error in percent, or a range of it, by norm and batch size.
-        same_batch: whether they stand beside measured errors of their batch size alone, else
-            beside those of their norm at every batch size.
+        same_batch: whether the report compares them with the errors measured at their own batch
+            size only, or with those at every batch size.
     """
 
     what: str
@@ -29,32 +30,39 @@ class Preset:
 
     Attributes:
         title: what is compared.
-        note: on what it needs, for `tfgn study --help`.
-        options: of `Study`, where they are not given explicitly.
-        fine_tuning: options that take the place of these for a checkpoint of Big Transfer.
-        published: what others measured.
+        options: fields of `Options`; those that the user gives take precedence.
+        note: what the experiment needs, for `tfgn study --help`.
+        fine_tuning: fields that take precedence over these for a checkpoint of Big Transfer.
+        published: the published numbers.
     """
 
     title: str
-    options: dict
+    options: dict[str, Any]
     note: str = ""
-    fine_tuning: dict = dataclasses.field(default_factory=dict)
+    fine_tuning: dict[str, Any] = dataclasses.field(default_factory=dict)
     published: tuple[Published, ...] = ()
 
 
 _GN_PAPER = "Wu and He, Group Normalization, arXiv 1803.08494"
 _IMAGENET = "ImageNet, ResNet-50, 8 GPUs, images per GPU"
 
-#: 0.1 for 256 images, as in the GroupNorm paper. At the 0.1 for 32 that ResNet-8 learns digits
-#: fastest with, wider networks die in their first epoch.
+#: 0.1 for 256 images, as in the GroupNorm paper. The default of 0.1 for 32 images, with which
+#: ResNet-8 learns the digits fastest, makes wider networks stop learning in their first epoch.
 _IMAGENET_RATE = 0.1 * 32 / 256
 
-_FIG1 = {
-    "bn": {32: "23.6", 16: "23.7", 8: "24.8", 4: "27.3", 2: "34.7"},
-    "gn": {32: "24.1", 16: "24.2", 8: "24.0", 4: "24.2", 2: "24.1"},
-}
 _GROUPS = {64: "24.6", 32: "24.1", 16: "24.6", 8: "24.4", 4: "24.6", 2: "24.7", 1: "25.3"}
 _SIZES = {64: "24.4", 32: "24.5", 16: "24.2", 8: "24.3", 4: "24.8", 2: "25.6", 1: "28.4"}
+
+_BN = {32: "23.6", 16: "23.7", 8: "24.8", 4: "27.3", 2: "34.7"}
+_GN = {32: "24.1", 16: "24.2", 8: "24.0", 4: "24.2", 2: "24.1"}
+_TABLE_2: dict[tuple[str, int | None], str] = {
+    **{("bn", batch_size): error for batch_size, error in _BN.items()},
+    **{("gn", batch_size): error for batch_size, error in _GN.items()},
+}
+_TABLE_3: dict[tuple[str, int | None], str] = {
+    **{(f"gn:groups={groups}", 32): error for groups, error in _GROUPS.items()},
+    **{(f"gn:size={size}", 32): error for size, error in _SIZES.items()},
+}
 
 _PETS = Published(
     "Oxford-IIIT Pets, ResNet from random weights, 25 epochs; the batch size is not known",
@@ -73,13 +81,7 @@ PRESETS = {
     "gn-fig1": Preset(
         title="BN against GN over batch sizes, as in figure 1 of the GroupNorm paper",
         options={"norms": ("bn", "gn"), "batch_sizes": (2, 4, 8, 16, 32)},
-        published=(
-            Published(
-                _IMAGENET,
-                f"{_GN_PAPER}, table 2",
-                {(norm, size): e for norm, row in _FIG1.items() for size, e in row.items()},
-            ),
-        ),
+        published=(Published(_IMAGENET, f"{_GN_PAPER}, table 2", _TABLE_2),),
     ),
     "gn-groups": Preset(
         title="the number of groups, and of channels per group: from LN over GN to IN",
@@ -92,14 +94,7 @@ PRESETS = {
             "models": ("resnet8x4",),
             "learning_rate": _IMAGENET_RATE,
         },
-        published=(
-            Published(
-                _IMAGENET,
-                f"{_GN_PAPER}, table 3",
-                {(f"gn:groups={groups}", 32): error for groups, error in _GROUPS.items()}
-                | {(f"gn:size={size}", 32): error for size, error in _SIZES.items()},
-            ),
-        ),
+        published=(Published(_IMAGENET, f"{_GN_PAPER}, table 3", _TABLE_3),),
     ),
     "pets": Preset(
         title="ResNet-34 and ResNet-50 on Oxford-IIIT Pets",
@@ -140,21 +135,14 @@ PRESETS = {
 }
 
 
-def options(name: str | None, given: dict) -> dict:
-    """Returns the options of a preset, and over them those that are given.
+def options(name: str | None, fine_tuning: bool) -> dict[str, Any]:
+    """Returns the options of a preset.
 
     Args:
-        name: a key of `PRESETS`, or `None` for `given` alone.
-        given: fields of `Study`.
+        name: a key of `PRESETS`, or `None` for no options.
+        fine_tuning: whether a checkpoint of Big Transfer is fine-tuned.
     """
     if name is None:
-        return given
+        return {}
     preset = PRESETS[name]
-    chosen = dict(preset.options)
-    if given.get("bit_checkpoint") is not None:
-        chosen |= preset.fine_tuning
-    if preset.options.get("dataset") is None and "data" in given:
-        chosen["dataset"] = "folder"
-    if "group_size" in given:
-        chosen["groups"] = None
-    return chosen | given | {"preset": name}
+    return preset.options | (preset.fine_tuning if fine_tuning else {})

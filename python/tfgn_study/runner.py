@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import json
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,27 +23,28 @@ from rich.progress import (
 )
 from tfgn_base.files import write_text
 
-from .config import Interrupted, RunConfig, Study, StudyError
+from .config import RunConfig, Study
 from .data.dataset import Dataset, prepare
 from .environment import collect
+from .errors import Interrupted, StudyError
 from .report import report
 from .train import pool
 
 
-def run(study: Study, console: Console | None = None) -> dict:
-    """Does a study; runs whose results lie in `study.out` already are not trained again.
+def run(study: Study, console: Console | None = None) -> dict[str, Any]:
+    """Runs a study. Runs whose results are already in `study.out` are not trained again.
 
     Args:
         study: the options.
-        console: where progress and the answer are printed; the standard output by default.
+        console: prints progress and results; on the standard output by default.
 
     Returns:
-        What is written to `results.json`: see `report.summarize`.
+        The content of `results.json`; see `report.summarize`.
 
     Raises:
-        StudyError: if the study cannot be done as asked; nothing has been trained then.
-        RunError: if a training failed; what was finished before is kept.
-        Interrupted: on Ctrl-C; what was finished before is kept.
+        StudyError: if the study cannot run with these options; no training has started then.
+        RunError: if a training failed; the runs finished before are kept.
+        Interrupted: on Ctrl-C; the runs finished before are kept.
     """
     console = console or Console(markup=False)  # Paths may hold brackets.
     runs_folder = study.out / "runs"
@@ -69,21 +72,22 @@ def run(study: Study, console: Console | None = None) -> dict:
         f"validation images, {dataset.classes} classes; {len(runs) - len(missing)} done before."
     )
     try:
-        # Closed on Ctrl-C, wherever that comes: then no run goes on.
+        # Closed on Ctrl-C, whenever it comes, so that no run goes on.
         with contextlib.closing(_train_all(missing, study, dataset, console)) as trained:
             for config, result in trained:
                 results[config] = result
     except KeyboardInterrupt:
         done = sum(result is not None for result in results.values())
         raise Interrupted(
-            f"interrupted: {done} of {len(runs)} runs are kept in {study.out}, "
-            "the same command goes on with the others"
+            f"interrupted: {done} of {len(runs)} runs are kept in {study.out}; "
+            "the same command continues with the others"
             + (", from their last epoch" if study.checkpoints else "")
         ) from None
-    return report.write(study, dataset, environment, list(results.values()), console)
+    finished = [result for result in results.values() if result is not None]
+    return report.write(study, dataset, environment, finished, console)
 
 
-def _make_writable(folder: Path):
+def _make_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -92,7 +96,7 @@ def _make_writable(folder: Path):
 
 
 def _digest(file: Path | None) -> str | None:
-    """Returns what changes when the content of a file does."""
+    """Returns a digest of the content of a file, `None` for no file."""
     if file is None:
         return None
     digest = hashlib.sha256()
@@ -102,7 +106,7 @@ def _digest(file: Path | None) -> str | None:
     return digest.hexdigest()[:12]
 
 
-def _load(folder: Path, config: RunConfig) -> dict | None:
+def _load(folder: Path, config: RunConfig) -> dict[str, Any] | None:
     """Returns the kept result of a run, or `None`."""
     with contextlib.suppress(OSError, ValueError):
         result = json.loads((folder / f"{config.name}.json").read_text())
@@ -111,8 +115,10 @@ def _load(folder: Path, config: RunConfig) -> dict | None:
     return None
 
 
-def _train_all(runs: list[RunConfig], study: Study, dataset: Dataset, console: Console):
-    """Trains and keeps runs, `study.workers` at a time.
+def _train_all(
+    runs: list[RunConfig], study: Study, dataset: Dataset, console: Console
+) -> Generator[tuple[RunConfig, dict[str, Any]], None, None]:
+    """Trains runs, `study.workers` at a time, and writes their results.
 
     Yields:
         Each config with its result.
@@ -136,7 +142,7 @@ def _train_all(runs: list[RunConfig], study: Study, dataset: Dataset, console: C
                 epoch = f"epoch {message['epoch']}/{config.epochs}"
                 error = f"error {message['error']:.1%}"
                 progress.update(rows[config], description=f"{title}, {epoch}, {error}")
-            # A run that diverged has done fewer steps than planned.
+            # A run that diverged did fewer steps than planned.
             done = message.get("steps", steps[config])
             progress.advance(total, done - progress.tasks[rows[config]].completed)
             progress.update(rows[config], completed=done)

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import tfgn_cli
 from PIL import Image
-from study_runs import fake_result, no_track
-from tfgn_study import config
+from study_runs import fake_result, no_track, study
 from tfgn_study.data import dataset as data
 from tfgn_study.train import pool
 
@@ -254,7 +253,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 
 def test_digits_are_the_default(tmp_path):
-    dataset = data.prepare(config.Study(out=tmp_path), no_track)
+    dataset = data.prepare(study(out=tmp_path), no_track)
     assert (dataset.classes, dataset.train, dataset.val) == (10, 898, 899)
     with np.load(dataset.path) as saved:
         assert saved["x_train"].shape == (898, 8, 8, 1) and saved["x_val"].shape == (899, 8, 8, 1)
@@ -264,8 +263,8 @@ def test_digits_are_the_default(tmp_path):
 
 
 def test_folder_is_read_cropped_and_split(folder, tmp_path):
-    study = config.Study(data=folder, image_size=8, out=tmp_path)
-    with np.load(data.prepare(study, no_track).path) as saved:
+    planned = study(data=folder, image_size=8, out=tmp_path)
+    with np.load(data.prepare(planned, no_track).path) as saved:
         x, y = saved["x_train"], saved["y_train"]
         assert x.shape == (19, 8, 8, 3) and saved["x_val"].shape == (5, 8, 8, 3)
     # Class folders are numbered by name: "bright" is 0.

@@ -3,15 +3,17 @@
 import keras
 import numpy as np
 import pytest
+from study_runs import study
 from tensorflow_groupnorm import layers, models
-from tfgn_study import config, networks
+from tfgn_study import networks
+from tfgn_study.norms import NORMS
 from tfgn_study.train import resnet
 
 
-@pytest.mark.parametrize("norm", config.NORMS)
+@pytest.mark.parametrize("norm", NORMS)
 def test_network_has_the_layers_of_its_norm(norm):
-    study = config.Study(norms=(norm,), batch_sizes=(4,))
-    model = resnet.build(study.runs("", "")[0], (8, 8, 1), 10)
+    planned = study(norms=(norm,), batch_sizes=(4,))
+    model = resnet.build(planned.runs("", "")[0], (8, 8, 1), 10)
     assert model.output_shape == (None, 10)
     groups = {
         layer.gamma.shape[0]: layer.groups
@@ -30,16 +32,16 @@ def test_network_has_the_layers_of_its_norm(norm):
 
 
 def test_group_size_gives_channels_per_group():
-    study = config.Study(norms=("gn",), groups=None, group_size=4)
-    model = resnet.build(study.runs("", "")[0], (8, 8, 1), 10)
+    planned = study(norms=("gn",), group_size=4)
+    model = resnet.build(planned.runs("", "")[0], (8, 8, 1), 10)
     norms = [x for x in model.layers if isinstance(x, layers.GroupNormalization)]
     assert {layer.gamma.shape[0] // layer.groups for layer in norms} == {4}
 
 
-@pytest.mark.parametrize("norm", config.NORMS)
+@pytest.mark.parametrize("norm", NORMS)
 def test_published_networks_have_their_norm(norm):
-    study = config.Study(norms=(norm,), models=("resnet18",), groups=32, image_size=32)
-    model = resnet.build(study.runs("", "")[0], (32, 32, 3), 5)
+    planned = study(norms=(norm,), models=("resnet18",), groups=32, image_size=32)
+    model = resnet.build(planned.runs("", "")[0], (32, 32, 3), 5)
     assert model.output_shape == (None, 5)
     kinds = [type(layer) for layer in model.layers]
     assert (layers.GroupNormalization in kinds) == (norm in ("ln", "in", "gn", "gn+ws"))

@@ -5,24 +5,9 @@ import signal
 import sys
 
 import pytest
-from tfgn_study import config
+from study_runs import run_config
+from tfgn_study.errors import RunError
 from tfgn_study.train import pool
-
-
-def run_config(seed=0):
-    return config.RunConfig(
-        norm="gn",
-        batch_size=4,
-        seed=seed,
-        epochs=1,
-        learning_rate=0.1,
-        groups=8,
-        group_size=None,
-        model="resnet8",
-        data="",
-        software="",
-    )
-
 
 STUB = """#!/bin/sh
 seed=$(expr "$3" : '.*"seed": \\([0-9]*\\)')
@@ -99,5 +84,5 @@ def test_worker_that_dies_while_writing_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(script))
     messages = pool.train([run_config()], tmp_path, tmp_path, workers=1)
     assert next(messages) == (run_config(), {"steps": 1})
-    with pytest.raises(config.RunError, match="failed with exit code 0"):
+    with pytest.raises(RunError, match="failed with exit code 0"):
         next(messages)

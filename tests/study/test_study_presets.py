@@ -8,11 +8,13 @@ import pytest
 import tfgn_cli
 from bit_checkpoints import bit_arrays
 from PIL import Image
-from study_runs import fake_result, no_track, run_config
+from study_runs import fake_result, no_track, run_config, study
 from tensorflow_groupnorm import layers
-from tfgn_study import config, presets
+from tfgn_study import presets
+from tfgn_study.config import RunConfig
 from tfgn_study.data import dataset as data
 from tfgn_study.data import public
+from tfgn_study.errors import StudyError
 from tfgn_study.train import pool, resnet
 
 
@@ -67,14 +69,14 @@ def planned(monkeypatch):
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_preset_is_a_valid_study(name):
-    study = config.Study(**presets.options(name, {}))
-    assert study.preset == name and study.runs("", "")
+    planned = study(preset=name)
+    assert planned.preset == name and planned.runs("", "")
 
 
 @pytest.mark.parametrize(("name", "images"), [("gn-groups", 256), ("pets", 256), ("cifar10", 128)])
 def test_learning_rates_are_the_papers(name, images):
     """0.1 for this many images."""
-    for run in config.Study(**presets.options(name, {})).runs("", ""):
+    for run in study(preset=name).runs("", ""):
         assert run.peak_learning_rate == pytest.approx(0.1 * run.batch_size / images)
 
 
@@ -133,7 +135,7 @@ def test_explicit_defaults_are_the_same_runs():
     assert run_config().as_dict() == old
     assert run_config(jit=True).as_dict() == old | {"jit": True}
     assert run_config(jit=True).name != run_config().name
-    assert config.RunConfig(**run_config(ema=0.9).as_dict()) == run_config(ema=0.9)
+    assert RunConfig(**run_config(ema=0.9).as_dict()) == run_config(ema=0.9)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +169,8 @@ def test_bad_options_are_one_sentence(tmp_path, planned, capsys, monkeypatch, op
 
 
 def test_pets_are_read_in_their_split(pets, tmp_path):
-    study = config.Study(dataset="pets", data=pets, image_size=8, out=tmp_path)
-    dataset = data.prepare(study, no_track)
+    planned = study(dataset="pets", data=pets, image_size=8, out=tmp_path)
+    dataset = data.prepare(planned, no_track)
     assert (dataset.classes, dataset.train, dataset.val) == (3, 12, 6)
     with np.load(dataset.path) as saved:
         assert saved["y_train"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
@@ -179,8 +181,8 @@ def test_pets_are_read_in_their_split(pets, tmp_path):
 
 
 def test_cifar10_is_read_from_its_binary_files(cifar10, tmp_path):
-    study = config.Study(dataset="cifar10", data=cifar10, out=tmp_path)
-    dataset = data.prepare(study, no_track)
+    planned = study(dataset="cifar10", data=cifar10, out=tmp_path)
+    dataset = data.prepare(planned, no_track)
     assert (dataset.classes, dataset.train, dataset.val) == (10, 20, 4)
     with np.load(dataset.path) as saved:
         assert saved["y_val"].tolist() == [0, 1, 2, 9]
@@ -198,19 +200,19 @@ def test_broken_data_sets_are_named(pets, cifar10, tmp_path):
     ):
         (tmp_path / "annotations" / "test.txt").write_text("beagle_test_0 1 1 1\n")
         (tmp_path / "annotations" / name).write_text(text)
-        with pytest.raises(config.StudyError, match=sentence):
-            public.pets(config.Study(dataset="pets", data=tmp_path))
+        with pytest.raises(StudyError, match=sentence):
+            public.pets(study(dataset="pets", data=tmp_path))
     for name in public.CIFAR10_TRAIN + public.CIFAR10_VAL:
         (tmp_path / name).write_bytes(b"short")
-    source = public.cifar10(config.Study(dataset="cifar10", data=tmp_path))
-    with pytest.raises(config.StudyError, match="records of 3073 bytes; it has 5 bytes"):
+    source = public.cifar10(study(dataset="cifar10", data=tmp_path))
+    with pytest.raises(StudyError, match="records of 3073 bytes; it has 5 bytes"):
         source.read(no_track)
 
 
 def test_download_that_cannot_be_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(config.StudyError, match="is not installed .*images.tar.gz"):
-        public.pets(config.Study(dataset="pets"))
+    with pytest.raises(StudyError, match="is not installed .*images.tar.gz"):
+        public.pets(study(dataset="pets"))
 
     class Offline:
         version = "4.0.0"
@@ -221,8 +223,8 @@ def test_download_that_cannot_be_is_one_sentence(monkeypatch):
     module = type(sys)("tensorflow_datasets")
     module.builder = lambda name: Offline()
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
-    with pytest.raises(config.StudyError, match=r"\(no route\); without a download, data must be"):
-        public.pets(config.Study(dataset="pets")).read(no_track)
+    with pytest.raises(StudyError, match=r"\(no route\); without a download, data must be"):
+        public.pets(study(dataset="pets")).read(no_track)
 
 
 def test_fine_tuning_is_planned_from_the_content_of_the_file(tmp_path, planned, pets):

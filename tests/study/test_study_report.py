@@ -3,31 +3,31 @@
 import json
 
 import numpy as np
+import pytest
 import tfgn_cli
-from study_runs import fake_result
-from tfgn_study import config
+from study_runs import fake_result, study
 from tfgn_study.data import dataset as data
-from tfgn_study.report import plots, report, tables
+from tfgn_study.report import page, plots, report, tables
 from tfgn_study.train import pool
 
 
 def summary_of(errors, **changes):
     """Returns a summary with the errors given by (norm, batch size), a list over seeds."""
-    study = config.Study(
+    planned = study(
         norms=tuple(dict.fromkeys(norm for norm, _ in errors)),
         batch_sizes=tuple(size for _, size in errors),
         seeds=tuple(range(max(map(len, errors.values())))),
     )
-    dataset = data.Dataset("squares", study.out / "data.npz", "digest", 2, 100, 100)
+    dataset = data.Dataset("squares", planned.out / "data.npz", "digest", 2, 100, 100)
     results = [
         {
             "config": run.as_dict(),
             **fake_result(errors[run.norm, run.batch_size][run.seed], **changes),
         }
-        for run in study.runs("", "")
+        for run in planned.runs("", "")
         if run.seed < len(errors.get((run.norm, run.batch_size), ()))
     ]
-    return report.summarize(study, dataset, {"fused": True}, results)
+    return report.summarize(planned, dataset, {"fused": True}, results)
 
 
 ERRORS = {("bn", 1): [0.8, 0.9], ("bn", 64): [0.02], ("gn", 1): [0.03], ("gn", 64): [0.03]}
@@ -87,18 +87,45 @@ def test_step_time_of_one_step_per_epoch_is_unknown():
     assert "| gn | - |" in report.markdown(summary_of({("gn", 64): [0.1]}, step_ms=None))
 
 
-def test_page_needs_no_other_file(tmp_path, monkeypatch):
+@pytest.fixture
+def untrained(monkeypatch):
+    """Replaces the training: every run ends with an error of a quarter."""
+
     def fake_train(configs, path, folder, workers, arguments):
         for run in configs:
             yield run, {"result": fake_result()}
 
     monkeypatch.setattr(pool, "train", fake_train)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_page_needs_no_other_file(tmp_path):
     assert tfgn_cli.main(["study", "--batch-sizes", "1,4", "--out", str(tmp_path)]) == 0
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 2 and "<img" not in page and "report.css" not in page
-    assert "<td>bn</td>" in page and "@media print" in page
-    identifiers = [part.partition('"')[0] for part in page.split('clipPath id="')[1:]]
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("<svg") == 2 and "<img" not in html and "report.css" not in html
+    assert "<p><figure" not in html and "error_vs_batch.png" not in html
+    assert "<td>bn</td>" in html and "@media print" in html
+    identifiers = [part.partition('"')[0] for part in html.split('clipPath id="')[1:]]
     assert len(identifiers) == len(set(identifiers)) > 2
     answer = json.loads((tmp_path / "results.json").read_text())
     assert tables.runs(answer).count("\n") == 1 + len(answer["runs"]) == 1 + 3 * 2 * 3
     assert report.markdown(answer) == (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.usefixtures("untrained")
+def test_each_figure_is_drawn_once(tmp_path, monkeypatch):
+    made = []
+    figure = plots.Figure
+    monkeypatch.setattr(plots, "Figure", lambda **size: made.append(figure(**size)) or made[-1])
+    argv = ["study", "--norms", "gn:groups=2,gn:groups=4", "--batch-sizes", "4,8"]
+    assert tfgn_cli.main([*argv, "--out", str(tmp_path)]) == 0
+    names = ["curves", "error_vs_batch", "error_vs_groups"]
+    assert sorted(path.stem for path in tmp_path.glob("*.png")) == names
+    assert (tmp_path / "report.html").read_text().count("<svg") == len(made) == len(names)
+
+
+def test_page_draws_plots_and_leaves_other_images_out():
+    markdown = "# Title\n\n![a < b](plot.png)\n\nText ![spy](http://example.com/spy.png).\n"
+    html = page.render(markdown, {"plot": "<svg>1</svg>"})
+    assert '\n<figure role="img" aria-label="a &lt; b"><svg>1</svg></figure>\n' in html
+    assert "<p>Text spy.</p>" in html and "example.com" not in html

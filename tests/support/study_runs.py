@@ -1,6 +1,11 @@
-"""Runs of a study: configurations, and results of trainings that never were."""
+"""Studies and runs: options, configurations, and results without a training."""
 
-from tfgn_study import config
+from tfgn_study import config, options
+
+
+def study(**given):
+    """The study of a user who gives these options."""
+    return config.resolve(options.of(given))
 
 
 def run_config(**changes):

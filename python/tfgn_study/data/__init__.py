@@ -1,1 +1,1 @@
-"""The images: where they come from, as arrays that every run of a study reads."""
+"""The images of a study: their sources, and the arrays that all runs read."""

@@ -1,10 +1,11 @@
-"""Reads the images of a study and keeps a copy that every run loads in the same way."""
+"""The images of a study, in one file that all runs load."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from tfgn_base.files import whole
 from ..config import Study
 from . import public, sources
 
-#: What reads the images, by `Study.dataset`.
-SOURCES = {
+#: The functions that find the images, by `Study.dataset`.
+SOURCES: dict[str, Callable[[Study], sources.Source]] = {
     "digits": sources.digits,
     "folder": sources.folder,
     "pets": public.pets,
@@ -24,10 +25,10 @@ SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Images on disk, split once.
+    """Images on disk, split into training and validation images.
 
     Attributes:
-        name: what the images are, for people.
+        name: readable name of the images.
         path: an `.npz` file with `x_train`, `x_val` (uint8, `[N, side, side, channels]`) and
             `y_train`, `y_val` (int64, `[N]`).
         digest: changes when the images or the split do.
@@ -45,11 +46,11 @@ class Dataset:
 
 
 def prepare(study: Study, track: sources.Track) -> Dataset:
-    """Reads, resizes and splits the images, unless that has been done before.
+    """Reads, resizes and splits the images, unless the file of an earlier call has them.
 
     Args:
-        study: its `dataset`, `data`, `image_size`, `validation_split` and `out`.
-        track: wraps the image files in a progress bar, given a description.
+        study: the study; its `dataset`, `data`, `image_size`, `validation_split` and `out` count.
+        track: wraps the image files in a progress bar with a description.
 
     Returns:
         The data set.

@@ -1,4 +1,4 @@
-"""Public data sets: unpacked in the layout of their archives, or by TensorFlow Datasets."""
+"""Public data sets: unpacked from their archives, or downloaded by TensorFlow Datasets."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..config import Study, StudyError
-from .sources import Source, Track, identity_of, read_images, square
+from ..config import Study
+from ..errors import StudyError
+from .sources import Arrays, Source, Track, identity_of, read_images, square
 
 PETS_HELP = (
-    "data must be a folder with what images.tar.gz and annotations.tar.gz of "
-    "https://www.robots.ox.ac.uk/~vgg/data/pets/ unpack to"
+    "data must be a folder with the unpacked images.tar.gz and annotations.tar.gz of "
+    "https://www.robots.ox.ac.uk/~vgg/data/pets/"
 )
 CIFAR10_HELP = (
-    "data must be the folder cifar-10-batches-bin that cifar-10-binary.tar.gz of "
-    "https://www.cs.toronto.edu/~kriz/cifar.html unpacks to"
+    "data must be the folder cifar-10-batches-bin of the unpacked cifar-10-binary.tar.gz of "
+    "https://www.cs.toronto.edu/~kriz/cifar.html"
 )
 
 CIFAR10_SIDE = 32
@@ -25,7 +26,7 @@ CIFAR10_VAL = ("test_batch.bin",)
 
 
 def pets(study: Study) -> Source:
-    """Returns the Oxford-IIIT Pets: 37 breeds of cats and dogs, in their published split."""
+    """Returns the Oxford-IIIT Pets, 37 breeds of cats and dogs, in the published split."""
     if study.data is None:
         return _from_tfds("oxford_iiit_pet", "Oxford-IIIT Pets", PETS_HELP, study)
     train_files, y_train = _list_pets(study.data, "trainval.txt")
@@ -35,7 +36,7 @@ def pets(study: Study) -> Source:
     if missing is not None:
         raise StudyError(f"{PETS_HELP}; there is no file {missing}")
 
-    def read(track: Track):
+    def read(track: Track) -> Arrays:
         images = read_images(files, study.image_size, track)
         return images[: len(train_files)], y_train, images[len(train_files) :], y_val
 
@@ -44,7 +45,7 @@ def pets(study: Study) -> Source:
 
 
 def cifar10(study: Study) -> Source:
-    """Returns CIFAR-10: 10 classes, in its published split."""
+    """Returns CIFAR-10, 10 classes, in the published split."""
     if study.data is None:
         return _from_tfds("cifar10", "CIFAR-10", CIFAR10_HELP, study)
     files = [study.data / name for name in CIFAR10_TRAIN + CIFAR10_VAL]
@@ -52,7 +53,7 @@ def cifar10(study: Study) -> Source:
     if missing is not None:
         raise StudyError(f"{CIFAR10_HELP}; there is no file {missing}")
 
-    def read(track: Track):
+    def read(track: Track) -> Arrays:
         parts = [_read_cifar10(file, study.image_size) for file in track(files, "reading images")]
         images, labels = ([part[i] for part in parts] for i in range(2))
         return np.concatenate(images[:5]), np.concatenate(labels[:5]), images[5], labels[5]
@@ -61,7 +62,7 @@ def cifar10(study: Study) -> Source:
 
 
 def _list_pets(folder: Path, name: str) -> tuple[list[Path], np.ndarray]:
-    """Reads lines of a name and a class number from 1 (and two more, which are not used)."""
+    """Reads lines of a name and a class number from 1; two more numbers are not used."""
     path = folder / "annotations" / name
     try:
         lines = [line.split() for line in path.read_text().splitlines()]
@@ -77,7 +78,7 @@ def _list_pets(folder: Path, name: str) -> tuple[list[Path], np.ndarray]:
 
 
 def _read_cifar10(path: Path, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads records of a label and the red, green and blue planes."""
+    """Reads records of a label and a red, a green and a blue plane."""
     raw = np.fromfile(path, np.uint8)
     record = 1 + 3 * CIFAR10_SIDE**2
     if not len(raw) or len(raw) % record:
@@ -102,7 +103,7 @@ def _from_tfds(name: str, title: str, instead: str, study: Study) -> Source:
         ) from None
     builder = tensorflow_datasets.builder(name)
 
-    def read_split(part: str, track: Track):
+    def read_split(part: str, track: Track) -> tuple[np.ndarray, np.ndarray]:
         examples = tensorflow_datasets.as_numpy(builder.as_dataset(part, as_supervised=True))
         images, labels = [], []
         for image, label in track(examples, f"reading {part} images"):
@@ -110,10 +111,10 @@ def _from_tfds(name: str, title: str, instead: str, study: Study) -> Source:
             labels.append(label)
         return np.stack(images), np.array(labels, np.int64)
 
-    def read(track: Track):
+    def read(track: Track) -> Arrays:
         try:
             builder.download_and_prepare()
-        except Exception as error:  # Whatever the network and the disk have in store.
+        except Exception as error:  # Network and disk raise many kinds.
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise StudyError(
                 f"{title} cannot be downloaded ({reason}); without a download, {instead}"

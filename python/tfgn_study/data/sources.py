@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from ..config import Study, StudyError
+from ..config import Study
+from ..errors import StudyError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
-#: Seeds the split into training and validation images, the same for every run of every study.
+#: Seed of the split into training and validation images, the same for every run of every study.
 SPLIT_SEED = 0
 
-Track = Callable[[Iterable, str], Iterable]
+#: Wraps an iterable in a progress bar with a description.
+Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
+
+#: `x_train`, `y_train`, `x_val` and `y_val`.
+Arrays: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +32,18 @@ class Source:
     """Images that can be read.
 
     Attributes:
-        name: what the images are, for people.
+        name: readable name of the images.
         identity: JSON that changes when the images or the split do.
-        read: returns `x_train`, `y_train`, `x_val`, `y_val`, given a progress bar for the files.
+        read: reads the images, given a progress bar for the files.
     """
 
     name: str
-    identity: list
-    read: Callable[[Track], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+    identity: list[Any]
+    read: Callable[[Track], Arrays]
 
 
-def identity_of(files: list[Path], folder: Path) -> list:
-    """Returns the names, sizes and times of files, which change when their contents do."""
+def identity_of(files: list[Path], folder: Path) -> list[Any]:
+    """Returns the names, sizes and modification times of files."""
     stats = [path.stat() for path in files]
     return [
         [path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns]
@@ -46,11 +52,11 @@ def identity_of(files: list[Path], folder: Path) -> list:
 
 
 def digits(study: Study) -> Source:
-    """Returns the handwritten digits inside scikit-learn, in gray."""
+    """Returns the handwritten digits of scikit-learn, which are gray images."""
     labels = load_digits().target
     train, val = split(labels, study.validation_split)
 
-    def read(track: Track):
+    def read(track: Track) -> Arrays:
         images = _resized_digits(study.image_size)
         return images[train], labels[train], images[val], labels[val]
 
@@ -59,10 +65,12 @@ def digits(study: Study) -> Source:
 
 def folder(study: Study) -> Source:
     """Returns a folder with one folder of images per class."""
+    if study.data is None:
+        raise StudyError("data must be a folder of class folders; no folder is given")
     files, labels = _list_files(study.data)
     train, val = split(labels, study.validation_split)
 
-    def read(track: Track):
+    def read(track: Track) -> Arrays:
         images = read_images(files, study.image_size, track)
         return images[train], labels[train], images[val], labels[val]
 
@@ -79,8 +87,8 @@ def square(image: Image.Image, side: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
 
 
-def split(labels: np.ndarray, validation_split: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of the training and of the validation images.
+def split(labels: np.ndarray, validation_split: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the training and of the validation images, stratified by class.
 
     Raises:
         StudyError: if a class is too small.

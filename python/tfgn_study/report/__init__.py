@@ -1,1 +1,1 @@
-"""What a study found out, as tables, plots and a page."""
+"""The report of a study: tables, plots and a page."""

@@ -1,12 +1,16 @@
-"""The report as one HTML page that needs nothing else."""
+"""The report as one HTML page without references to other files."""
 
 from __future__ import annotations
 
 import html
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
 from matplotlib.figure import Figure
 
 _CSS = """
@@ -41,25 +45,21 @@ p code, li code { white-space: nowrap; }
 """
 
 
-def render(markdown: str, plots: dict[str, tuple[str, Figure]]) -> str:
+def render(markdown: str, drawings: Mapping[str, str]) -> str:
     """Returns the page.
 
     Args:
-        markdown: the report, with each plot as the image `NAME.png`.
-        plots: captions and figures by name, drawn into the page as SVG.
+        markdown: the report, with each plot as the image `NAME.png` in a paragraph of its own.
+        drawings: the plots as SVG, by name.
 
     Returns:
-        HTML without references to other files.
+        HTML without references to other files: an image that is none of the plots is left out, and
+        its caption remains.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    parser.add_render_rule("table_open", lambda *_: '<div class="table"><table>\n')
-    parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
-    body = parser.render(markdown)
-    for name, (caption, figure) in plots.items():
-        image = f'<p><img src="{name}.png" alt="{html.escape(caption)}" /></p>'
-        label = html.escape(caption)
-        drawing = f'<figure role="img" aria-label="{label}">{_svg(name, figure)}</figure>'
-        body = body.replace(image, drawing)
+    for name, rule in _RULES.items():
+        parser.add_render_rule(name, rule)
+    body = parser.render(markdown, {"drawings": drawings})
     title = html.escape(markdown.partition("\n")[0].lstrip("# "))
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -75,10 +75,58 @@ def render(markdown: str, plots: dict[str, tuple[str, Figure]]) -> str:
 """
 
 
-def _svg(name: str, figure: Figure) -> str:
-    # The salt makes the ids of each plot its own: they share a page.
+def svg(name: str, figure: Figure) -> str:
+    """Returns a figure as an `<svg>` element.
+
+    Args:
+        name: name of the plot; another name gives other ids, which several plots on a page need.
+        figure: the figure.
+    """
     with matplotlib.rc_context({"svg.hashsalt": name}):
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
     return text[text.index("<svg") :]
+
+
+def _table_open(*_: Any) -> str:
+    return '<div class="table"><table>\n'
+
+
+def _table_close(*_: Any) -> str:
+    return "</table></div>\n"
+
+
+def _image(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any
+) -> str:
+    """Draws a plot in place of its image."""
+    caption = html.escape(tokens[index].content)
+    drawing = env["drawings"].get(_name(tokens[index]))
+    if drawing is None:
+        return caption
+    return f'<figure role="img" aria-label="{caption}">{drawing}</figure>'
+
+
+def _paragraph(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any
+) -> str:
+    """Leaves out the paragraph around a plot: HTML does not allow a figure in a paragraph."""
+    inline = tokens[index + (1 if tokens[index].nesting > 0 else -1)]
+    children = inline.children or []
+    if [child.type for child in children] == ["image"] and _name(children[0]) in env["drawings"]:
+        return "" if tokens[index].nesting > 0 else "\n"
+    return renderer.renderToken(tokens, index, options, env)
+
+
+def _name(image: Token) -> str:
+    return str(image.attrGet("src")).removesuffix(".png")
+
+
+_RULES = {
+    "table_open": _table_open,
+    "table_close": _table_close,
+    "image": _image,
+    "paragraph_open": _paragraph,
+    "paragraph_close": _paragraph,
+}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from ..config import Study
-from ..norms import norm_of
+from ..norms import Variant, norm_of, variants
 
-#: Colors of Okabe and Ito, which color-blind readers can tell apart, and markers for everybody.
+#: Colors of Okabe and Ito, which color-blind readers can tell apart, and markers.
 STYLES = {
     "bn": ("#0072B2", "s"),
     "ln": ("#E69F00", "v"),
@@ -22,29 +26,44 @@ STYLES = {
     "none": ("#000000", "X"),
 }
 
-#: From this ratio of the largest to the smallest error on, a linear axis hides the small ones.
+#: Above this ratio of the largest to the smallest error, a linear axis hides the small ones.
 LOG_SCALE_RATIO = 8
 
 
-def all_plots(summary: dict) -> dict[str, tuple[str, Figure]]:
-    """Returns the caption and the figure of each plot, by the name of its file.
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A plot of a report.
+
+    Attributes:
+        name: name of its file, without the suffix.
+        caption: what it shows.
+        draw: draws it, given the result of `report.summarize`.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[[dict[str, Any]], Figure]
+
+
+def chosen(options: Mapping[str, Any]) -> list[Plot]:
+    """Returns the plots that the report of a study has.
 
     Args:
-        summary: of `report.summarize`.
+        options: the options of the study.
     """
-    plots = {}
-    if len(summary["options"]["batch_sizes"]) > 1:
-        plots["error_vs_batch"] = ("validation error against batch size", plot_error(summary))
-    if any(":" in norm for norm in summary["options"]["norms"]):
-        plots["error_vs_groups"] = ("validation error against groups", plot_groups(summary))
+    plots = []
+    if len(options["batch_sizes"]) > 1:
+        plots.append(Plot("error_vs_batch", "validation error against batch size", plot_error))
+    if any(":" in norm for norm in options["norms"]):
+        plots.append(Plot("error_vs_groups", "validation error against groups", plot_groups))
     if not plots:
-        plots["error_vs_batch"] = ("validation error", plot_error(summary))
-    plots["curves"] = ("training curves", plot_curves(summary))
-    return plots
+        plots.append(Plot("error_vs_batch", "validation error", plot_error))
+    return [*plots, Plot("curves", "training curves", plot_curves)]
 
 
-def style(norm: str, norms: list[str]) -> dict:
-    """Returns the color and the marker of a norm; groups of one norm differ in shade."""
+def style(norm: str, norms: list[str]) -> dict[str, Any]:
+    """Returns the color and the marker of a norm; variants of a norm differ in their color."""
+    color: Any
     color, marker = STYLES[norm_of(norm)]
     kin = [other for other in norms if ":" in other and norm_of(other) == norm_of(norm)]
     if norm in kin:
@@ -52,7 +71,7 @@ def style(norm: str, norms: list[str]) -> dict:
     return {"color": color, "marker": marker}
 
 
-def _bars(cells: list[dict]) -> dict:
+def _bars(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the errors in percent with the spread over the seeds, as `errorbar` takes them."""
     errors = [100 * cell["error"] for cell in cells]
     spread = [
@@ -63,14 +82,15 @@ def _bars(cells: list[dict]) -> dict:
     return {"y": errors, "yerr": spread if several else None, "capsize": 3}
 
 
-def plot_error(summary: dict) -> Figure:
-    """Plots validation error against batch size, as figure 1 of the GroupNorm paper does.
+def plot_error(summary: dict[str, Any]) -> Figure:
+    """Plots the validation error against the batch size, as in figure 1 of the GroupNorm paper.
 
     Args:
-        summary: of `report.summarize`.
+        summary: the result of `report.summarize`.
 
     Returns:
-        The figure, a panel per model; bars show the smallest and the largest error over the seeds.
+        The figure, with a panel per model; bars reach from the smallest to the largest error over
+        the seeds.
     """
     options = summary["options"]
     models = options["models"]
@@ -98,16 +118,17 @@ def plot_error(summary: dict) -> Figure:
     return figure
 
 
-def plot_groups(summary: dict) -> Figure:
-    """Plots validation error against the number of groups and the channels per group.
+def plot_groups(summary: dict[str, Any]) -> Figure:
+    """Plots the validation error against the number of groups and the channels per group.
 
     Args:
-        summary: of `report.summarize`.
+        summary: the result of `report.summarize`.
 
     Returns:
-        The figure, with a panel for each of the two that the norms give.
+        The figure, with a panel for each of the two that occurs among the norms.
     """
-    variants = Study.parse_norms(summary["options"])
+    options = summary["options"]
+    variant_of = variants(options["norms"], options["groups"], options["group_size"])
     panels = [
         ("groups", "groups (1: layer normalization)"),
         ("group_size", "channels per group (1: instance normalization)"),
@@ -115,15 +136,15 @@ def plot_groups(summary: dict) -> Figure:
     panels = [
         (field, label)
         for field, label in panels
-        if any(":" in norm and getattr(v, field) for norm, v in variants.items())
+        if any(":" in norm and getattr(v, field) for norm, v in variant_of.items())
     ]
     figure = Figure(figsize=(0.6 + 4.6 * len(panels), 4), layout="constrained")
     axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False).flat
     errors = [cell[k] for cell in summary["cells"] for k in ("error", "error_max")]
     for (field, label), axes in zip(panels, axes_of, strict=True):
-        ticks = set()
-        for (model, batch_size, norm), cells in _by_count(summary, variants, field).items():
-            counts = [getattr(variants[cell["norm"]], field) for cell in cells]
+        ticks: set[int] = set()
+        for (model, batch_size, norm), cells in _by_count(summary, variant_of, field).items():
+            counts = [getattr(variant_of[cell["norm"]], field) for cell in cells]
             ticks.update(counts)
             color, marker = STYLES[norm]
             text = f"{norm}, {model}, batch {batch_size}"
@@ -139,24 +160,26 @@ def plot_groups(summary: dict) -> Figure:
     return figure
 
 
-def _by_count(summary: dict, variants: dict, field: str) -> dict[tuple, list[dict]]:
-    """Returns the cells of each line of a panel of `plot_groups`, from many to few."""
-    lines: dict[tuple, list[dict]] = {}
+def _by_count(
+    summary: dict[str, Any], variant_of: dict[str, Variant], field: str
+) -> dict[tuple[str, int, str], list[dict[str, Any]]]:
+    """Returns the cells of each line of a panel of `plot_groups`, in descending order."""
+    lines: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for cell in summary["cells"]:
-        variant = variants[cell["norm"]]
+        variant = variant_of[cell["norm"]]
         if "gn" in variant.norm and getattr(variant, field):
             key = (cell["model"], cell["batch_size"], variant.norm)
             lines.setdefault(key, []).append(cell)
     for cells in lines.values():
-        cells.sort(key=lambda cell: -getattr(variants[cell["norm"]], field))
+        cells.sort(key=lambda cell: -getattr(variant_of[cell["norm"]], field))
     return lines
 
 
-def plot_curves(summary: dict) -> Figure:
-    """Plots the validation error (solid) and the training error (dashed) of every run by epoch.
+def plot_curves(summary: dict[str, Any]) -> Figure:
+    """Plots the validation error (solid) and the training error (dashed) of each run by epoch.
 
     Args:
-        summary: of `report.summarize`.
+        summary: the result of `report.summarize`.
 
     Returns:
         The figure, with a panel per model and batch size.
@@ -166,7 +189,7 @@ def plot_curves(summary: dict) -> Figure:
     parts = [(m, size) for m in models for size in sorted(options["batch_sizes"], reverse=True)]
     columns = 2 if len(parts) in (2, 4) else min(3, len(parts))
     rows = math.ceil(len(parts) / columns)
-    # Three entries of the legend, at least, beside each other.
+    # Wide enough for three entries of the legend side by side.
     width = max(5.5, 4 * columns)
     legend_rows = math.ceil(len(options["norms"]) / int(width / 1.7))
     size = (width, 3.2 * rows + 0.4 + 0.22 * legend_rows)
@@ -195,7 +218,7 @@ def plot_curves(summary: dict) -> Figure:
     return figure
 
 
-def _plot_run(axes, run: dict, look: dict):
+def _plot_run(axes: Axes, run: dict[str, Any], look: dict[str, Any]) -> Line2D:
     """Plots both curves of a run; returns the line of the validation error."""
     history = run["history"]
     epochs = range(1, len(history["val_error"]) + 1)
@@ -205,8 +228,8 @@ def _plot_run(axes, run: dict, look: dict):
     return axes.plot(epochs, val, **look, markersize=4, linewidth=1)[0]
 
 
-def _error_axis(axes, errors: list[float]):
-    """Shows errors in [0, 1] as percentages, on a logarithmic axis if they differ a lot."""
+def _error_axis(axes: Axes, errors: list[float]) -> None:
+    """Shows errors in [0, 1] in percent, on a logarithmic axis if they differ a lot."""
     smallest, largest = 100 * min(errors), 100 * max(errors)
     if smallest > 0 and largest / smallest > LOG_SCALE_RATIO:
         axes.set_yscale("log")

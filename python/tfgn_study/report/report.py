@@ -1,4 +1,4 @@
-"""The answer of a study: tables and plots, from the results of its runs."""
+"""The results of a study: `results.json`, and the report with its tables and plots."""
 
 from __future__ import annotations
 
@@ -7,71 +7,82 @@ import json
 import math
 import statistics
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from tfgn_base.files import whole, write_text
 
-from ..config import FINAL_EPOCHS, REFERENCE_BATCH_SIZE, RunConfig, Study
+from ..config import RunConfig, Study
 from ..data.dataset import Dataset
+from ..description import describe
 from ..norms import NORMS, norm_of
+from ..options import FINAL_EPOCHS, REFERENCE_BATCH_SIZE, Options
 from ..presets import PRESETS
 from . import page, plots, tables
 
 
 def title(config: RunConfig, study: Study) -> str:
-    """Returns what a run is called while it trains."""
+    """Returns the title of a run while it trains."""
     norm = next(text for text, variant in study.variants().items() if variant == config.variant)
     model = f"{config.model}, " if len(study.models) > 1 else ""
     return f"{model}{norm}, batch {config.batch_size}, seed {config.seed}"
 
 
 def write(
-    study: Study, dataset: Dataset, environment: dict, results: list[dict], console: Console
-) -> dict:
+    study: Study,
+    dataset: Dataset,
+    environment: dict[str, Any],
+    results: list[dict[str, Any]],
+    console: Console,
+) -> dict[str, Any]:
     """Writes `report.html`, `report.md`, `results.json` and the plots to `study.out`.
 
     Args:
         study: the options.
         dataset: the images.
-        environment: what trained the networks.
-        results: of every run, as the worker returns them, each with its `config`.
-        console: where the table is printed.
+        environment: the software and the machine; see `environment.collect`.
+        results: the results of all runs, as the worker returns them, each with its `config`.
+        console: prints the tables of errors.
 
     Returns:
         The content of `results.json`.
     """
     summary = summarize(study, dataset, environment, results)
-    figures = plots.all_plots(summary)
     text = markdown(summary)
+    drawings = {}
+    for plot in plots.chosen(summary["options"]):
+        figure = plot.draw(summary)
+        drawings[plot.name] = page.svg(plot.name, figure)
+        with whole(study.out / f"{plot.name}.png") as unfinished:
+            figure.savefig(unfinished, format="png", dpi=150)
     for name, content in (
         ("results.json", json.dumps(summary, indent=1, allow_nan=False)),
         ("report.md", text),
-        ("report.html", page.render(text, figures)),
+        ("report.html", page.render(text, drawings)),
     ):
         write_text(study.out / name, content)
-    for name, (_, figure) in figures.items():
-        with whole(study.out / f"{name}.png") as unfinished:
-            figure.savefig(unfinished, format="png", dpi=150)
     for table in tables.errors_on_console(summary):
         console.print(table)
     console.print(f"Report: {study.out / 'report.html'}")
     return summary
 
 
-def summarize(study: Study, dataset: Dataset, environment: dict, results: list[dict]) -> dict:
-    """Gathers the runs of each model, norm and batch size.
+def summarize(
+    study: Study, dataset: Dataset, environment: dict[str, Any], results: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Groups the runs by model, norm and batch size.
 
     Args:
         study: the options.
         dataset: the images.
-        environment: what trained the networks.
-        results: of every run.
+        environment: the software and the machine; see `environment.collect`.
+        results: the results of all runs.
 
     Returns:
-        `options`, `dataset`, `environment`, `runs` (the results, each with its `norm` as the
-        options spell it) and `cells`: for each model, norm and batch size the mean `error` over
-        the seeds, `error_min`, `error_max`, `diverged` (runs), and the means of `step_ms`,
-        `peak_mib` and `increase_mib` (peak above the baseline).
+        `options`, `dataset`, `environment`, `runs` (the results, each with its `norm` as spelled
+        in the options) and `cells`: for each model, norm and batch size the mean `error` over the
+        seeds, `error_min`, `error_max`, `diverged` (number of runs), and the means of `step_ms`,
+        `peak_mib` and `increase_mib` (peak minus baseline).
     """
     cells, runs = [], []
     for model in study.models:
@@ -91,7 +102,7 @@ def summarize(study: Study, dataset: Dataset, environment: dict, results: list[d
         for name, value in dataclasses.asdict(study).items()
     }
     images = dataclasses.asdict(dataset) | {"path": dataset.path.name}
-    # Tuples become lists, as they are in the file.
+    # Tuples become lists, as in the file.
     return json.loads(
         json.dumps(
             {
@@ -106,7 +117,7 @@ def summarize(study: Study, dataset: Dataset, environment: dict, results: list[d
     )
 
 
-def _cell(runs: list[dict]) -> dict:
+def _cell(runs: list[dict[str, Any]]) -> dict[str, Any]:
     errors = [run["error"] for run in runs]
     steps = [run["step_ms"] for run in runs if run["step_ms"] is not None]
     return {
@@ -120,26 +131,22 @@ def _cell(runs: list[dict]) -> dict:
     }
 
 
-def markdown(summary: dict) -> str:
+def markdown(summary: dict[str, Any]) -> str:
     """Returns the report in Markdown.
 
     Args:
-        summary: of `summarize`.
+        summary: the result of `summarize`.
 
     Returns:
-        The text, which shows the plots that lie beside it.
+        The text, which refers to the files of the plots.
     """
     options, dataset = summary["options"], summary["dataset"]
     side = options["image_size"]
     typical = tables.typical_error(summary)
     noise = math.sqrt(typical * (1 - typical) / dataset["val"])
     seeds = options["seeds"]
-    spread = (
-        f"Means over {len(seeds)} seeds, (smallest-largest) in brackets. " if len(seeds) > 1 else ""
-    )
-    images = "\n\n".join(
-        f"![{caption}]({name}.png)" for name, (caption, _) in plots.all_plots(summary).items()
-    )
+    spread = f"Means over {len(seeds)} seeds, ranges in brackets. " if len(seeds) > 1 else ""
+    images = "\n\n".join(f"![{plot.caption}]({plot.name}.png)" for plot in plots.chosen(options))
     preset = options["preset"]
     heading = "Does GroupNorm + WS help at my batch size?"
     if preset is not None:
@@ -155,7 +162,7 @@ def markdown(summary: dict) -> str:
 {tables.by_batch_size(summary, tables.error_text, best=True)}
 
 {spread}The lowest error of each batch size is bold. An error of {typical:.1%} on {dataset["val"]}
-images has a standard error of {100 * noise:.1f} points: smaller differences are chance.
+images has a standard error of {100 * noise:.1f} points: smaller differences may be chance.
 
 {images}
 {tables.published(summary)}
@@ -167,7 +174,7 @@ images has a standard error of {100 * noise:.1f} points: smaller differences are
 
 {tables.by_batch_size(summary, lambda c: f"{c['peak_mib']:.0f} (+{c['increase_mib']:.0f})")}
 
-## How it was measured
+## Method
 
 {_method(options)}
 {_definitions(options["norms"])}
@@ -184,8 +191,8 @@ images has a standard error of {100 * noise:.1f} points: smaller differences are
 """
 
 
-def _configuration(parts: dict[str, dict]) -> str:
-    """Returns JSON with a line for each entry of each part."""
+def _configuration(parts: dict[str, dict[str, Any]]) -> str:
+    """Returns JSON with one line for each entry of each part."""
     texts = []
     for name, part in parts.items():
         lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in part.items())
@@ -193,54 +200,47 @@ def _configuration(parts: dict[str, dict]) -> str:
     return "{\n" + ",\n".join(texts) + "\n}"
 
 
-def _step_text(cell: dict) -> str:
+def _step_text(cell: dict[str, Any]) -> str:
     return "-" if cell["step_ms"] is None else f"{cell['step_ms']:.1f}"
 
 
-def _method(options: dict) -> str:
+def _method(options: dict[str, Any]) -> str:
     rate = f"{options['learning_rate']:g} x batch / {REFERENCE_BATCH_SIZE}"
     groups = (
         f"{options['groups']} groups"
         if options["group_size"] is None
         else f"{options['group_size']} channels per group"
     )
-    extras = {
-        "augment": "Training images are flipped and shifted by up to 1/8 of their side at random.",
-        "ema": "What validates is an exponential moving average of the weights, of momentum "
-        "{}; BatchNorm's statistics are not averaged further.",
-        "clip_norm": "Gradients are scaled down to a norm of {}, all of them together.",
-        "agc": "Adaptive gradient clipping (arXiv 2102.06171): the gradient of a unit is scaled "
-        "down to {} of the norm of its weights, but for the last layer's.",
-        "mixed_precision": "Layers compute in {}, with float32 weights and logits.",
-        "jit": "XLA compiles the training step.",
-        "bit_checkpoint": "The networks start from the checkpoint `{}` with logits of 0.",
-    }
-    used = [f"- {text.format(options[name])}" for name, text in extras.items() if options[name]]
+    used = [
+        f"- {described.sentence.format(options[described.field])}"
+        for described in describe(Options)
+        if described.sentence is not None and options[described.field]
+    ]
     return "\n".join(
         [
             f"""\
-- Validation error: the median over the final {FINAL_EPOCHS} epochs, as in the GroupNorm paper
-  (arXiv 1803.08494). A run whose loss became NaN ends there ("diverged").
-- Every run is the same network from the same seed in a process of its own; SGD with momentum 0.9,
-  learning rate {rate} with a cosine decay to 0.
-- Step time: the median over all training steps but the first of each epoch, which trace the graph
-  or fill the input pipeline. Validation is not counted.
-- Peak memory: the most resident memory that the run's process ever held, TensorFlow itself and the
-  images included; in brackets, how far that is above what it held before the network was built.
-- `gn` and `gn+ws` use {groups} where nothing else is said.""",
+- Validation error: the median over the last {FINAL_EPOCHS} epochs, as in the GroupNorm paper
+  (arXiv 1803.08494). A run ends when its loss becomes NaN ("diverged").
+- Each run trains in its own process, with the initial weights and the order of images of its seed,
+  by SGD with momentum 0.9 and a learning rate of {rate} that decays to 0 along a cosine.
+- Step time: the median over all training steps except the first of each epoch, in which the graph
+  is traced or the input pipeline fills. Validation is not included.
+- Peak memory: the peak resident memory of the run's process, including TensorFlow and the images;
+  in brackets, the increase since before the network was built.
+- `gn` and `gn+ws` use {groups} unless stated otherwise.""",
             *used,
         ]
     )
 
 
-def _shared(results: list[dict]) -> str:
-    """Returns what is to be said of step times where runs were not alone on the machine."""
+def _shared(results: list[dict[str, Any]]) -> str:
+    """Returns a note on step times if several runs trained at a time."""
     workers = max(result.get("workers", 1) for result in results)
     if workers == 1:
         return ""
     return f"""
-Up to {workers} runs trained at a time and shared the cores: alone, a step takes less. To compare
-step times, train with `--workers 1` into another folder.
+Up to {workers} runs trained at a time and shared the cores; a step of a single run takes less
+time. To compare step times, train with `--workers 1` and another `--out` folder.
 """
 
 

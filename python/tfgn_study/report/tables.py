@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 from rich.table import Table
 
 from ..presets import PRESETS
 
 
-def by_batch_size(summary: dict, text: Callable[[dict], str], best: bool = False) -> str:
+def by_batch_size(
+    summary: dict[str, Any], text: Callable[[dict[str, Any]], str], best: bool = False
+) -> str:
     """Returns a table with a row per norm and a column per batch size, for each model.
 
     Args:
-        summary: of `report.summarize`.
-        text: what a cell shows.
+        summary: the result of `report.summarize`.
+        text: returns the text of a cell.
         best: whether the lowest error of each batch size is bold.
     """
     models = summary["options"]["models"]
@@ -26,7 +29,7 @@ def by_batch_size(summary: dict, text: Callable[[dict], str], best: bool = False
     return "\n\n".join(tables)
 
 
-def errors_on_console(summary: dict) -> list[Table]:
+def errors_on_console(summary: dict[str, Any]) -> list[Table]:
     """Returns the tables of errors for a terminal, one per model."""
     tables = []
     for model in summary["options"]["models"]:
@@ -41,7 +44,7 @@ def errors_on_console(summary: dict) -> list[Table]:
     return tables
 
 
-def error_text(cell: dict) -> str:
+def error_text(cell: dict[str, Any]) -> str:
     """Returns the mean error of a cell in percent, with its spread over the seeds."""
     text = f"{100 * cell['error']:.1f}"
     if cell["error_min"] < cell["error_max"]:
@@ -49,7 +52,7 @@ def error_text(cell: dict) -> str:
     return text + (" diverged" if cell["diverged"] else "")
 
 
-def runs(summary: dict) -> str:
+def runs(summary: dict[str, Any]) -> str:
     """Returns a table with a row per run."""
     rows = [["model", "norm", "batch", "seed", "error in %", "epochs", "step ms", "MiB", "s"]]
     for run in summary["runs"]:
@@ -67,14 +70,14 @@ def runs(summary: dict) -> str:
     return _markdown(rows, left=2)
 
 
-def published(summary: dict) -> str:
-    """Returns the published numbers of the preset beside the measured ones, or nothing."""
+def published(summary: dict[str, Any]) -> str:
+    """Returns the published errors of the preset beside the measured ones, or an empty text."""
     options = summary["options"]
     if options["preset"] is None:
         return ""
     parts = []
     for numbers in PRESETS[options["preset"]].published:
-        rows = [["norm", "batch", "published", *(f"here, {m}" for m in options["models"])]]
+        rows = [["norm", "batch", "published", *(f"measured, {m}" for m in options["models"])]]
         for (norm, size), error in numbers.errors.items():
             texts = []
             for model in options["models"]:
@@ -90,22 +93,25 @@ def published(summary: dict) -> str:
     if not parts:
         return ""
     return (
-        "\n## Published errors in %, beside those measured here\n\n"
+        "\n## Published and measured errors in %\n\n"
         + "\n".join(parts)
         + (
-            "\nNetworks, images and lengths of training differ: compare how errors change along a "
-            "column.\n"
+            "\nThe networks, the images and the lengths of training differ: compare how the errors "
+            "change along a column.\n"
         )
     )
 
 
-def typical_error(summary: dict) -> float:
+def typical_error(summary: dict[str, Any]) -> float:
     """Returns the median error of the cells, in [0, 1]."""
     return statistics.median(cell["error"] for cell in summary["cells"])
 
 
 def _rows(
-    summary: dict, model: str, text: Callable[[dict], str], best: bool = False
+    summary: dict[str, Any],
+    model: str,
+    text: Callable[[dict[str, Any]], str],
+    best: bool = False,
 ) -> list[list[str]]:
     """Returns a header and a row per norm, with a column per batch size."""
     of_model = [cell for cell in summary["cells"] if cell["model"] == model]

@@ -1,1 +1,1 @@
-"""The training of one run, in a process of its own, and of several at a time."""
+"""The training of runs, each in a process of its own, several at a time."""

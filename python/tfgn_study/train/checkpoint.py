@@ -1,10 +1,12 @@
-"""A training that goes on where it was interrupted, to the result of one that was not."""
+"""The state of a training after each epoch: resumed, it ends as if it were not interrupted."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,34 +17,34 @@ _HISTORY = "history.json"
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keeps the weights, the state of the optimizer and the history after each epoch.
+    """Saves the weights, the state of the optimizer and the history after each epoch.
 
-    Each epoch has a folder, which takes its number for a name once it is whole: a process may die
-    at any moment. `keras.callbacks.BackupAndRestore` writes the weights and the number of the epoch
-    one after the other, and trains an epoch twice if it dies in between.
+    The folder of an epoch is named after its number only once it is complete, as the process may
+    die at any moment. `keras.callbacks.BackupAndRestore` writes the weights and the number of the
+    epoch separately and trains an epoch twice if the process dies in between.
 
     Args:
-        folder: of this run alone; see `finish`.
-        train_set: what `fit` iterates over.
+        folder: folder of this run alone; `finish` removes it.
+        train_set: the data set that `fit` iterates over.
     """
 
     def __init__(self, folder: Path, train_set: tf.data.Dataset):
         """See the class."""
         super().__init__()
-        self.history: list[dict] = []
+        self.history: list[dict[str, float]] = []
         self._folder = folder
         self._train_set = train_set
 
     def restore(self, model: keras.Model) -> int:
-        """Restores the model, the history and the order of the images; to be called before `fit`.
+        """Restores the model, the history and the order of the images. Call it before `fit`.
 
-        Each iteration over the images draws seeds, and how often `fit` iterates is Keras' affair:
-        so a model of next to nothing is fitted for the epochs that were done.
+        Each iteration over the data set draws seeds, and Keras does not promise how often `fit`
+        iterates over it. A minimal model is therefore fitted for the number of finished epochs.
 
         Returns:
-            How many epochs were done: the `initial_epoch` of `fit`.
+            The number of finished epochs: the `initial_epoch` of `fit`.
         """
-        for path in self._folder.glob(f"{UNFINISHED}*"):  # Of a process that was killed.
+        for path in self._folder.glob(f"{UNFINISHED}*"):  # Left by a killed process.
             shutil.rmtree(path, ignore_errors=True)
         epochs = max((int(p.name) for p in self._folder.glob("*") if p.name.isdigit()), default=0)
         if not epochs:
@@ -58,9 +60,9 @@ class Checkpoint(keras.callbacks.Callback):
         stand_in.fit(self._train_set, epochs=epochs, shuffle=False, verbose=0)
         return epochs
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Keeps the state, and drops that of the epoch before."""
-        self.history.append({key: float(value) for key, value in logs.items()})
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Saves the state and removes that of the previous epoch."""
+        self.history.append({key: float(value) for key, value in (logs or {}).items()})
         self._folder.mkdir(parents=True, exist_ok=True)
         with whole(self._folder / str(epoch + 1)) as unfinished:
             unfinished.mkdir()
@@ -68,6 +70,6 @@ class Checkpoint(keras.callbacks.Callback):
             (unfinished / _HISTORY).write_text(json.dumps(self.history))
         shutil.rmtree(self._folder / str(epoch), ignore_errors=True)
 
-    def finish(self):
-        """Removes the files."""
+    def finish(self) -> None:
+        """Removes the saved state."""
         shutil.rmtree(self._folder, ignore_errors=True)

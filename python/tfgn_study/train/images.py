@@ -1,27 +1,28 @@
-"""The images of a run, in the order and with the changes that its seed gives."""
+"""The training images of a run, shuffled and augmented by its seed."""
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from ..config import RunConfig
 
-#: Images are shifted by up to this part of their side, as in 4 of CIFAR's 32 pixels
+#: Images are shifted by up to this fraction of their side: 4 of the 32 pixels of CIFAR
 #: (arXiv 1512.03385, section 4.2).
 LARGEST_SHIFT = 1 / 8
 
 
-def training_set(x, y, config: RunConfig) -> tf.data.Dataset:
+def training_set(x: np.ndarray, y: np.ndarray, config: RunConfig) -> tf.data.Dataset:
     """Returns the batches of one epoch; each iteration shuffles and augments anew.
 
     Args:
         x: uint8 `[N, side, side, channels]`.
         y: int64 `[N]`.
-        config: its `seed`, `batch_size` and `augment`.
+        config: the run; its `seed`, `batch_size` and `augment` count.
 
     Returns:
-        Pairs of images and labels. The last, smaller batch is dropped: it would be normalized over
-        another batch size.
+        Pairs of images and labels. A last, smaller batch is dropped, as BatchNorm would normalize
+        it over fewer images.
     """
     images = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=config.seed)
     if config.augment:
@@ -32,8 +33,8 @@ def training_set(x, y, config: RunConfig) -> tf.data.Dataset:
     return images.batch(config.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def _augment(example, seed):
-    """Flips and shifts an image; what comes into view mirrors the border."""
+def _augment(example: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Flips and shifts an image, which is continued by its mirror image."""
     image, label = example
     shape = image.shape
     image = tf.image.stateless_random_flip_left_right(image, seed)

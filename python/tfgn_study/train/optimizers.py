@@ -1,30 +1,38 @@
-"""The optimizer of a run: Keras' SGD, with adaptive gradient clipping where it is asked for."""
+"""The optimizer of a run: Keras' SGD, if asked for with adaptive gradient clipping."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
+import tensorflow as tf
 from tensorflow_groupnorm import adaptive_grad_clip
 
 from ..config import RunConfig
 
 
 class AdaptivelyClippedSGD(keras.optimizers.SGD):
-    """SGD whose gradients are clipped relative to their weights.
+    """SGD that clips gradients relative to their weights.
 
     Args:
-        clipping: see `adaptive_grad_clip`.
-        head: the layer whose gradients are left as they are.
-        *args: of `keras.optimizers.SGD`.
-        **kwargs: of `keras.optimizers.SGD`.
+        clipping: largest ratio of the norms; see `tfgn.adaptive_grad_clip`.
+        head: the layer whose gradients are not clipped.
+        *args: positional arguments of `keras.optimizers.SGD`.
+        **kwargs: keyword arguments of `keras.optimizers.SGD`.
     """
 
-    def __init__(self, clipping: float, head: keras.layers.Layer, *args, **kwargs):
+    def __init__(self, clipping: float, head: keras.layers.Layer, *args: Any, **kwargs: Any):
         """See the class."""
         super().__init__(*args, **kwargs)
         self._clipping = clipping
         self._exempt = {id(variable) for variable in head.trainable_variables}
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self,
+        grads: Sequence[tf.Tensor],
+        trainable_variables: Sequence[keras.Variable] | None = None,
+    ) -> None:
         """Clips and applies the gradients."""
         variables = trainable_variables or self._trainable_variables
         clipped = adaptive_grad_clip(grads, variables, self._clipping)
@@ -43,15 +51,15 @@ def build(
     Args:
         config: the run.
         steps_per_epoch: training steps in an epoch.
-        head: the last layer, which adaptive gradient clipping leaves alone.
+        head: the last layer, whose gradients are not clipped adaptively.
 
     Returns:
-        SGD with momentum 0.9 and a learning rate that follows a cosine to 0.
+        SGD with momentum 0.9 and a learning rate that decays to 0 along a cosine.
     """
     schedule = keras.optimizers.schedules.CosineDecay(
         config.peak_learning_rate, config.epochs * steps_per_epoch
     )
-    options = {"momentum": 0.9, "global_clipnorm": config.clip_norm}
+    options: dict[str, Any] = {"momentum": 0.9, "global_clipnorm": config.clip_norm}
     if config.ema is not None:
         options |= {"use_ema": True, "ema_momentum": config.ema}
     if config.agc is None:

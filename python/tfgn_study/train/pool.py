@@ -9,10 +9,12 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import IO, Any
 
-from ..config import RunConfig, RunError
+from ..config import RunConfig
+from ..errors import RunError
 
 
 def train(
@@ -21,26 +23,26 @@ def train(
     folder: Path,
     workers: int,
     arguments: Sequence[str] = (),
-) -> Iterator[tuple[RunConfig, dict]]:
-    """Trains runs; ends those that go on when it is closed itself.
+) -> Generator[tuple[RunConfig, dict[str, Any]], None, None]:
+    """Trains runs, each in a worker process. Closing the generator ends the workers.
 
     Args:
-        configs: the runs, in the order in which they are started.
+        configs: the runs, in the order in which they start.
         data: the path of a `Dataset`.
-        folder: where a run keeps its output while it goes on, or if it fails.
-        workers: how many train at a time.
+        folder: has the output of each run while it trains; that of a failed run stays there.
+        workers: number of runs that train at a time.
         arguments: options of the worker's command line.
 
     Yields:
-        A config and a message of its worker; the last one of a config has its `result`.
+        A config and a message of its worker; the last message of a config has its `result`.
 
     Raises:
         RunError: if a worker ended without a result.
     """
     waiting = collections.deque(configs)
-    active: dict[RunConfig, subprocess.Popen] = {}
-    lines: queue.SimpleQueue = queue.SimpleQueue()
-    last: dict[RunConfig, dict] = {}
+    active: dict[RunConfig, subprocess.Popen[str]] = {}
+    lines: queue.SimpleQueue[tuple[RunConfig, str | None]] = queue.SimpleQueue()
+    last: dict[RunConfig, dict[str, Any]] = {}
     try:
         while waiting or active:
             while waiting and len(active) < workers:
@@ -52,7 +54,7 @@ def train(
             config, line = lines.get()
             if line is None:
                 exit_code = _wait(active[config])
-                # Not before: Ctrl-C while it waits is to end this worker, too.
+                # Not before: Ctrl-C during the wait must end this worker, too.
                 del active[config]
                 _check(config, exit_code, last.pop(config, {}), folder)
                 continue
@@ -67,17 +69,17 @@ def train(
 
 def _start(
     config: RunConfig, data: Path, folder: Path, workers: int, arguments: Sequence[str]
-) -> subprocess.Popen:
+) -> subprocess.Popen[str]:
     command = [
         *(sys.executable, "-m", "tfgn_study.train.worker"),
         *(json.dumps(config.as_dict()), str(data), "--end-with-stdin"),
         *arguments,
     ]
     with _log(config, folder).open("w") as log:
-        # A session of its own: Ctrl-C is for this process, which then ends the worker.
+        # In a session of its own: Ctrl-C interrupts this process, which then ends the worker.
         return subprocess.Popen(
             command,
-            # Never written to: it ends when this process does, however that ends.
+            # Nothing is written to it. It closes with this process, and that ends the worker.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -87,14 +89,15 @@ def _start(
         )
 
 
-def _wait(worker: subprocess.Popen) -> int:
+def _wait(worker: subprocess.Popen[str]) -> int:
     exit_code = worker.wait()
-    worker.stdin.close()
+    if worker.stdin is not None:
+        worker.stdin.close()
     return exit_code
 
 
 def _environment(workers: int) -> dict[str, str]:
-    """Returns the variables of a worker: each gets its part of the cores."""
+    """Returns the environment variables of a worker, which gives it its share of the cores."""
     if workers == 1:
         return dict(os.environ)
     threads = max(1, len(os.sched_getaffinity(0)) // workers)
@@ -103,11 +106,13 @@ def _environment(workers: int) -> dict[str, str]:
     return shared | os.environ
 
 
-def _forward(config: RunConfig, stdout, lines: queue.SimpleQueue):
-    """Puts each whole line of a worker into the queue, and `None` at its end."""
+def _forward(
+    config: RunConfig, stdout: IO[str], lines: queue.SimpleQueue[tuple[RunConfig, str | None]]
+) -> None:
+    """Puts each complete line of a worker into the queue, and `None` at the end."""
     with stdout:
         for line in stdout:
-            if line.endswith("\n"):  # Else the worker died while it wrote.
+            if line.endswith("\n"):  # Otherwise the worker died while it wrote.
                 lines.put((config, line))
     lines.put((config, None))
 
@@ -116,10 +121,10 @@ def _log(config: RunConfig, folder: Path) -> Path:
     return folder / f"{config.name}.log"
 
 
-def _check(config: RunConfig, exit_code: int, message: dict, folder: Path):
+def _check(config: RunConfig, exit_code: int, message: dict[str, Any], folder: Path) -> None:
     if exit_code or "result" not in message:
         raise RunError(
             f"the run {config.name} failed with exit code {exit_code}; "
-            f"its output is in {_log(config, folder)}, the runs before it are kept"
+            f"its output is in {_log(config, folder)}; the runs finished before are kept"
         )
     _log(config, folder).unlink()

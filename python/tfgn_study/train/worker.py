@@ -1,9 +1,12 @@
-"""Trains one run in a process of its own, so that its peak memory is its own.
+"""Trains one run in a process of its own, whose peak memory is thus that of the run.
 
-`python -m tfgn_study.train.worker CONFIG DATA` takes a `RunConfig` as JSON and the path
-of the images, and writes one JSON object per line: progress, and at last the result. Of the options
-`--bit-checkpoint FILE` is what is fine-tuned, `--checkpoints FOLDER` where a run can go on, and
-`--end-with-stdin` ends the process with its standard input, as the process ends that started it.
+`python -m tfgn_study.train.worker CONFIG DATA` takes a `RunConfig` as JSON and the path of the
+images. It writes one JSON object per line: progress messages, then the result.
+
+    --bit-checkpoint FILE   the checkpoint to fine-tune
+    --checkpoints FOLDER    the folder in which a run saves its state after each epoch
+    --end-with-stdin        end the process when its standard input closes, as it does when the
+                            parent process ends
 """
 
 from __future__ import annotations
@@ -17,15 +20,17 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_groupnorm import models
 
-from ..config import FINAL_EPOCHS, RunConfig
+from ..config import RunConfig
+from ..options import FINAL_EPOCHS
 from . import images, optimizers, resnet
 from .checkpoint import Checkpoint
 
@@ -34,33 +39,33 @@ REPORT_INTERVAL = 0.2
 
 VALIDATION_BATCH = 256
 
-#: What Keras logs of an epoch.
+#: The metrics that Keras logs for an epoch.
 HISTORY = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 class Progress(keras.callbacks.Callback):
-    """Reports the steps done and times them.
+    """Reports the finished steps and times them.
 
     Args:
-        emit: takes a message.
+        emit: receives the messages.
     """
 
-    def __init__(self, emit: Callable[[dict], None]):
+    def __init__(self, emit: Callable[[dict[str, Any]], None]):
         """See the class."""
         super().__init__()
         self.step_seconds: list[float] = []
         self._emit = emit
         self._steps = 0
-        self._last_step = None
+        self._last_step: float | None = None
         self._last_report = 0.0
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Forgets the last step: the first interval of an epoch holds more than a step."""
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Forgets the last step: the first interval of an epoch is longer than a step."""
         self._last_step = None
-        # More than 0 at the start of a run that goes on.
+        # Not 0 at the start of a resumed run.
         self._steps = epoch * self.params["steps"]
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Times the interval since the last step."""
         now = time.perf_counter()
         if self._last_step is not None:
@@ -71,33 +76,35 @@ class Progress(keras.callbacks.Callback):
             self._last_report = now
             self._emit({"steps": self._steps})
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Reports the validation error."""
-        self._emit({"steps": self._steps, "epoch": epoch + 1, "error": 1 - logs["val_accuracy"]})
+        error = 1 - (logs or {})["val_accuracy"]
+        self._emit({"steps": self._steps, "epoch": epoch + 1, "error": error})
 
 
 def train(
     config: RunConfig,
     data: Path,
-    emit: Callable[[dict], None],
+    emit: Callable[[dict[str, Any]], None],
     bit_checkpoint: Path | None = None,
     checkpoints: Path | None = None,
-) -> dict:
-    """Trains a run from its beginning, or from its last checkpoint, to its end.
+) -> dict[str, Any]:
+    """Trains a run, from its beginning or from its last checkpoint.
 
     Args:
         config: the run.
         data: the path of a `Dataset`.
-        emit: takes progress messages: `steps` done, and after an epoch its number and `error`.
-        bit_checkpoint: the `.npz` file of `config.bit_checkpoint`.
-        checkpoints: a folder where the run keeps its state after each epoch, until its end.
+        emit: receives progress messages: the finished `steps`, and after an epoch its number and
+            `error`.
+        bit_checkpoint: the `.npz` file whose digest is `config.bit_checkpoint`.
+        checkpoints: a folder in which the run saves its state after each epoch until it ends.
 
     Returns:
         `history` (lists with one value per epoch; errors in [0, 1]), `error` (the median of the
         final epochs), `diverged`, `parameters`, `step_ms` (median, without validation and the
-        first steps of epochs; `None` for a single step per epoch), `seconds` of training and
-        validation since the last start, `peak_mib` and `baseline_mib` (resident memory: the most
-        of this process, and what it used before the model was built).
+        first step of each epoch; `None` for a single step per epoch), `seconds` of training and
+        validation since the last start, `peak_mib` and `baseline_mib` (resident memory of this
+        process: the peak, and before the model was built).
     """
     keras.utils.set_random_seed(config.seed)
     with np.load(data, allow_pickle=False) as arrays:
@@ -126,7 +133,7 @@ def train(
         checkpoint = Checkpoint(checkpoints / config.name, train_set)
         epochs_done = checkpoint.restore(model)
         if checkpoint.history and not math.isfinite(checkpoint.history[-1]["loss"]):
-            epochs_done = config.epochs  # TerminateOnNaN had ended it.
+            epochs_done = config.epochs  # TerminateOnNaN had ended the run.
         callbacks.append(checkpoint)
     start = time.perf_counter()
     history = model.fit(
@@ -153,8 +160,8 @@ def train(
 
 
 @contextlib.contextmanager
-def _precision(name: str | None):
-    """Sets the dtype policy of the layers that are made within."""
+def _precision(name: str | None) -> Iterator[None]:
+    """Sets the dtype policy for layers made in the `with` block."""
     before = keras.config.dtype_policy()
     if name is not None:
         keras.config.set_dtype_policy(f"mixed_{name}")
@@ -164,7 +171,7 @@ def _precision(name: str | None):
         keras.config.set_dtype_policy(before)
 
 
-def _scores(history: dict[str, list[float]]) -> dict:
+def _scores(history: dict[str, list[float]]) -> dict[str, Any]:
     errors = [1 - accuracy for accuracy in history["val_accuracy"]]
     return {
         "history": {
@@ -179,15 +186,15 @@ def _scores(history: dict[str, list[float]]) -> dict:
 
 
 def _finite(values: list[float]) -> list[float | None]:
-    """Returns the values with NaN and infinity, which JSON lacks, as `None`."""
+    """Returns the values with `None` for NaN and infinity, which JSON does not have."""
     return [value if math.isfinite(value) else None for value in values]
 
 
 def _memory_mib(field: str) -> float:
-    """Returns a memory size of this process as Linux accounts for it, in MiB.
+    """Returns a memory size of this process in MiB, as Linux counts it.
 
-    `VmHWM` is the peak of what `ru_maxrss` reports, but starts with the process: `ru_maxrss` of a
-    child also counts what its parent held when it was started.
+    `VmHWM` is the peak resident memory since the process started. `ru_maxrss` also counts what the
+    parent process held when it started this one.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
@@ -195,20 +202,20 @@ def _memory_mib(field: str) -> float:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def _end_with_stdin():
-    # Unbuffered: at its own end the interpreter would wait for a lock that a reader holds.
+def _end_with_stdin() -> NoReturn:
+    # Unbuffered: at exit the interpreter would wait for the lock of a buffered reader.
     while os.read(0, 1):
         pass
     os._exit(1)
 
 
-def main():
+def main() -> None:
     """Trains the run that the command line names."""
-    # Whatever else prints must not get between the messages.
+    # Other output goes to the standard error, so that only messages are on the standard output.
     messages = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
-    def emit(message: dict):
+    def emit(message: dict[str, Any]) -> None:
         print(json.dumps(message, allow_nan=False), file=messages, flush=True)
 
     parser = argparse.ArgumentParser()
