@@ -17,7 +17,9 @@ import os
 import re
 import types
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import tensorflow as tf
 from tfgn_base.names import OP_LIBRARY
@@ -34,7 +36,7 @@ class FusedOpsUnavailableWarning(RuntimeWarning):
     """
 
 
-def build_info() -> dict[str, str | bool | list[str]]:
+def build_info() -> dict[str, Any]:
     """Tells what the compiled part of the package was built from.
 
     Returns:
@@ -145,7 +147,7 @@ def _load_xla() -> str | None:
     return None
 
 
-def _warn(error: ImportError, consequence: str):
+def _warn(error: ImportError, consequence: str) -> None:
     if os.environ.get("TFGN_REQUIRE_FUSED", "") not in ("", "0"):
         raise error
     warnings.warn(
@@ -181,9 +183,9 @@ def _load_ops_or_raise() -> types.ModuleType:
     registered = [name for name in OPS if _is_registered(name)]
     path = _loaded_copy(library) if registered else os.fspath(library)
     with _explained(library, "The op library"):
-        module = tf.load_op_library(path) if path else None
+        module: types.ModuleType | None = tf.load_op_library(path) if path else None
     # TensorFlow generates no wrappers for ops that another library registered before.
-    if registered and not hasattr(module, "group_norm"):
+    if module is None or (registered and not hasattr(module, "group_norm")):
         places = _mapped_files(named=library.name)
         raise ImportError(
             f"Another library in this process{f' ({places[0]})' if places else ''} has registered "
@@ -195,7 +197,7 @@ def _load_ops_or_raise() -> types.ModuleType:
     return module
 
 
-def _load_xla_or_raise():
+def _load_xla_or_raise() -> None:
     library = _find(_XLA_LIBRARY, "The library of the XLA kernels")
     if _loaded_copy(library) is not None:
         return
@@ -211,7 +213,7 @@ def _load_xla_or_raise():
 
 def _package() -> Path:
     """The folder of this package; in an editable install, those of its sources and its build."""
-    return importlib.resources.files(__package__)
+    return cast(Path, importlib.resources.files(__package__))
 
 
 def _installed_minor() -> str:
@@ -225,7 +227,7 @@ def _minors() -> list[str]:
     return sorted(minors, key=lambda minor: [int(number) for number in minor.split(".")])
 
 
-def _build_of(minor: str) -> dict:
+def _build_of(minor: str) -> dict[str, Any]:
     """What the libraries for a minor were built from."""
     file = _package() / f"tf{minor}" / "build.json"
     try:
@@ -248,7 +250,7 @@ def _find(name: str, what: str) -> Path:
 
 
 @contextlib.contextmanager
-def _explained(library: Path, what: str):
+def _explained(library: Path, what: str) -> Iterator[None]:
     """Turns what TensorFlow raises when it cannot load `library` into an ImportError."""
     try:
         yield

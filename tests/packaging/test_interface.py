@@ -7,7 +7,7 @@ import keras
 import pytest
 import tensorflow_groupnorm as tfgn
 
-PACKAGES = [tfgn, tfgn.layers, tfgn.stock]
+PACKAGES = [tfgn, tfgn.layers, tfgn.models, tfgn.stock]
 # The names of `tfgn` that are not documented on their own: modules, and an object of raw ops.
 OTHERS = {"layers", "models", "raw_ops", "stock"}
 PUBLIC = {
