@@ -45,6 +45,12 @@ GroupNormCall GroupNormCallOf(const GroupNormAttrs& attrs, const InputDims& inpu
   return call;
 }
 
+// Returns f(T(), T()), the element types that go in and come out.
+template <typename F>
+auto WithTypes(const GroupNormAttrs& attrs, F&& f) {
+  return WithType(attrs.T, [&](auto t) { return f(t, t); });
+}
+
 // An absent gamma or beta has a shape, [0], but no data.
 template <typename P>
 P* ParamsOrNull(P* params, Affine affine) {
@@ -86,13 +92,8 @@ struct GroupNormOp {
     return {y, statistics, statistics};
   }
 
-  template <typename Where, typename F>
-  static auto WithPass(const Attrs& attrs, const Shape& shape, const Where& where, F&& f) {
-    return WithType(attrs.T, [&](auto t) {
-      using Tensors = ForwardTensors<decltype(t)>;
-      return f(Plan<Tensors>(shape, where), Tensors());
-    });
-  }
+  template <typename T, typename Tout>
+  using Tensors = ForwardTensors<T, Tout>;
 
   template <typename T>
   static void SetTensors(const Shape& shape, const Buffers& buffers, ForwardTensors<T>* tensors) {
@@ -144,13 +145,8 @@ struct GroupNormGradOp {
     return outputs;
   }
 
-  template <typename Where, typename F>
-  static auto WithPass(const Attrs& attrs, const Shape& shape, const Where& where, F&& f) {
-    return WithType(attrs.T, [&](auto t) {
-      using Tensors = BackwardTensors<decltype(t)>;
-      return f(Plan<Tensors>(shape, where), Tensors());
-    });
-  }
+  template <typename T, typename Tout>
+  using Tensors = BackwardTensors<T, Tout>;
 
   template <typename T>
   static void SetTensors(const Shape& shape, const Buffers& buffers, BackwardTensors<T>* tensors) {

@@ -8,8 +8,7 @@
 //   TypesOfInputs(attrs): in their order
 //   Validate(attrs, inputs, shape): an error, or fills *shape
 //   Outputs(attrs, shape, inputs): how to allocate its outputs
-//   WithPass(attrs, shape, where, f): f(pass, tensors), the kernel planned for `where`, a
-//     ParallelFor or a CudaQueue, and its tensors, all of them null yet
+//   Tensors<T, Tout>: the tensors of its kernel, for element types that WithTypes(attrs, f) finds
 //   SetTensors(shape, buffers, tensors): lets them point to the memory of the call
 #ifndef TFGN_OP_OP_H_
 #define TFGN_OP_OP_H_
@@ -21,7 +20,8 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "kernels/cuda/device.h"
+#include "kernels/cpu/pass.h"
+#include "kernels/cuda/pass.h"
 #include "kernels/dims.h"
 #include "kernels/dtypes.h"
 #include "tensorflow/core/framework/types.h"
@@ -130,12 +130,14 @@ absl::Status ReadAttrs(Context* ctx, Attrs* attrs) {
   return attrs->ForEach([&](const char* name, auto* value) { return ctx->GetAttr(name, value); });
 }
 
-// Bytes of scratch memory that RunOp asks for.
+// Bytes of scratch memory that RunOp asks for. `where`: a ParallelFor or a CudaQueue.
 template <typename Op, typename Where>
 int64_t WorkspaceBytes(const typename Op::Attrs& attrs, const typename Op::Shape& shape,
                        const Where& where) {
-  return Op::WithPass(attrs, shape, where,
-                      [](const auto& pass, const auto&) { return pass.workspace_bytes(); });
+  return WithTypes(attrs, [&](auto t, auto tout) {
+    using Tensors = typename Op::template Tensors<decltype(t), decltype(tout)>;
+    return Plan<Tensors>(shape, where).workspace_bytes();
+  });
 }
 
 // Runs the kernel of a valid call. allocate(bytes, &workspace) gives it scratch memory, aligned to
@@ -143,7 +145,9 @@ int64_t WorkspaceBytes(const typename Op::Attrs& attrs, const typename Op::Shape
 template <typename Op, typename Where, typename Allocate>
 absl::Status RunOp(const typename Op::Attrs& attrs, const typename Op::Shape& shape,
                    const Buffers& buffers, const Where& where, Allocate&& allocate) {
-  return Op::WithPass(attrs, shape, where, [&](const auto& pass, auto tensors) -> absl::Status {
+  return WithTypes(attrs, [&](auto t, auto tout) -> absl::Status {
+    typename Op::template Tensors<decltype(t), decltype(tout)> tensors;
+    const auto pass = Plan<decltype(tensors)>(shape, where);
     void* workspace = nullptr;
     TF_RETURN_IF_ERROR(allocate(pass.workspace_bytes(), &workspace));
     Op::SetTensors(shape, buffers, &tensors);

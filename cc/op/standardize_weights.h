@@ -54,7 +54,7 @@ StandardizeWeightsCall StandardizeWeightsCallOf(const StandardizeWeightsAttrs& a
   return call;
 }
 
-// Returns f(T(), Tout()).
+// Returns f(T(), Tout()), the element types that go in and come out.
 // REQUIRES: the validator accepts the two types together.
 template <typename F>
 auto WithTypes(const StandardizeWeightsAttrs& attrs, F&& f) {
@@ -94,13 +94,8 @@ struct StandardizeWeightsOp : StandardizeWeightsOpBase {
     return {{attrs.Tout, Sizes(inputs[kW]), {}}, statistics, statistics};
   }
 
-  template <typename Where, typename F>
-  static auto WithPass(const Attrs& attrs, const Shape& shape, const Where& where, F&& f) {
-    return WithTypes(attrs, [&](auto t, auto tout) {
-      using Tensors = ForwardTensors<decltype(t), decltype(tout)>;
-      return f(Plan<Tensors>(shape, where), Tensors());
-    });
-  }
+  template <typename T, typename Tout>
+  using Tensors = ForwardTensors<T, Tout>;
 
   template <typename T, typename Tout>
   static void SetTensors(const Shape& shape, const Buffers& buffers,
@@ -135,13 +130,8 @@ struct StandardizeWeightsGradOp : StandardizeWeightsOpBase {
     return {{attrs.T, Sizes(inputs[kW]), {kDwHat}}, {attrs.U, Sizes(inputs[kGain]), {}}};
   }
 
-  template <typename Where, typename F>
-  static auto WithPass(const Attrs& attrs, const Shape& shape, const Where& where, F&& f) {
-    return WithTypes(attrs, [&](auto t, auto tout) {
-      using Tensors = BackwardTensors<decltype(t), decltype(tout)>;
-      return f(Plan<Tensors>(shape, where), Tensors());
-    });
-  }
+  template <typename T, typename Tout>
+  using Tensors = BackwardTensors<T, Tout>;
 
   template <typename T, typename Tout>
   static void SetTensors(const Shape& shape, const Buffers& buffers,

@@ -24,64 +24,93 @@ class BackwardPass {
 
  public:
   BackwardPass(const CpuPlan& plan, const BackwardTensors<T, Tout>& t, void* workspace)
-      : plan_(plan), p_(plan.p), t_(t), scratch_(plan, Scratch(workspace)) {
+      : plan_(plan),
+        p_(plan.p),
+        t_(t),
+        scratch_(plan, Scratch(workspace)),
+        source_{t.x, t.dy, t.side_input},
+        elements_{p_.activation, source_, t.dx, t.dside} {
     // A sigmoid costs more than to keep dz, until it is needed again, in an output of its
     // precision.
     if constexpr (std::is_same_v<T, CT> && std::is_same_v<T, Tout>) {
-      if (p_.activation == Activation::kSilu) {
-        kept_ = t.dside != nullptr ? t.dside : t.dx != t.x ? t.dx : nullptr;
-      }
+      if (p_.activation != Activation::kSilu) return;
+      kept_ = t.dside != nullptr ? t.dside : t.dx != t.x ? t.dx : nullptr;
+      if (kept_ == nullptr) return;
+      elements_ = {Activation::kLinear, {t.x, kept_, nullptr}, t.dx, nullptr};
     }
   }
 
-  void Run(const ParallelFor& parallel) const {
-    const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
-    const int64_t groups = p_.groups, parts = plan_.chunks * plan_.strips;
-    const int64_t channels = p_.channels_per_group(), pieces = channels * plan_.channel_units;
-    const bool wants_elements = t_.dx != nullptr || (t_.dside != nullptr && kept_ == nullptr);
-    const Stage prepare{
-        groups, 64 * channels, [&](int64_t n, int64_t begin, int64_t end) {
-          ForEachGroup(begin, end, [&](int64_t first, int64_t last) { Prepare(n, first, last); });
-        }};
-    const Stage finish{groups, 64 * pieces, [&](int64_t n, int64_t begin, int64_t end) {
-                         ForEachGroup(begin, end,
-                                      [&](int64_t first, int64_t last) { Finish(n, first, last); });
-                       }};
-    const Stage sums_of_columns{parts, sample / parts, [&](int64_t n, int64_t begin, int64_t end) {
-                                  for (int64_t i = begin; i < end; ++i) SumsOfColumns(n, i);
-                                }};
-    const Stage backward_columns{wants_elements ? parts : 0, 2 * sample / parts,
-                                 [&](int64_t n, int64_t begin, int64_t end) {
-                                   for (int64_t i = begin; i < end; ++i) BackwardColumns(n, i);
-                                 }};
-    const Stage sums_of_pieces{
-        groups * pieces, sample / (groups * pieces),
-        [&](int64_t n, int64_t begin, int64_t end) { SumsOfPieces(n, begin, end); }};
-    const Stage backward_pieces{
-        wants_elements ? groups * pieces : 0, 2 * sample / (groups * pieces),
-        [&](int64_t n, int64_t begin, int64_t end) { BackwardPieces(n, begin, end); }};
-    const Stage whole_groups{groups, 2 * sample / groups,
-                             [&](int64_t n, int64_t begin, int64_t end) {
-                               prepare.f(n, begin, end);
-                               SumsOfPieces(n, begin * pieces, end * pieces);
-                               finish.f(n, begin, end);
-                               if (wants_elements) BackwardPieces(n, begin * pieces, end * pieces);
-                             }};
+  bool writes_elements() const { return elements_.dx != nullptr || elements_.dside != nullptr; }
 
-    if (plan_.by_columns) {
-      RunStages(parallel, p_.n, sample, prepare, sums_of_columns, finish, backward_columns);
-    } else if (p_.a == 1 && AreTasks(parallel, p_.n * groups, sample / groups)) {
-      RunStages(parallel, p_.n, sample, whole_groups);
-    } else {
-      RunStages(parallel, p_.n, sample, prepare, sums_of_pieces, finish, backward_pieces);
-    }
-    // The samples, in order.
-    const int64_t sums = p_.n * 2 * static_cast<int64_t>(sizeof(double));
-    RunStages(parallel, 1, p_.c * sums,
-              Stage{p_.c, sums, [&](int64_t, int64_t begin, int64_t end) {
-                      WriteAffineGradient(p_.beta, 0, begin, end, t_.dbeta);
-                      WriteAffineGradient(p_.gamma, 1, begin, end, t_.dgamma);
-                    }});
+  // --- stages: what they do for items [begin, end) of sample n ---
+
+  // The coefficients that sums are computed with, of groups.
+  void Prepare(int64_t n, int64_t begin, int64_t end) const {
+    ForEachGroup(begin, end, [&](int64_t first, int64_t last) { PrepareGroups(n, first, last); });
+  }
+
+  HWY_NOINLINE void SumsOfColumns(int64_t n, int64_t begin, int64_t end) const {
+    plan_.ForEachTile(begin, end,
+                      [&](int64_t chunk, Tile tile) HWY_ATTR { SumsOfTile(n, chunk, tile); });
+  }
+
+  HWY_NOINLINE void SumsOfPieces(int64_t n, int64_t begin, int64_t end) const {
+    const int64_t sample = n * p_.a * p_.c * p_.b;
+    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
+      CpuPlan::ForEachPiece(begin, end, p_.c, p_.b,
+                            [&](int64_t offset, int64_t length, int64_t c, int64_t unit) HWY_ATTR {
+                              const ChannelSums sums = GradientSums<activation()>(
+                                  source_ + (sample + offset), KeptAt(sample + offset), length,
+                                  UniformOf(n, c));
+                              Partial(n, unit, 0)[c] = sums.dz;
+                              Partial(n, unit, 1)[c] = sums.dz_centered;
+                            });
+    });
+  }
+
+  // The gradients of gamma and beta by sample n, and the coefficients of dx, of groups.
+  void Finish(int64_t n, int64_t begin, int64_t end) const {
+    ForEachGroup(begin, end, [&](int64_t first, int64_t last) { FinishGroups(n, first, last); });
+  }
+
+  HWY_NOINLINE void BackwardColumns(int64_t n, int64_t begin, int64_t end) const {
+    Activations::Dispatch(elements_.activation, [&](auto activation) HWY_ATTR {
+      plan_.ForEachTile(begin, end, [&](int64_t chunk, Tile tile) HWY_ATTR {
+        const auto k = ColumnsOf(n, tile);
+        const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin, cols = plan_.cols;
+        const int64_t first = plan_.ChunkBegin(chunk), last = plan_.ChunkEnd(chunk);
+        const int64_t tail = plan_.ChunkTail(chunk);
+        BackwardRows<activation()>(elements_, sample + first * cols, cols, last - first, tile.width,
+                                   k);
+        if (tail > 0) BackwardRows<activation()>(elements_, sample + last * cols, cols, 1, tail, k);
+      });
+    });
+  }
+
+  HWY_NOINLINE void BackwardPieces(int64_t n, int64_t begin, int64_t end) const {
+    const int64_t sample = n * p_.a * p_.c * p_.b;
+    Activations::Dispatch(elements_.activation, [&](auto activation) HWY_ATTR {
+      CpuPlan::ForEachPiece(begin, end, p_.c, p_.b,
+                            [&](int64_t offset, int64_t length, int64_t c, int64_t) HWY_ATTR {
+                              BackwardRows<activation()>(elements_, sample + offset, length, 1,
+                                                         length, UniformOf(n, c));
+                            });
+    });
+  }
+
+  // All of it for whole groups, by runs.
+  void BackwardGroups(int64_t n, int64_t begin, int64_t end) const {
+    const int64_t pieces = p_.channels_per_group() * plan_.channel_units;
+    Prepare(n, begin, end);
+    SumsOfPieces(n, begin * pieces, end * pieces);
+    Finish(n, begin, end);
+    if (writes_elements()) BackwardPieces(n, begin * pieces, end * pieces);
+  }
+
+  // The gradients of gamma and beta for channels [begin, end): the samples, in order.
+  void WriteAffineGradients(int64_t, int64_t begin, int64_t end) const {
+    WriteAffineGradient(p_.beta, 0, begin, end, t_.dbeta);
+    WriteAffineGradient(p_.gamma, 1, begin, end, t_.dgamma);
   }
 
  private:
@@ -117,7 +146,7 @@ class BackwardPass {
     FillChannels(plan_, scratch_.tables.Row(n, table), first * channels, last * channels, f);
   }
 
-  HWY_NOINLINE void Prepare(int64_t n, int64_t first, int64_t last) const {
+  HWY_NOINLINE void PrepareGroups(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
     const auto mean = ReadStatistic(d, t_.mean, n, first, last);
     const auto rstd = hn::Mul(ReadStatistic(d, t_.rstd, n, first, last), hn::Set(d, p_.scale));
@@ -132,7 +161,7 @@ class BackwardPass {
          [&](int64_t c, auto lanes) HWY_ATTR { return ReadAffine(d, beta, c, lanes, 0); });
   }
 
-  HWY_NOINLINE void Finish(int64_t n, int64_t first, int64_t last) const {
+  HWY_NOINLINE void FinishGroups(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
     const int64_t channels = p_.channels_per_group(), begin = first * channels;
     const auto rstd = ReadStatistic(d, t_.rstd, n, first, last);
@@ -186,31 +215,7 @@ class BackwardPass {
     });
   }
 
-  Source<T, Tout> SourceAt(int64_t offset) const {
-    return Source<T, Tout>{t_.x, t_.dy, t_.side_input} + offset;
-  }
-
   T* KeptAt(int64_t offset) const { return kept_ == nullptr ? nullptr : kept_ + offset; }
-
-  template <class K>
-  HWY_INLINE void Backward(int64_t offset, int64_t stride, int64_t rows, int64_t width,
-                           const K& k) const {
-    T* dx = t_.dx == nullptr ? nullptr : t_.dx + offset;
-    T* dside = t_.dside == nullptr ? nullptr : t_.dside + offset;
-    if constexpr (std::is_same_v<T, Tout>) {
-      if (kept_ != nullptr) {
-        const Source<T, Tout> from = {t_.x + offset, kept_ + offset, nullptr};
-        BackwardRows<Activation::kLinear>(from, dx, static_cast<T*>(nullptr), stride, rows, width,
-                                          k);
-        return;
-      }
-    }
-    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      BackwardRows<activation()>(SourceAt(offset), dx, dside, stride, rows, width, k);
-    });
-  }
-
-  // --- by columns ---
 
   BackwardCoefficients<PerColumn<CT>> ColumnsOf(int64_t n, Tile tile) const {
     const auto table = [&](Table i) {
@@ -219,9 +224,9 @@ class BackwardPass {
     return {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)};
   }
 
-  HWY_NOINLINE void SumsOfColumns(int64_t n, int64_t item) const {
-    plan_.ForEachTile(item % plan_.strips,
-                      [&](Tile tile) HWY_ATTR { SumsOfTile(n, item / plan_.strips, tile); });
+  BackwardCoefficients<Uniform<CT>> UniformOf(int64_t n, int64_t c) const {
+    const auto table = [&](Table i) { return Uniform<CT>{scratch_.tables.Row(n, i)[c]}; };
+    return {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)};
   }
 
   HWY_NOINLINE void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
@@ -229,7 +234,7 @@ class BackwardPass {
     const int64_t row = p_.c * p_.b, rows = plan_.ChunkEnd(chunk) - plan_.ChunkBegin(chunk);
     const int64_t offset = n * p_.a * row + plan_.ChunkBegin(chunk) * plan_.cols + tile.begin;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      AddGradientRows<activation()>(SourceAt(offset), KeptAt(offset), plan_.cols, rows, tile.width,
+      AddGradientRows<activation()>(source_ + offset, KeptAt(offset), plan_.cols, rows, tile.width,
                                     plan_.ChunkTail(chunk), ColumnsOf(n, tile), sums);
     });
 
@@ -249,54 +254,47 @@ class BackwardPass {
     });
   }
 
-  HWY_NOINLINE void BackwardColumns(int64_t n, int64_t item) const {
-    const int64_t chunk = item / plan_.strips, cols = plan_.cols;
-    const int64_t begin = plan_.ChunkBegin(chunk), end = plan_.ChunkEnd(chunk);
-    plan_.ForEachTile(item % plan_.strips, [&](Tile tile) HWY_ATTR {
-      const auto k = ColumnsOf(n, tile);
-      const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin;
-      Backward(sample + begin * cols, cols, end - begin, tile.width, k);
-      if (plan_.ChunkTail(chunk) > 0) {
-        Backward(sample + end * cols, cols, 1, plan_.ChunkTail(chunk), k);
-      }
-    });
-  }
-
-  // --- by runs ---
-
-  BackwardCoefficients<Uniform<CT>> UniformOf(int64_t n, int64_t c) const {
-    const auto table = [&](Table i) { return Uniform<CT>{scratch_.tables.Row(n, i)[c]}; };
-    return {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)};
-  }
-
-  HWY_NOINLINE void SumsOfPieces(int64_t n, int64_t begin, int64_t end) const {
-    const int64_t sample = n * p_.a * p_.c * p_.b;
-    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      CpuPlan::ForEachPiece(begin, end, p_.c, p_.b,
-                            [&](int64_t offset, int64_t length, int64_t c, int64_t unit) HWY_ATTR {
-                              const ChannelSums sums = GradientSums<activation()>(
-                                  SourceAt(sample + offset), KeptAt(sample + offset), length,
-                                  UniformOf(n, c));
-                              Partial(n, unit, 0)[c] = sums.dz;
-                              Partial(n, unit, 1)[c] = sums.dz_centered;
-                            });
-    });
-  }
-
-  HWY_NOINLINE void BackwardPieces(int64_t n, int64_t begin, int64_t end) const {
-    const int64_t sample = n * p_.a * p_.c * p_.b;
-    CpuPlan::ForEachPiece(begin, end, p_.c, p_.b,
-                          [&](int64_t offset, int64_t length, int64_t c, int64_t) HWY_ATTR {
-                            Backward(sample + offset, length, 1, length, UniformOf(n, c));
-                          });
-  }
-
   const CpuPlan& plan_;
   const Normalization& p_;
   const BackwardTensors<T, Tout>& t_;
   const PassScratch<BackwardTensors<T, Tout>> scratch_;
+  const Source<T, Tout> source_;
+  Elements<T, Tout> elements_;
   T* kept_ = nullptr;  // dz, from the sums on
 };
+
+// A CpuKernel.
+template <class Activations, typename T, typename Tout>
+void RunPass(const CpuPlan& plan, const BackwardTensors<T, Tout>& tensors, void* workspace,
+             const ParallelFor& parallel) {
+  using Pass = BackwardPass<T, Tout, Activations>;
+  const Pass pass(plan, tensors, workspace);
+  const Normalization& p = plan.p;
+  const int64_t sample = p.a * p.c * p.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
+  const int64_t groups = p.groups, parts = plan.chunks * plan.strips;
+  const int64_t channels = p.channels_per_group(), pieces = p.c * plan.channel_units;
+  const auto stage = [&pass](int64_t items, int64_t bytes, auto work) {
+    return Stage{items, bytes, [&pass, work](int64_t n, int64_t begin, int64_t end) {
+                   (pass.*work)(n, begin, end);
+                 }};
+  };
+  const auto prepare = stage(groups, 64 * channels, &Pass::Prepare);
+  const auto finish = stage(groups, 64 * channels * plan.channel_units, &Pass::Finish);
+
+  if (plan.by_columns) {
+    RunStages(
+        parallel, p.n, sample, prepare, stage(parts, sample / parts, &Pass::SumsOfColumns), finish,
+        stage(pass.writes_elements() ? parts : 0, 2 * sample / parts, &Pass::BackwardColumns));
+  } else if (p.a == 1 && AreTasks(parallel, p.n * groups, sample / groups)) {
+    RunStages(parallel, p.n, sample, stage(groups, 2 * sample / groups, &Pass::BackwardGroups));
+  } else {
+    RunStages(
+        parallel, p.n, sample, prepare, stage(pieces, sample / pieces, &Pass::SumsOfPieces), finish,
+        stage(pass.writes_elements() ? pieces : 0, 2 * sample / pieces, &Pass::BackwardPieces));
+  }
+  const int64_t sums = p.n * 2 * static_cast<int64_t>(sizeof(double));
+  RunStages(parallel, 1, p.c * sums, stage(p.c, sums, &Pass::WriteAffineGradients));
+}
 
 }  // namespace
 // NOLINTNEXTLINE(google-readability-namespace-comments)

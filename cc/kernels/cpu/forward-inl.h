@@ -53,23 +53,6 @@ struct ForwardCoefficients {
   Coefficient mean, scale, shift;
 };
 
-template <Activation kActivation, typename T, typename Tout, class K>
-HWY_NOINLINE void NormalizeRows(const T* x, const T* side, Tout* y, int64_t stride, int64_t rows,
-                                int64_t width, K k) {
-  const hn::ScalableTag<ParamOf<T>> d;
-  const int64_t ahead = PrefetchDistance<Tout>(rows, stride);
-  for (int64_t begin = 0; begin < rows * stride; begin += stride) {
-    ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
-      const int64_t i = begin + j;
-      PrefetchForWrite(y + i + ahead);
-      const auto centered = hn::Sub(Read(d, x + i, lanes), k.mean.Get(d, j));
-      auto z = hn::MulAdd(centered, k.scale.Get(d, j), k.shift.Get(d, j));
-      if (side != nullptr) z = hn::Add(z, Read(d, side + i, lanes));
-      Write(Activate<kActivation>(d, z), d, y + i, lanes);
-    });
-  }
-}
-
 template <typename T, typename Tout, class Activations>
 class ForwardPass {
   using CT = ParamOf<T>;
@@ -79,64 +62,24 @@ class ForwardPass {
   ForwardPass(const CpuPlan& plan, const ForwardTensors<T, Tout>& t, void* workspace)
       : plan_(plan), p_(plan.p), t_(t), scratch_(plan, Scratch(workspace)) {}
 
-  void Run(const ParallelFor& parallel) const {
-    const int64_t sample = p_.a * p_.c * p_.b * static_cast<int64_t>(sizeof(T));
-    const int64_t groups = p_.groups, parts = plan_.chunks * plan_.strips;
-    const int64_t runs = plan_.group_units, pieces = p_.c / groups * plan_.channel_units;
-    const Stage finish{groups, 64 * (plan_.group_units + plan_.fold),
-                       [&](int64_t n, int64_t begin, int64_t end) { Finish(n, begin, end); }};
-    const Stage moments_of_columns{parts, sample / parts,
-                                   [&](int64_t n, int64_t begin, int64_t end) {
-                                     for (int64_t i = begin; i < end; ++i) MomentsOfColumns(n, i);
-                                   }};
-    const Stage normalize_columns{parts, 2 * sample / parts,
-                                  [&](int64_t n, int64_t begin, int64_t end) {
-                                    for (int64_t i = begin; i < end; ++i) NormalizeColumns(n, i);
-                                  }};
-    const Stage moments_of_runs{
-        groups * runs, sample / (groups * runs),
-        [&](int64_t n, int64_t begin, int64_t end) { MomentsOfRuns(n, begin, end); }};
-    const Stage normalize_pieces{
-        groups * pieces, 2 * sample / (groups * pieces),
-        [&](int64_t n, int64_t begin, int64_t end) { NormalizePieces(n, begin, end); }};
-    const Stage whole_groups{groups, 2 * sample / groups,
-                             [&](int64_t n, int64_t begin, int64_t end) {
-                               MomentsOfRuns(n, begin * runs, end * runs);
-                               Finish(n, begin, end);
-                               NormalizePieces(n, begin * pieces, end * pieces);
-                             }};
+  // --- stages: what they do for items [begin, end) of sample n ---
 
-    if (plan_.moments_by_columns) {
-      RunStages(parallel, p_.n, sample, moments_of_columns, finish, normalize_columns);
-    } else if (plan_.by_columns) {
-      RunStages(parallel, p_.n, sample, moments_of_runs, finish, normalize_columns);
-    } else if (p_.a == 1 && AreTasks(parallel, p_.n * groups, sample / groups)) {
-      RunStages(parallel, p_.n, sample, whole_groups);
-    } else {
-      RunStages(parallel, p_.n, sample, moments_of_runs, finish, normalize_pieces);
-    }
+  HWY_NOINLINE void MomentsOfColumns(int64_t n, int64_t begin, int64_t end) const {
+    plan_.ForEachTile(begin, end,
+                      [&](int64_t chunk, Tile tile) HWY_ATTR { MomentsOfTile(n, chunk, tile); });
   }
 
- private:
-  // Means, or sums of squared deviations, of a unit, per group.
-  double* Means(int64_t n, int64_t unit) const {
-    return scratch_.partial + (n * plan_.group_units + unit) * 2 * p_.groups;
-  }
-  double* SquaredDeviations(int64_t n, int64_t unit) const { return Means(n, unit) + p_.groups; }
-
-  // Numbers of a group in a unit. The last chunk has the partial row as well, on top of what may be
-  // as many rows as in any other.
-  int64_t UnitCount(int64_t unit) const {
-    if (plan_.moments_by_columns) {
-      const int64_t group_cols = p_.channels_per_group() * p_.b;
-      const int64_t rows_of_chunk = plan_.fold * plan_.chunk_rows;
-      const bool is_last = unit == plan_.chunks - 1;
-      return group_cols * (is_last ? p_.a - unit * rows_of_chunk : rows_of_chunk);
-    }
-    const int64_t run = p_.channels_per_group() * p_.b;
-    return plan_.PieceLength(run, unit % CpuPlan::Pieces(run));
+  HWY_NOINLINE void MomentsOfRuns(int64_t n, int64_t begin, int64_t end) const {
+    const T* x = t_.x + n * p_.a * p_.c * p_.b;
+    CpuPlan::ForEachPiece(begin, end, p_.groups, p_.channels_per_group() * p_.b,
+                          [&](int64_t offset, int64_t length, int64_t g, int64_t unit) HWY_ATTR {
+                            const Moments m = RunMoments(x + offset, length);
+                            Means(n, unit)[g] = m.mean;
+                            SquaredDeviations(n, unit)[g] = m.m2;
+                          });
   }
 
+  // Statistics and coefficients of groups [first, last).
   HWY_NOINLINE void Finish(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
     constexpr size_t kMaxLanes = HWY_MAX_BYTES / sizeof(double);
@@ -172,6 +115,64 @@ class ForwardPass {
     });
   }
 
+  HWY_NOINLINE void NormalizeColumns(int64_t n, int64_t begin, int64_t end) const {
+    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
+      plan_.ForEachTile(begin, end, [&](int64_t chunk, Tile tile) HWY_ATTR {
+        const auto table = [&](Table i) {
+          return PerColumn<CT>{scratch_.tables.Row(n, i) + tile.begin};
+        };
+        const ForwardCoefficients<PerColumn<CT>> k = {table(kMean), table(kScale), table(kShift)};
+        const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin, cols = plan_.cols;
+        const int64_t first = plan_.ChunkBegin(chunk), last = plan_.ChunkEnd(chunk);
+        const int64_t tail = plan_.ChunkTail(chunk);
+        NormalizeRows<activation()>(sample + first * cols, cols, last - first, tile.width, k);
+        if (tail > 0) NormalizeRows<activation()>(sample + last * cols, cols, 1, tail, k);
+      });
+    });
+  }
+
+  HWY_NOINLINE void NormalizePieces(int64_t n, int64_t begin, int64_t end) const {
+    const int64_t sample = n * p_.a * p_.c * p_.b;
+    const CT* const mean = scratch_.tables.Row(n, kMean);
+    const CT* const scale = scratch_.tables.Row(n, kScale);
+    const CT* const shift = scratch_.tables.Row(n, kShift);
+    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
+      CpuPlan::ForEachPiece(
+          begin, end, p_.c, p_.b, [&](int64_t offset, int64_t length, int64_t c, int64_t) HWY_ATTR {
+            const ForwardCoefficients<Uniform<CT>> k = {{mean[c]}, {scale[c]}, {shift[c]}};
+            NormalizeRows<activation()>(sample + offset, length, 1, length, k);
+          });
+    });
+  }
+
+  // All of it for whole groups, by runs.
+  void NormalizeGroups(int64_t n, int64_t begin, int64_t end) const {
+    const int64_t pieces = p_.channels_per_group() * plan_.channel_units;
+    MomentsOfRuns(n, begin * plan_.group_units, end * plan_.group_units);
+    Finish(n, begin, end);
+    NormalizePieces(n, begin * pieces, end * pieces);
+  }
+
+ private:
+  // Means, or sums of squared deviations, of a unit, per group.
+  double* Means(int64_t n, int64_t unit) const {
+    return scratch_.partial + (n * plan_.group_units + unit) * 2 * p_.groups;
+  }
+  double* SquaredDeviations(int64_t n, int64_t unit) const { return Means(n, unit) + p_.groups; }
+
+  // Numbers of a group in a unit. The last chunk has the partial row as well, on top of what may be
+  // as many rows as in any other.
+  int64_t UnitCount(int64_t unit) const {
+    if (plan_.moments_by_columns) {
+      const int64_t group_cols = p_.channels_per_group() * p_.b;
+      const int64_t rows_of_chunk = plan_.fold * plan_.chunk_rows;
+      const bool is_last = unit == plan_.chunks - 1;
+      return group_cols * (is_last ? p_.a - unit * rows_of_chunk : rows_of_chunk);
+    }
+    const int64_t run = p_.channels_per_group() * p_.b;
+    return plan_.PieceLength(run, unit % CpuPlan::Pieces(run));
+  }
+
   // For channels [begin, end), all of one group, or of a vector of groups of one channel each. The
   // rounding of mean to CT goes into shift, so that it costs no accuracy where |mean| is large.
   template <class V>
@@ -193,21 +194,24 @@ class ForwardPass {
                  });
   }
 
-  template <class K>
-  HWY_INLINE void Normalize(int64_t offset, int64_t stride, int64_t rows, int64_t width,
-                            const K& k) const {
-    const T* side = t_.side_input == nullptr ? nullptr : t_.side_input + offset;
-    Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      NormalizeRows<activation()>(t_.x + offset, side, t_.y + offset, stride, rows, width, k);
-    });
-  }
-
-  // --- by columns ---
-
-  HWY_NOINLINE void MomentsOfColumns(int64_t n, int64_t item) const {
-    const int64_t chunk = item / plan_.strips;
-    plan_.ForEachTile(item % plan_.strips,
-                      [&](Tile tile) HWY_ATTR { MomentsOfTile(n, chunk, tile); });
+  template <Activation kActivation, class K>
+  HWY_NOINLINE void NormalizeRows(int64_t offset, int64_t stride, int64_t rows, int64_t width,
+                                  K k) const {
+    const hn::ScalableTag<CT> d;
+    const T* const x = t_.x + offset;
+    const T* const side = t_.side_input == nullptr ? nullptr : t_.side_input + offset;
+    Tout* const y = t_.y + offset;
+    const int64_t ahead = PrefetchDistance<Tout>(rows, stride);
+    for (int64_t begin = 0; begin < rows * stride; begin += stride) {
+      ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
+        const int64_t i = begin + j;
+        PrefetchForWrite(y + i + ahead);
+        const auto centered = hn::Sub(Read(d, x + i, lanes), k.mean.Get(d, j));
+        auto z = hn::MulAdd(centered, k.scale.Get(d, j), k.shift.Get(d, j));
+        if (side != nullptr) z = hn::Add(z, Read(d, side + i, lanes));
+        Write(Activate<kActivation>(d, z), d, y + i, lanes);
+      });
+    }
   }
 
   HWY_NOINLINE void MomentsOfTile(int64_t n, int64_t chunk, Tile tile) const {
@@ -285,51 +289,43 @@ class ForwardPass {
     });
   }
 
-  HWY_NOINLINE void NormalizeColumns(int64_t n, int64_t item) const {
-    const int64_t chunk = item / plan_.strips, cols = plan_.cols;
-    const int64_t begin = plan_.ChunkBegin(chunk), end = plan_.ChunkEnd(chunk);
-    plan_.ForEachTile(item % plan_.strips, [&](Tile tile) HWY_ATTR {
-      const auto table = [&](Table i) {
-        return PerColumn<CT>{scratch_.tables.Row(n, i) + tile.begin};
-      };
-      const ForwardCoefficients<PerColumn<CT>> k = {table(kMean), table(kScale), table(kShift)};
-      const int64_t sample = n * p_.a * p_.c * p_.b + tile.begin;
-      Normalize(sample + begin * cols, cols, end - begin, tile.width, k);
-      if (plan_.ChunkTail(chunk) > 0) {
-        Normalize(sample + end * cols, cols, 1, plan_.ChunkTail(chunk), k);
-      }
-    });
-  }
-
-  // --- by runs ---
-
-  HWY_NOINLINE void MomentsOfRuns(int64_t n, int64_t begin, int64_t end) const {
-    const T* x = t_.x + n * p_.a * p_.c * p_.b;
-    CpuPlan::ForEachPiece(begin, end, p_.groups, p_.channels_per_group() * p_.b,
-                          [&](int64_t offset, int64_t length, int64_t g, int64_t unit) HWY_ATTR {
-                            const Moments m = RunMoments(x + offset, length);
-                            Means(n, unit)[g] = m.mean;
-                            SquaredDeviations(n, unit)[g] = m.m2;
-                          });
-  }
-
-  HWY_NOINLINE void NormalizePieces(int64_t n, int64_t begin, int64_t end) const {
-    const int64_t sample = n * p_.a * p_.c * p_.b;
-    const CT* const mean = scratch_.tables.Row(n, kMean);
-    const CT* const scale = scratch_.tables.Row(n, kScale);
-    const CT* const shift = scratch_.tables.Row(n, kShift);
-    CpuPlan::ForEachPiece(
-        begin, end, p_.c, p_.b, [&](int64_t offset, int64_t length, int64_t c, int64_t) HWY_ATTR {
-          const ForwardCoefficients<Uniform<CT>> k = {{mean[c]}, {scale[c]}, {shift[c]}};
-          Normalize(sample + offset, length, 1, length, k);
-        });
-  }
-
   const CpuPlan& plan_;
   const Normalization& p_;
   const ForwardTensors<T, Tout>& t_;
   const PassScratch<ForwardTensors<T, Tout>> scratch_;
 };
+
+// A CpuKernel.
+template <class Activations, typename T, typename Tout>
+void RunPass(const CpuPlan& plan, const ForwardTensors<T, Tout>& tensors, void* workspace,
+             const ParallelFor& parallel) {
+  using Pass = ForwardPass<T, Tout, Activations>;
+  const Pass pass(plan, tensors, workspace);
+  const Normalization& p = plan.p;
+  const int64_t sample = p.a * p.c * p.b * static_cast<int64_t>(sizeof(T));
+  const int64_t groups = p.groups, parts = plan.chunks * plan.strips;
+  const int64_t runs = groups * plan.group_units, pieces = p.c * plan.channel_units;
+  const auto stage = [&pass](int64_t items, int64_t bytes, auto work) {
+    return Stage{items, bytes, [&pass, work](int64_t n, int64_t begin, int64_t end) {
+                   (pass.*work)(n, begin, end);
+                 }};
+  };
+  const auto finish = stage(groups, 64 * (plan.group_units + plan.fold), &Pass::Finish);
+  const auto moments_of_runs = stage(runs, sample / runs, &Pass::MomentsOfRuns);
+  const auto normalize_columns = stage(parts, 2 * sample / parts, &Pass::NormalizeColumns);
+
+  if (plan.moments_by_columns) {
+    RunStages(parallel, p.n, sample, stage(parts, sample / parts, &Pass::MomentsOfColumns), finish,
+              normalize_columns);
+  } else if (plan.by_columns) {
+    RunStages(parallel, p.n, sample, moments_of_runs, finish, normalize_columns);
+  } else if (p.a == 1 && AreTasks(parallel, p.n * groups, sample / groups)) {
+    RunStages(parallel, p.n, sample, stage(groups, 2 * sample / groups, &Pass::NormalizeGroups));
+  } else {
+    RunStages(parallel, p.n, sample, moments_of_runs, finish,
+              stage(pieces, 2 * sample / pieces, &Pass::NormalizePieces));
+  }
+}
 
 }  // namespace
 // NOLINTNEXTLINE(google-readability-namespace-comments)

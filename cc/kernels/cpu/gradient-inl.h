@@ -99,10 +99,22 @@ HWY_NOINLINE void AddGradientRows(Source<T, Tout> from, T* kept, int64_t stride,
   if (tail > 0) sums.Add(rows, rows + 1, tail, add);
 }
 
+// What the pass over elements reads and writes, and the activation between z and its output.
+template <typename T, typename Tout>
+struct Elements {
+  Activation activation;
+  Source<T, Tout> from;
+  T* dx;     // or null
+  T* dside;  // or null
+};
+
 template <Activation kActivation, typename T, typename Tout, class K>
-HWY_NOINLINE void BackwardRows(Source<T, Tout> from, T* dx, T* dside, int64_t stride, int64_t rows,
-                               int64_t width, K k) {
+HWY_NOINLINE void BackwardRows(const Elements<T, Tout>& elements, int64_t offset, int64_t stride,
+                               int64_t rows, int64_t width, K k) {
   const hn::ScalableTag<ParamOf<T>> d;
+  const Source<T, Tout> from = elements.from + offset;
+  T* const dx = elements.dx == nullptr ? nullptr : elements.dx + offset;
+  T* const dside = elements.dside == nullptr ? nullptr : elements.dside + offset;
   const int64_t ahead = PrefetchDistance<T>(rows, stride);
   for (int64_t begin = 0; begin < rows * stride; begin += stride) {
     ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {

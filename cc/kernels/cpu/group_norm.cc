@@ -24,7 +24,7 @@ namespace {
 
 GroupNormKernels GetKernels() {
   using All = Activations<Activation::kLinear, Activation::kRelu, Activation::kSilu>;
-  return Passes<All>::Table<GroupNormKernels>();
+  return KernelsOf<All, GroupNormKernels>();
 }
 
 }  // namespace
@@ -43,8 +43,8 @@ HWY_EXPORT(GetKernels);
 
 template <class Tensors>
 CpuPass<Tensors> Plan(const GroupNormShape& shape, const ParallelFor&) {
-  return PlanNormalization<Tensors>(
-      NormalizationOf(shape), std::get<CpuKernel<Tensors>>(HWY_DYNAMIC_DISPATCH(GetKernels)()));
+  return Plan<Tensors>(NormalizationOf(shape),
+                       std::get<CpuKernel<Tensors>>(HWY_DYNAMIC_DISPATCH(GetKernels)()));
 }
 
 #define TFGN_INSTANTIATE(T)                                                            \

@@ -15,27 +15,13 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
-template <class Activations>
-struct Passes {
-  template <typename T, typename Tout>
-  static void Run(const CpuPlan& plan, const ForwardTensors<T, Tout>& tensors, void* workspace,
-                  const ParallelFor& parallel) {
-    ForwardPass<T, Tout, Activations>(plan, tensors, workspace).Run(parallel);
-  }
-  template <typename T, typename Tout>
-  static void Run(const CpuPlan& plan, const BackwardTensors<T, Tout>& tensors, void* workspace,
-                  const ParallelFor& parallel) {
-    BackwardPass<T, Tout, Activations>(plan, tensors, workspace).Run(parallel);
-  }
-
-  // Of this target, with code for these activations.
-  template <class Kernels>
-  static Kernels Table() {
-    Kernels table;
-    std::apply([](auto&... kernels) { ((kernels = Run), ...); }, table);
-    return table;
-  }
-};
+// The kernels of this target, with code for these activations.
+template <class Activations, class Kernels>
+Kernels KernelsOf() {
+  Kernels kernels;
+  std::apply([](auto&... kernel) { ((kernel = RunPass<Activations>), ...); }, kernels);
+  return kernels;
+}
 
 }  // namespace
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -62,7 +62,7 @@ void RunEmpty(const CpuPlan& plan, const BackwardTensors<T, Tout>& t, void*, con
 
 // A pass of an op that is a Normalization and nothing more; `kernel` runs one that is not empty.
 template <class Tensors>
-CpuPass<Tensors> PlanNormalization(const Normalization& p, CpuKernel<Tensors> kernel) {
+CpuPass<Tensors> Plan(const Normalization& p, CpuKernel<Tensors> kernel) {
   const CpuPlan plan(p);
   if (p.empty()) return {plan, RunEmpty, 0};
   return {plan, kernel, PassScratch<Tensors>(plan, Scratch()).bytes};

@@ -96,11 +96,15 @@ struct CpuPlan {
   int64_t ChunkEnd(int64_t chunk) const { return std::min(rows, (chunk + 1) * chunk_rows); }
   int64_t ChunkTail(int64_t chunk) const { return chunk == chunks - 1 ? tail : 0; }
 
-  // f(Tile) for the columns of a strip.
+  // f(chunk, Tile) for the tiles of parts [begin, end) of a sample.
   template <class F>
-  void ForEachTile(int64_t i, F&& f) const {
-    const int64_t end = std::min(cols, (i + 1) * strip_cols);
-    for (int64_t j = i * strip_cols; j < end; j += kTile) f(Tile{j, std::min(kTile, end - j)});
+  void ForEachTile(int64_t begin, int64_t end, F&& f) const {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t strip = part % strips, strip_end = std::min(cols, (strip + 1) * strip_cols);
+      for (int64_t j = strip * strip_cols; j < strip_end; j += kTile) {
+        f(part / strips, Tile{j, std::min(kTile, strip_end - j)});
+      }
+    }
   }
 
   // By runs: a run of `length` elements falls into pieces of at most kMaxPiece.

@@ -13,39 +13,36 @@
 
 namespace tfgn {
 
-// Threads that go through the stages of a pass together, for one wake-up. Every member runs the
-// same program, a sequence of Share and Wait with the same counts. A member that starts late, or
-// when all is done, finds its work taken by the others: none ever waits for one that does not run.
+// f(n, begin, end) for ranges that make up [0, items) of every sample n. `bytes`: what an item
+// reads and writes, about.
+template <typename F>
+struct Stage {
+  int64_t items, bytes;
+  F f;
+};
+template <typename F>
+Stage(int64_t, int64_t, F) -> Stage<F>;
+
+// Threads that go through the stages of a pass together, for one wake-up. Every member calls Share
+// and Wait in the same order. A member that starts late, or when all is done, finds its work taken
+// by the others: none ever waits for one that does not run.
 class Team {
  public:
   class Member;
 
-  // `bytes`: what the program reads and writes, about.
+  // `bytes`: what all stages read and write, about.
   Team(const ParallelFor& parallel, int64_t bytes)
-      : parallel_(parallel),
-        bytes_(bytes),
-        // Waking a thread costs some 5 us, in which one core moves about 64 KiB.
-        size_(static_cast<int>(std::clamp<int64_t>(bytes >> 16, 1, parallel.threads()))),
+      // Waking a thread costs some 5 us, in which one core moves about 64 KiB.
+      : size_(static_cast<int>(std::clamp<int64_t>(bytes >> 16, 1, parallel.threads()))),
         next_(size_) {}
 
   int size() const { return size_; }
-
-  // program(Member&) on every member.
-  template <typename F>
-  void Run(F&& program) {
-    parallel_(size_, bytes_, [&](int64_t i) {
-      Member member(*this, static_cast<int>(i));
-      program(member);
-    });
-  }
 
  private:
   struct alignas(64) Counter {  // a cache line of its own
     std::atomic<int64_t> value{0};
   };
 
-  const ParallelFor& parallel_;
-  const int64_t bytes_;
   const int size_;
   std::vector<Counter> next_;  // tasks begun, of all stages, by the member that they belong to
   Counter done_;               // tasks done
@@ -55,22 +52,22 @@ class Team::Member {
  public:
   Member(Team& team, int index) : team_(team), index_(index), base_(team.size_, 0) {}
 
-  // f(begin, end) for ranges that make up [0, count); `bytes` is what each of the count reads and
-  // writes, about. A member begins with its own part, the same part of every stage, whose memory
-  // its caches may hold, and then takes what others have left.
+  // Shares a stage of samples [first, first + count). A member begins with its own part, the same
+  // part of every stage, whose memory its caches may hold, and then takes what others have left.
   template <typename F>
-  void Share(int64_t count, int64_t bytes, F&& f) {
+  void Share(const Stage<F>& stage, int64_t first, int64_t count) {
     constexpr int64_t kTaskBytes = 64 << 10;
-    const int64_t grain = std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, bytes));
-    const int64_t tasks = (count + grain - 1) / grain;
+    const int64_t items = count * stage.items;
+    const int64_t grain = std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, stage.bytes));
+    const int64_t tasks = (items + grain - 1) / grain;
     int64_t done = 0;
     for (int i = 0; i < team_.size_; ++i) {
       const int owner = (index_ + i) % team_.size_;
-      const int64_t first = tasks * owner / team_.size_;
-      const int64_t end = base_[owner] + tasks * (owner + 1) / team_.size_ - first;
+      const int64_t first_task = tasks * owner / team_.size_;
+      const int64_t end = base_[owner] + tasks * (owner + 1) / team_.size_ - first_task;
       for (int64_t k; (k = Claim(team_.next_[owner].value, end)) < end; ++done) {
-        const int64_t begin = (first + k - base_[owner]) * grain;
-        f(begin, std::min(count, begin + grain));
+        const int64_t begin = (first_task + k - base_[owner]) * grain;
+        RunItems(stage, first, begin, std::min(items, begin + grain));
       }
       base_[owner] = end;
     }
@@ -94,6 +91,16 @@ class Team::Member {
     return k;
   }
 
+  // Items [begin, end), counted from those of sample `first` on.
+  template <typename F>
+  static void RunItems(const Stage<F>& stage, int64_t first, int64_t begin, int64_t end) {
+    for (int64_t stop; begin < end; begin = stop) {
+      const int64_t n = begin / stage.items, start = n * stage.items;
+      stop = std::min(end, start + stage.items);
+      stage.f(first + n, begin - start, stop - start);
+    }
+  }
+
   Team& team_;
   const int index_;
   std::vector<int64_t> base_;  // tasks of earlier stages, by owner
@@ -110,43 +117,24 @@ inline bool AreTasks(const ParallelFor& parallel, int64_t count, int64_t bytes) 
   return bytes <= kCacheBytes && count >= 2 * parallel.threads();
 }
 
-// f(n, begin, end) for ranges that make up [0, items) of every sample n. `bytes`: of an item.
-template <typename F>
-struct Stage {
-  int64_t items, bytes;
-  F f;
-};
-template <typename F>
-Stage(int64_t, int64_t, F) -> Stage<F>;
-
-// Shares a stage of samples [first, first + count).
-template <typename F>
-void ShareStage(Team::Member& member, const Stage<F>& stage, int64_t first, int64_t count) {
-  member.Share(count * stage.items, stage.bytes, [&](int64_t begin, int64_t end) {
-    for (int64_t stop; begin < end; begin = stop) {
-      const int64_t n = begin / stage.items, start = n * stage.items;
-      stop = std::min(end, start + stage.items);
-      stage.f(first + n, begin - start, stop - start);
-    }
-  });
-}
-
 // The stages, one after the other, for waves of samples: as many at a time as the caches of the
 // threads hold, so that a stage finds there what the one before has read.
 template <typename First, typename... Rest>
 void RunStages(const ParallelFor& parallel, int64_t samples, int64_t sample_bytes,
                const Stage<First>& first_stage, const Stage<Rest>&... rest) {
-  Team team(parallel, 2 * samples * sample_bytes);
+  const int64_t bytes = 2 * samples * sample_bytes;
+  Team team(parallel, bytes);
   const int64_t wave = std::clamp<int64_t>(
       team.size() * kCacheBytes / std::max<int64_t>(1, sample_bytes), 1, samples);
-  team.Run([&](Team::Member& member) {
+  parallel(team.size(), bytes, [&](int64_t index) {
+    Team::Member member(team, static_cast<int>(index));
     for (int64_t first = 0; first < samples; first += wave) {
       const int64_t count = std::min(wave, samples - first);
       // A wave does not wait for the last stage of the one before: they share nothing.
-      ShareStage(member, first_stage, first, count);
+      member.Share(first_stage, first, count);
       [[maybe_unused]] const auto share_after_wait = [&](const auto& stage) {
         member.Wait();
-        ShareStage(member, stage, first, count);
+        member.Share(stage, first, count);
       };
       (share_after_wait(rest), ...);
     }

@@ -25,7 +25,7 @@ namespace HWY_NAMESPACE {
 namespace {
 
 StandardizeWeightsKernels GetKernels() {
-  return Passes<Activations<Activation::kLinear>>::Table<StandardizeWeightsKernels>();
+  return KernelsOf<Activations<Activation::kLinear>, StandardizeWeightsKernels>();
 }
 
 }  // namespace
@@ -141,7 +141,7 @@ void RunTransposed(const CpuPlan& plan, const BackwardTensors<T, Tout>& tensors,
 template <class Tensors>
 CpuPass<Tensors> Plan(const StandardizeWeightsShape& shape, const ParallelFor&) {
   const Normalization p = NormalizationOf(shape);
-  if (shape.runs.empty()) return PlanNormalization<Tensors>(p, KernelOf<Tensors>());
+  if (shape.runs.empty()) return Plan<Tensors>(p, KernelOf<Tensors>());
   CpuPlan plan(p);
   plan.runs = shape.runs;
   return {plan, RunTransposed, Copies<Tensors>(plan, Scratch()).bytes};

@@ -16,9 +16,10 @@ __global__ void __launch_bounds__(kCudaMaxThreads, kCudaBackwardBlocks)
 }  // namespace cuda
 
 template <typename T>
-std::string LaunchBackward(const Normalization& p, const CudaPlan& plan,
-                           const ErasedBackwardTensors<T>& tensors, ElementType dy_type,
-                           void* workspace, void* stream) {
+std::string LaunchNormalization(const CudaWork& work, const ErasedBackwardTensors<T>& tensors,
+                                void* workspace, void* stream) {
+  const Normalization& p = work.p;
+  const CudaPlan& plan = work.plan;
   using CT = ParamOf<T>;
   ErasedBackwardTensors<T> t = tensors;
   if (p.gamma == Affine::kAbsent) t.dgamma = nullptr;
@@ -34,9 +35,8 @@ std::string LaunchBackward(const Normalization& p, const CudaPlan& plan,
   args.plan = plan;
   args.vectors = cuda::IsAligned(t.x, 16) && cuda::IsAligned(t.side_input, 16) &&
                  cuda::IsAligned(t.dx, 16) && cuda::IsAligned(t.dside, 16) &&
-                 cuda::IsAligned(t.dy, plan.vector * SizeOf(dy_type));
+                 cuda::IsAligned(t.dy, plan.vector * SizeOf(t.dy_type));
   args.t = t;
-  args.dy_type = dy_type;
   args.direct_affine = AffineGradientsAreOfGroups(p);
   const CudaScratch scratch(p, plan, workspace);
   args.partial_sums = static_cast<CT*>(scratch.partial_sums);
@@ -49,10 +49,9 @@ std::string LaunchBackward(const Normalization& p, const CudaPlan& plan,
   return cuda::LaunchAffine(affine, stream);
 }
 
-#define TFGN_INSTANTIATE(T)                                                                   \
-  template std::string LaunchBackward<T>(const Normalization&, const CudaPlan&,               \
-                                         const ErasedBackwardTensors<T>&, ElementType, void*, \
-                                         void*);
+#define TFGN_INSTANTIATE(T)                                                                  \
+  template std::string LaunchNormalization(const CudaWork&, const ErasedBackwardTensors<T>&, \
+                                           void*, void*);
 TFGN_FOR_EACH_DTYPE(TFGN_INSTANTIATE)
 #undef TFGN_INSTANTIATE
 

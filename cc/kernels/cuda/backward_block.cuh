@@ -9,10 +9,10 @@
 
 namespace tfgn {
 namespace cuda {
+
 template <typename T>
-struct BackwardArgs : Work {
+struct BackwardArgs : LaunchArgs {
   ErasedBackwardTensors<T> t;
-  ElementType dy_type;
   bool direct_affine;        // AffineGradientsAreOfGroups
   ParamOf<T>* partial_sums;  // [N, G, parts] of GroupSums
   ParamOf<T>* affine_sums;   // [sample_blocks, chunks, (dz, dz * xhat), C], or null
@@ -129,17 +129,17 @@ class BackwardBlock : Block<BackwardArgs<T>> {
           const Lanes all = {true, 0, V};
           if (!kFirst && w_.plan.held) {
             Load(HeldVector(InShared<T>(0), V, slot), slots, live, all, x);
-            WithElements<CT>(w_.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
+            WithElements<CT>(w_.t.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
               Load(HeldVector(dy, V, slot), slots, live, all, dz);
             });
           } else {
             Load(w_.t.x + at, stride, live, lanes, x);
-            WithElements<CT>(w_.dy_type, w_.t.dy,
+            WithElements<CT>(w_.t.dy_type, w_.t.dy,
                              [&](const auto* dy) { Load(dy + at, stride, live, lanes, dz); });
           }
           if (kFirst && w_.plan.held) {
             Store(HeldVector(InShared<T>(0), V, slot), slots, live, all, x);
-            WithElements<CT>(w_.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
+            WithElements<CT>(w_.t.dy_type, InShared<void>(w_.plan.held_gradients), [&](auto* dy) {
               Store(HeldVector(dy, V, slot), slots, live, all, dz);
             });
           }

@@ -9,9 +9,8 @@ namespace cuda {
 namespace {
 
 template <typename T>
-struct ForwardArgs : Work {
+struct ForwardArgs : LaunchArgs {
   ErasedForwardTensors<T> t;
-  ElementType y_type;
   ParamOf<T>* partial_sums;  // [N, G, parts] of CudaMoments
 };
 
@@ -235,7 +234,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
             }
           }
           Activate(w_.p.activation, z);
-          WithElements<CT>(w_.y_type, w_.t.y,
+          WithElements<CT>(w_.t.y_type, w_.t.y,
                            [&](auto* y) { Store(y + at, stride, live, lanes, z); });
         });
     *held += s.count;
@@ -302,25 +301,23 @@ std::string FillStatistics(const Normalization& p, CT* mean, CT* rstd, void* str
 }  // namespace cuda
 
 template <typename T>
-std::string LaunchForward(const Normalization& p, const CudaPlan& plan,
-                          const ErasedForwardTensors<T>& tensors, ElementType y_type,
-                          void* workspace, void* stream) {
+std::string LaunchNormalization(const CudaWork& work, const ErasedForwardTensors<T>& tensors,
+                                void* workspace, void* stream) {
+  const Normalization& p = work.p;
   if (p.empty()) return cuda::FillStatistics(p, tensors.mean, tensors.rstd, stream);
   cuda::ForwardArgs<T> args = {};
   args.p = p;
-  args.plan = plan;
+  args.plan = work.plan;
   args.vectors = cuda::IsAligned(tensors.x, 16) && cuda::IsAligned(tensors.side_input, 16) &&
-                 cuda::IsAligned(tensors.y, plan.vector * SizeOf(y_type));
+                 cuda::IsAligned(tensors.y, work.plan.vector * SizeOf(tensors.y_type));
   args.t = tensors;
-  args.y_type = y_type;
-  args.partial_sums = static_cast<ParamOf<T>*>(CudaScratch(p, plan, workspace).partial_sums);
+  args.partial_sums = static_cast<ParamOf<T>*>(CudaScratch(p, work.plan, workspace).partial_sums);
   return cuda::LaunchPass(cuda::ForwardKernel<T>, args, stream);
 }
 
-#define TFGN_INSTANTIATE(T)                                                                 \
-  template std::string LaunchForward<T>(const Normalization&, const CudaPlan&,              \
-                                        const ErasedForwardTensors<T>&, ElementType, void*, \
-                                        void*);
+#define TFGN_INSTANTIATE(T)                                                                        \
+  template std::string LaunchNormalization(const CudaWork&, const ErasedForwardTensors<T>&, void*, \
+                                           void*);
 TFGN_FOR_EACH_DTYPE(TFGN_INSTANTIATE)
 #undef TFGN_INSTANTIATE
 

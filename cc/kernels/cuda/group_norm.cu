@@ -4,7 +4,7 @@ namespace tfgn {
 
 template <class Tensors>
 CudaPass<Tensors> Plan(const GroupNormShape& shape, const CudaQueue& queue) {
-  return PlanNormalization<Tensors>(NormalizationOf(shape), /*one_launch=*/false, queue.device);
+  return Plan<Tensors>(NormalizationOf(shape), /*one_launch=*/false, queue.device);
 }
 
 #define TFGN_INSTANTIATE(T)                                                           \

@@ -20,47 +20,6 @@
 
 namespace tfgn {
 
-template <class Tensors>
-class CudaPass;
-
-// Queues a pass as planned.
-template <class Tensors>
-using CudaLauncher = std::string (*)(const CudaPass<Tensors>& pass, const Tensors& tensors,
-                                     void* workspace, void* stream);
-
-template <class Tensors>
-class CudaPass {
- public:
-  // Empty `runs`: the Normalization itself, as `plan` has it unless it is empty.
-  CudaPass(const Normalization& p, const CudaPlan& plan, std::vector<int64_t> runs,
-           CudaLauncher<Tensors> launcher, int64_t workspace_bytes)
-      : p_(p),
-        plan_(plan),
-        runs_(std::move(runs)),
-        launcher_(launcher),
-        workspace_bytes_(workspace_bytes) {}
-
-  int64_t workspace_bytes() const { return workspace_bytes_; }
-
-  // Queues the work and returns "", or returns what went wrong. The same bits come out on every
-  // call on the same kind of device.
-  std::string Run(const Tensors& tensors, void* workspace, const CudaQueue& queue) const {
-    return launcher_(*this, tensors, workspace, queue.stream);
-  }
-
-  const Normalization& p() const { return p_; }
-  const CudaPlan& plan() const { return plan_; }
-  // Sizes as StandardizeWeightsShape has them.
-  const std::vector<int64_t>& runs() const { return runs_; }
-
- private:
-  Normalization p_;
-  CudaPlan plan_;
-  std::vector<int64_t> runs_;
-  CudaLauncher<Tensors> launcher_;
-  int64_t workspace_bytes_;
-};
-
 // The type of y or dy for kernels, which are compiled once for all that it can be: double where T
 // is double, any other type elsewhere.
 enum class ElementType { kFloat16, kBfloat16, kFloat, kDouble };
@@ -76,40 +35,35 @@ constexpr int SizeOf(ElementType type) {
   return type == ElementType::kDouble ? 8 : type == ElementType::kFloat ? 4 : 2;
 }
 
+// The tensors of a pass as kernels take them: y, or dy, is of an ElementType.
 template <typename T>
-using ErasedForwardTensors = ForwardTensors<T, void>;  // y is of an ElementType
+struct ErasedForwardTensors : ForwardTensors<T, void> {
+  ElementType y_type;
+};
 template <typename T>
-using ErasedBackwardTensors = BackwardTensors<T, void>;  // dy is of an ElementType
-
-// Queue a Normalization. Statistics of nothing are mean 0 and variance 0, sums of nothing are 0.
-template <typename T>
-std::string LaunchForward(const Normalization& p, const CudaPlan& plan,
-                          const ErasedForwardTensors<T>& tensors, ElementType y_type,
-                          void* workspace, void* stream);
-template <typename T>
-std::string LaunchBackward(const Normalization& p, const CudaPlan& plan,
-                           const ErasedBackwardTensors<T>& tensors, ElementType dy_type,
-                           void* workspace, void* stream);
+struct ErasedBackwardTensors : BackwardTensors<T, void> {
+  ElementType dy_type;
+};
 
 template <typename T, typename Tout>
-std::string LaunchNormalization(const CudaPass<ForwardTensors<T, Tout>>& pass,
-                                const ForwardTensors<T, Tout>& t, void* workspace, void* stream) {
+ErasedForwardTensors<T> Erased(const ForwardTensors<T, Tout>& t) {
   ErasedForwardTensors<T> erased;
   erased.x = t.x;
   erased.gamma = t.gamma;
   erased.beta = t.beta;
   erased.side_input = t.side_input;
   erased.y = t.y;
+  erased.y_type = ElementTypeOf<Tout>();
   erased.mean = t.mean;
   erased.rstd = t.rstd;
-  return LaunchForward(pass.p(), pass.plan(), erased, ElementTypeOf<Tout>(), workspace, stream);
+  return erased;
 }
 
 template <typename T, typename Tout>
-std::string LaunchNormalization(const CudaPass<BackwardTensors<T, Tout>>& pass,
-                                const BackwardTensors<T, Tout>& t, void* workspace, void* stream) {
+ErasedBackwardTensors<T> Erased(const BackwardTensors<T, Tout>& t) {
   ErasedBackwardTensors<T> erased;
   erased.dy = t.dy;
+  erased.dy_type = ElementTypeOf<Tout>();
   erased.x = t.x;
   erased.gamma = t.gamma;
   erased.beta = t.beta;
@@ -120,8 +74,52 @@ std::string LaunchNormalization(const CudaPass<BackwardTensors<T, Tout>>& pass,
   erased.dgamma = t.dgamma;
   erased.dbeta = t.dbeta;
   erased.dside = t.dside;
-  return LaunchBackward(pass.p(), pass.plan(), erased, ElementTypeOf<Tout>(), workspace, stream);
+  return erased;
 }
+
+// A Normalization and how it runs: as `plan` says, unless it is empty or has `runs`, sizes as
+// StandardizeWeightsShape has them.
+struct CudaWork {
+  Normalization p;
+  CudaPlan plan;
+  std::vector<int64_t> runs;
+};
+
+// Queues a pass as planned and returns "", or returns what went wrong.
+template <class ErasedTensors>
+using CudaLauncher = std::string (*)(const CudaWork& work, const ErasedTensors& tensors,
+                                     void* workspace, void* stream);
+
+template <class Tensors>
+class CudaPass {
+ public:
+  using Launcher = CudaLauncher<decltype(Erased(Tensors()))>;
+
+  CudaPass(CudaWork work, Launcher launcher, int64_t workspace_bytes)
+      : work_(std::move(work)), launcher_(launcher), workspace_bytes_(workspace_bytes) {}
+
+  int64_t workspace_bytes() const { return workspace_bytes_; }
+
+  // Queues the work and returns "", or returns what went wrong. The same bits come out on every
+  // call on the same kind of device.
+  std::string Run(const Tensors& tensors, void* workspace, const CudaQueue& queue) const {
+    return launcher_(work_, Erased(tensors), workspace, queue.stream);
+  }
+
+ private:
+  CudaWork work_;
+  Launcher launcher_;
+  int64_t workspace_bytes_;
+};
+
+// CudaLaunchers of a Normalization. Statistics of nothing are mean 0 and variance 0, sums of
+// nothing are 0.
+template <typename T>
+std::string LaunchNormalization(const CudaWork& work, const ErasedForwardTensors<T>& tensors,
+                                void* workspace, void* stream);
+template <typename T>
+std::string LaunchNormalization(const CudaWork& work, const ErasedBackwardTensors<T>& tensors,
+                                void* workspace, void* stream);
 
 template <class Tensors>
 struct CudaTraitsOf;
@@ -138,13 +136,12 @@ struct CudaTraitsOf<BackwardTensors<T, Tout>> {
 // launches; the gradients of gamma and beta still take one more unless they are sums over single
 // groups.
 template <class Tensors>
-CudaPass<Tensors> PlanNormalization(const Normalization& p, bool one_launch,
-                                    const CudaDevice& device) {
-  if (p.empty()) return {p, {}, {}, LaunchNormalization, 0};
+CudaPass<Tensors> Plan(const Normalization& p, bool one_launch, const CudaDevice& device) {
+  if (p.empty()) return {{p, {}, {}}, LaunchNormalization, 0};
   CudaTraits traits = CudaTraitsOf<Tensors>::value;
   traits.one_launch = one_launch;
   const CudaPlan plan = PlanCuda(p, traits, device);
-  return {p, plan, {}, LaunchNormalization, CudaScratch(p, plan).bytes};
+  return {{p, plan, {}}, LaunchNormalization, CudaScratch(p, plan).bytes};
 }
 
 }  // namespace tfgn

@@ -126,48 +126,49 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-std::string LaunchPerOutput(void (*kernel)(ScatteredArgs<T>), const Normalization& p,
-                            const std::vector<int64_t>& runs, ScatteredArgs<T> args, void* stream) {
-  if (runs.size() > Runs::kMax) {
+std::string LaunchPerOutput(void (*kernel)(ScatteredArgs<T>), const CudaWork& work,
+                            ScatteredArgs<T> args, void* stream) {
+  if (work.runs.size() > Runs::kMax) {
     return "w has more alternations of output-channel axes and others than the CUDA kernel can "
            "follow, 32";
   }
-  const int64_t outputs = p.c;
+  const int64_t outputs = work.p.c;
   if (outputs > INT32_MAX) return "w has more output channels than CUDA has blocks";
-  args.p = p;
-  args.fan_in = p.b;
-  args.runs.count = static_cast<int>(runs.size());
-  std::copy(runs.begin(), runs.end(), args.runs.size);
+  args.p = work.p;
+  args.fan_in = work.p.b;
+  args.runs.count = static_cast<int>(work.runs.size());
+  std::copy(work.runs.begin(), work.runs.end(), args.runs.size);
   const int shared_bytes = kWarps * static_cast<int>(sizeof(CudaMoments<ParamOf<T>>));
   return Launch(kernel, {outputs, kThreads, 1, shared_bytes}, stream, args);
 }
 
-template <typename T, typename Tout>
-std::string LaunchScattered(const CudaPass<ForwardTensors<T, Tout>>& pass,
-                            const ForwardTensors<T, Tout>& t, void*, void* stream) {
+// CudaLaunchers.
+template <typename T>
+std::string LaunchScattered(const CudaWork& work, const ErasedForwardTensors<T>& t, void*,
+                            void* stream) {
   ScatteredArgs<T> args = {};
   args.w = t.x;
   args.gain = t.gamma;
   args.w_hat = t.y;
-  args.type = ElementTypeOf<Tout>();
+  args.type = t.y_type;
   args.mean = t.mean;
   args.rstd = t.rstd;
-  return LaunchPerOutput(ScatteredForwardKernel<T>, pass.p(), pass.runs(), args, stream);
+  return LaunchPerOutput(ScatteredForwardKernel<T>, work, args, stream);
 }
 
-template <typename T, typename Tout>
-std::string LaunchScattered(const CudaPass<BackwardTensors<T, Tout>>& pass,
-                            const BackwardTensors<T, Tout>& t, void*, void* stream) {
+template <typename T>
+std::string LaunchScattered(const CudaWork& work, const ErasedBackwardTensors<T>& t, void*,
+                            void* stream) {
   ScatteredArgs<T> args = {};
   args.w = t.x;
   args.gain = t.gamma;
-  args.w_hat = const_cast<Tout*>(t.dy);
-  args.type = ElementTypeOf<Tout>();
+  args.w_hat = const_cast<void*>(t.dy);
+  args.type = t.dy_type;
   args.mean = const_cast<ParamOf<T>*>(t.mean);
   args.rstd = const_cast<ParamOf<T>*>(t.rstd);
   args.dw = t.dx;
-  args.dgain = pass.p().gamma == Affine::kAbsent ? nullptr : t.dgamma;
-  return LaunchPerOutput(ScatteredBackwardKernel<T>, pass.p(), pass.runs(), args, stream);
+  args.dgain = work.p.gamma == Affine::kAbsent ? nullptr : t.dgamma;
+  return LaunchPerOutput(ScatteredBackwardKernel<T>, work, args, stream);
 }
 
 }  // namespace
@@ -176,8 +177,8 @@ std::string LaunchScattered(const CudaPass<BackwardTensors<T, Tout>>& pass,
 template <class Tensors>
 CudaPass<Tensors> Plan(const StandardizeWeightsShape& shape, const CudaQueue& queue) {
   const Normalization p = NormalizationOf(shape);
-  if (!shape.runs.empty()) return {p, {}, shape.runs, cuda::LaunchScattered, 0};
-  return PlanNormalization<Tensors>(p, /*one_launch=*/true, queue.device);
+  if (!shape.runs.empty()) return {{p, {}, shape.runs}, cuda::LaunchScattered, 0};
+  return Plan<Tensors>(p, /*one_launch=*/true, queue.device);
 }
 
 #define TFGN_INSTANTIATE(T, Tout)                                                  \

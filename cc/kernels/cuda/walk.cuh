@@ -12,10 +12,11 @@
 namespace tfgn {
 namespace cuda {
 
-// The tensor, how it is cut, and which launch this is.
+// A launch of the whole pass, or the first or the second of two.
 enum class LaunchKind { kWhole, kSums, kElements };
 
-struct Work {
+// What every kernel of a pass is launched with; those of a pass add its tensors.
+struct LaunchArgs {
   Normalization p;
   CudaPlan plan;
   LaunchKind launch;
@@ -33,7 +34,7 @@ struct Part {
   int channels, groups, columns;  // columns: channels * B, by columns only
 };
 
-__device__ inline Part PartOfBlock(const Work& w) {
+__device__ inline Part PartOfBlock(const LaunchArgs& w) {
   const CudaPlan& plan = w.plan;
   Part part;
   const int64_t strip_of_grid = blockIdx.x / plan.parts;
@@ -59,7 +60,7 @@ static_assert(sizeof(Part) <= kCudaPartBytes);
 
 // f() for every sample of a block, with `part` set up.
 template <class F>
-__device__ __forceinline__ void ForEachSample(const Work& w, Part* part, F&& f) {
+__device__ __forceinline__ void ForEachSample(const LaunchArgs& w, Part* part, F&& f) {
   if (threadIdx.x == 0) *part = PartOfBlock(w);
   __syncthreads();
   for (int64_t left = part->end_n - part->n; left > 0; --left) {
@@ -77,7 +78,7 @@ __device__ inline P* InShared(int offset) {
   return reinterpret_cast<P*>(SharedMemory() + offset);
 }
 
-// A block at work on its part; Args is a Work.
+// A block at work on its part; Args are LaunchArgs.
 template <class Args>
 class Block {
  protected:
@@ -134,7 +135,8 @@ __device__ __forceinline__ void ForEachBatch(const Stroke& s, bool backwards, F&
 
 // By columns: the columns from `column` of the part on.
 template <int V>
-__device__ inline Stroke StrokeOfColumns(const Work& w, const Part& part, int down, int column) {
+__device__ inline Stroke StrokeOfColumns(const LaunchArgs& w, const Part& part, int down,
+                                         int column) {
   const int64_t row = w.p.c * w.p.b, first = part.row_begin + down;
   Stroke s;
   s.offset = (w.p.a * part.n + first) * row + part.channel * w.p.b + column;
@@ -149,7 +151,7 @@ __device__ inline Stroke StrokeOfColumns(const Work& w, const Part& part, int do
 
 // By runs: what a lane reads of a row of channel part.channel + i.
 template <int V>
-__device__ inline Stroke StrokeOfRun(const Work& w, const Part& part, int lane, int i,
+__device__ inline Stroke StrokeOfRun(const LaunchArgs& w, const Part& part, int lane, int i,
                                      int64_t row) {
   const int64_t a = row / w.plan.pieces_of_run, piece = row % w.plan.pieces_of_run;
   const int64_t begin = ((part.n * w.p.a + a) * w.p.c + part.channel + i) * w.p.b;
@@ -178,7 +180,7 @@ __device__ inline WarpPlace PlaceOfThread(const CudaPlan& plan) {
 // f(stroke, column) for each vector of columns of a thread, or, by runs, f(stroke, i) for each row
 // of each channel i of its warp; begin(i) before and end(i) after the strokes of a channel.
 template <int V, class Begin, class F, class End>
-__device__ __forceinline__ void ForEachStrokeOfColumns(const Work& w, const Part& part,
+__device__ __forceinline__ void ForEachStrokeOfColumns(const LaunchArgs& w, const Part& part,
                                                        Begin&& begin, F&& f, End&& end) {
   const int across = static_cast<int>(threadIdx.x) % w.plan.across;
   const int down = static_cast<int>(threadIdx.x) / w.plan.across;
@@ -192,8 +194,8 @@ __device__ __forceinline__ void ForEachStrokeOfColumns(const Work& w, const Part
 }
 
 template <int V, class Begin, class F, class End>
-__device__ __forceinline__ void ForEachStrokeOfRuns(const Work& w, const Part& part, Begin&& begin,
-                                                    F&& f, End&& end) {
+__device__ __forceinline__ void ForEachStrokeOfRuns(const LaunchArgs& w, const Part& part,
+                                                    Begin&& begin, F&& f, End&& end) {
   const WarpPlace self = PlaceOfThread(w.plan);
   for (int i = self.across; i < part.channels; i += w.plan.across) {
     begin(i);
