@@ -10,18 +10,28 @@
 namespace tfgn {
 namespace {
 
+// Limits of the hardware are those of the CUDA C++ Programming Guide, "Technical Specifications per
+// Compute Capability". A number said to be a choice was not measured. Such numbers decide which of
+// the plans runs, all of which are right; `python -m benchmarks.gpu` shows how fast the chosen are.
+
 constexpr int kWarp = 32;
-// The sums of a block of this many columns and bytes per number fit in 48 KiB of shared memory.
+// Backward, a block keeps six numbers per column: two sums each of its rows, of channels and over
+// samples. 48 KiB, of the 64 that a block of compute capability 7.5, which has least, can ask for.
 constexpr int64_t kMaxColumnBytes = 8192;
-// By runs: sums of a block, one for each channel and each of the `down` warps.
-constexpr int64_t kMaxRunSums = 2048;
-constexpr int64_t kMaxRunChannels = 1024;
-// A piece of a run is read by a warp: 32 vectors of 8 elements, 8 times.
+// By runs as much, in doubles.
+constexpr int64_t kMaxRunChannels = kMaxColumnBytes / static_cast<int64_t>(sizeof(double));
+// A choice: of a piece, a lane of the warp that reads it has 8 vectors of 16-bit elements, 16 of
+// floats. Short pieces make runs of one sample the work of many blocks.
 constexpr int64_t kMaxPiece = 2048;
-// A thread has this many loads under way, so rows come in multiples of it.
+// The most vectors that a thread reads at once (kBatch in forward.cu): rows of a thread come in
+// multiples of it.
 constexpr int64_t kBatch = 4;
-// A part of a sum in a launch of its own should outweigh its start.
+// A choice: a part of two launches reads at least this much, 0.6 us of a multiprocessor at the rate
+// below.
 constexpr int64_t kMinPartBytes = 16 << 10;
+
+// More vectors than a thread can hold, few enough that their bytes are counted in an int64.
+constexpr int64_t kManySlots = 1 << 20;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
@@ -30,7 +40,8 @@ class Planner {
  public:
   Planner(const Normalization& p, const CudaTraits& traits, const CudaDevice& device)
       : p_(p), traits_(traits), device_(device), vector_(16 / traits.element_size) {
-    // Rows amortize what a thread sets up for its columns, long runs fill warps.
+    // 128 floats are a vector for every lane of a warp, so that longer runs leave none idle; 16
+    // rows are four batches for what a thread sets up once for its columns.
     by_columns_ = p.b < 128 || (p.a >= 16 && p.b < 256);
     if (by_columns_) {
       FindUnitOfColumns();
@@ -46,7 +57,8 @@ class Planner {
     for (int64_t units = 1;; units *= 2) {
       const int64_t strip = std::min(p_.c, units * unit_);
       const bool cut = channels > max_share_;
-      // 512 bytes of a row, or the channels of a few runs, are wide enough.
+      // Wider strips read no faster than 512 bytes of a row, a vector for every lane of a warp, or
+      // than 64 runs, 8 for every warp of a block.
       const bool wide = by_columns_ ? units * bytes_of_unit > 512 : strip > 64;
       if (units > 1 && (cut || wide)) break;
       for (int64_t parts = 1; parts <= kCudaMaxCluster; parts *= 2) {
@@ -166,15 +178,13 @@ class Planner {
     plan->down = static_cast<int>(down);
     plan->threads = static_cast<int>(RoundUp(across * down, kWarp));
     plan->slots = static_cast<int>(
-        std::min<int64_t>(CeilDiv(vectors, across) * CeilDiv(rows, down), 1 << 20));
+        std::min<int64_t>(CeilDiv(vectors, across) * CeilDiv(rows, down), kManySlots));
   }
 
   void ArrangeRuns(int64_t rows, CudaPlan* plan) const {
     constexpr int64_t kWarps = kCudaMaxThreads / kWarp;
     const int64_t channels = plan->share_channels;
-    const int64_t down =
-        std::min({rows, kWarps, std::max<int64_t>(1, kMaxRunSums / channels),
-                  std::max<int64_t>(1, kWarps / std::min<int64_t>(channels, kWarps))});
+    const int64_t down = std::min(rows, std::max<int64_t>(1, kWarps / channels));
     const int64_t across = std::min(kWarps / down, channels);
     plan->merged_lanes = vector_;
     plan->keys = static_cast<int>(channels);
@@ -184,7 +194,7 @@ class Planner {
     // A run that does not begin at a vector touches one more.
     const int64_t vectors = CeilDiv(CeilDiv(plan->piece, vector_) + 1, kWarp);
     plan->slots = static_cast<int>(
-        std::min<int64_t>(CeilDiv(channels, across) * CeilDiv(rows, down) * vectors, 1 << 20));
+        std::min<int64_t>(CeilDiv(channels, across) * CeilDiv(rows, down) * vectors, kManySlots));
   }
 
   // Whether shared memory suffices.
@@ -221,7 +231,9 @@ class Planner {
   // Gives blocks several samples where there are far more than the device runs at a time: they
   // start once, and add up the gradients of gamma and beta.
   void Repeat(CudaPlan* plan) const {
-    constexpr int64_t kRounds = 4;  // so that all end at about the same time
+    // Every multiprocessor has this many rounds of blocks at least, so that one which begins its
+    // last round late keeps the others waiting for a quarter of the time at most.
+    constexpr int64_t kRounds = 4;
     const int64_t blocks = p_.n * plan->blocks_per_sample();
     const int64_t at_once = device_.multiprocessors * ResidentBlocks(*plan) * kRounds;
     const bool per_sample = p_.gamma == Affine::kPerSample || p_.beta == Affine::kPerSample;
@@ -232,15 +244,29 @@ class Planner {
   }
 
   int64_t ResidentBlocks(const CudaPlan& plan) const {
-    const int64_t by_memory = device_.shared_per_multiprocessor / (plan.shared_bytes + 1024);
-    return std::max<int64_t>(1, std::min({int64_t{32}, Resident(plan.threads), by_memory}));
+    constexpr int64_t kReserved =
+        1024;  // shared memory that CUDA keeps of every block, from 8.0 on
+    const int64_t by_memory = device_.shared_per_multiprocessor / (plan.shared_bytes + kReserved);
+    return std::max<int64_t>(1, std::min(Resident(plan.threads), by_memory));
   }
 
   // An estimate, in microseconds, to choose by.
   double Time(const CudaPlan& plan) const {
-    constexpr double kRate = 25e3;    // bytes per microsecond of a multiprocessor
-    constexpr double kThreads = 512;  // that it takes to reach this rate
+    // Bytes per microsecond of a multiprocessor: an H100 SXM has 132, and 3.35 TB/s of memory (its
+    // data sheet). Another device's rate differs by one factor for all plans.
+    constexpr double kRate = 25e3;
+    // Threads that it takes to reach this rate: two vectors of 16 bytes of each are 16 KiB under
+    // way, which a latency of 0.65 us takes at this rate (Little's law).
+    constexpr double kThreads = 512;
+    // A choice: what a launch costs behind another, and the least time of a block, which reads,
+    // meets the others at barriers, and writes.
     constexpr double kLaunch = 2.5, kBlock = 2;
+    // The time of a byte from L2 beside one from memory. NVIDIA states 5120 bytes per clock of an
+    // A100's L2, 0.22 of the time; with writes beside it, and in the two halves of a newer L2, it
+    // gives less: a choice.
+    constexpr double kFromL2 = 0.4;
+    // A choice: a block that has a multiprocessor to itself does not write while it reads.
+    constexpr double kAlone = 1.2;
     const double multiprocessors = device_.multiprocessors;
     const double blocks = static_cast<double>(p_.n * plan.blocks_per_sample());
     const double read = static_cast<double>(ReadBytes());
@@ -248,25 +274,29 @@ class Planner {
     const int64_t resident = ResidentBlocks(plan);
     const double waves = blocks / (multiprocessors * static_cast<double>(resident));
 
-    // What is read again comes from L2 where all that is between the two readings fits in half.
+    // What is read again comes from L2 where all that is between the two readings fits in half: the
+    // output passes through it, too.
     const double between = plan.one_launch ? std::min(1.0, 1 / waves) * read : read;
-    const double again = plan.held ? 0 : between <= device_.l2_bytes / 2.0 ? 0.4 : 1;
+    const double again = plan.held ? 0 : between <= device_.l2_bytes / 2.0 ? kFromL2 : 1;
     const double parallel = std::min(multiprocessors, blocks * plan.threads / kThreads);
     double bytes = (read * (1 + again) + written) / Efficiency(plan);
     if (waves > 1) {
       bytes *= std::ceil(waves) / waves;
-      // With one block at a time, reading and writing do not overlap.
-      if (plan.one_launch && resident == 1) bytes *= 1.2;
+      if (plan.one_launch && resident == 1) bytes *= kAlone;
     }
     const double launches = plan.one_launch ? 1 : 2;
     return std::max(bytes / (kRate * parallel), kBlock * launches * std::max(1.0, waves)) +
            kLaunch * launches;
   }
 
-  // The part of what memory moves that was asked for.
+  // The part of what memory moves that was asked for. Memory moves sectors of 32 bytes, L2 keeps
+  // lines of four: a segment of a row that is not as long as a line shares its ends with another
+  // block's, and one below a sector wastes half of it and more. The steps between are a choice, as
+  // is what elements cost that are read one by one.
   double Efficiency(const CudaPlan& plan) const {
     if (!by_columns_) return 1;
-    const double aligned = plan.aligned ? 1 : 0.6;
+    constexpr double kOneByOne = 0.6;
+    const double aligned = plan.aligned ? 1 : kOneByOne;
     const int64_t segment = plan.share_channels * p_.b * traits_.element_size;
     if (plan.strips * plan.shares == 1 || segment >= 128) return aligned;
     return aligned * (segment >= 64 ? 0.9 : segment >= 32 ? 0.75 : 0.4);
@@ -306,7 +336,7 @@ CudaPlan PlanCuda(const Normalization& p, const CudaTraits& traits, const CudaDe
                    device.shared_per_block,
                    device.shared_per_multiprocessor,
                    device.l2_bytes};
-  // Few programs have more shapes at a time; one that does plans them anew.
+  // A bound on memory, 2 MB; few programs have more shapes at a time, and one that does plans anew.
   constexpr size_t kMostPlans = 4096;
   static std::mutex mutex;
   static auto* const plans = new std::map<Key, CudaPlan>;

@@ -97,12 +97,15 @@ struct CudaPlan {
 // What a group is summed to, and what is computed from that: four numbers each.
 inline constexpr int kCudaGroupNumbers = 4;
 inline constexpr int kCudaPartBytes = 96;
+// A choice: with fewer, narrow rows would leave a block less to sum before it meets the others.
 inline constexpr int kCudaMaxThreads = 256;
-// Blocks in a cluster that every device with clusters can run.
+// Blocks in a cluster that every device with clusters can run (CUDA C++ Programming Guide, "Thread
+// Block Clusters").
 inline constexpr int kCudaMaxCluster = 8;
 
-// Blocks of kCudaMaxThreads threads that a multiprocessor runs at a time: what leaves a thread the
-// registers that it needs, 80 forward and 128 backward. The compiler is held to it.
+// Blocks of kCudaMaxThreads threads that a multiprocessor runs at a time. They share 65536
+// registers, which leaves a thread 80 forward and 128 backward. __launch_bounds__ holds the
+// compiler to it.
 inline constexpr int kCudaForwardBlocks = 3;
 inline constexpr int kCudaBackwardBlocks = 2;
 
