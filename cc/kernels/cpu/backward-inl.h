@@ -30,8 +30,8 @@ class BackwardPass {
         scratch_(plan, Scratch(workspace)),
         source_{t.x, t.dy, t.side_input},
         elements_{p_.activation, source_, t.dx, t.dside} {
-    // A sigmoid costs more than to keep dz, until it is needed again, in an output of its
-    // precision.
+    // Writing dz to an output of its precision and reading it again is faster than computing the
+    // sigmoid twice (benchmarks/NOTES.md, "+SiLU").
     if constexpr (std::is_same_v<T, CT> && std::is_same_v<T, Tout>) {
       if (p_.activation != Activation::kSilu) return;
       kept_ = t.dside != nullptr ? t.dside : t.dx != t.x ? t.dx : nullptr;
@@ -42,19 +42,19 @@ class BackwardPass {
 
   bool writes_elements() const { return elements_.dx != nullptr || elements_.dside != nullptr; }
 
-  // --- stages: what they do for items [begin, end) of sample n ---
+  // --- the work of stages, for items [begin, end) of sample n ---
 
-  // The coefficients that sums are computed with, of groups.
+  // Computes the coefficients of the sums, for groups [begin, end).
   void Prepare(int64_t n, int64_t begin, int64_t end) const {
     ForEachGroup(begin, end, [&](int64_t first, int64_t last) { PrepareGroups(n, first, last); });
   }
 
-  HWY_NOINLINE void SumsOfColumns(int64_t n, int64_t begin, int64_t end) const {
+  void SumsOfColumns(int64_t n, int64_t begin, int64_t end) const {
     plan_.ForEachTile(begin, end,
                       [&](int64_t chunk, Tile tile) HWY_ATTR { SumsOfTile(n, chunk, tile); });
   }
 
-  HWY_NOINLINE void SumsOfPieces(int64_t n, int64_t begin, int64_t end) const {
+  void SumsOfPieces(int64_t n, int64_t begin, int64_t end) const {
     const int64_t sample = n * p_.a * p_.c * p_.b;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
       CpuPlan::ForEachPiece(begin, end, p_.c, p_.b,
@@ -68,12 +68,13 @@ class BackwardPass {
     });
   }
 
-  // The gradients of gamma and beta by sample n, and the coefficients of dx, of groups.
+  // Computes the gradients of gamma and beta for sample n and the coefficients of dx, for groups
+  // [begin, end).
   void Finish(int64_t n, int64_t begin, int64_t end) const {
     ForEachGroup(begin, end, [&](int64_t first, int64_t last) { FinishGroups(n, first, last); });
   }
 
-  HWY_NOINLINE void BackwardColumns(int64_t n, int64_t begin, int64_t end) const {
+  void BackwardColumns(int64_t n, int64_t begin, int64_t end) const {
     Activations::Dispatch(elements_.activation, [&](auto activation) HWY_ATTR {
       plan_.ForEachTile(begin, end, [&](int64_t chunk, Tile tile) HWY_ATTR {
         const auto k = ColumnsOf(n, tile);
@@ -87,7 +88,7 @@ class BackwardPass {
     });
   }
 
-  HWY_NOINLINE void BackwardPieces(int64_t n, int64_t begin, int64_t end) const {
+  void BackwardPieces(int64_t n, int64_t begin, int64_t end) const {
     const int64_t sample = n * p_.a * p_.c * p_.b;
     Activations::Dispatch(elements_.activation, [&](auto activation) HWY_ATTR {
       CpuPlan::ForEachPiece(begin, end, p_.c, p_.b,
@@ -98,7 +99,7 @@ class BackwardPass {
     });
   }
 
-  // All of it for whole groups, by runs.
+  // All stages for whole groups, by runs.
   void BackwardGroups(int64_t n, int64_t begin, int64_t end) const {
     const int64_t pieces = p_.channels_per_group() * plan_.channel_units;
     Prepare(n, begin, end);
@@ -107,7 +108,7 @@ class BackwardPass {
     if (writes_elements()) BackwardPieces(n, begin * pieces, end * pieces);
   }
 
-  // The gradients of gamma and beta for channels [begin, end): the samples, in order.
+  // Adds the gradients of gamma and beta up over the samples, in order, for channels [begin, end).
   void WriteAffineGradients(int64_t, int64_t begin, int64_t end) const {
     WriteAffineGradient(p_.beta, 0, begin, end, t_.dbeta);
     WriteAffineGradient(p_.gamma, 1, begin, end, t_.dgamma);
@@ -122,8 +123,8 @@ class BackwardPass {
   // The gradients of beta (i = 0) and gamma (i = 1) by sample n.
   double* Channels(int64_t n, int64_t i) const { return scratch_.channels + (n * 2 + i) * p_.c; }
 
-  // f(first, last) for one group at a time, or for a vector of groups of one channel each, so that
-  // what f computes of a group's statistics fills a vector either way.
+  // f(first, last) for one group at a time, or for a vector of groups of one channel each: f then
+  // computes on whole vectors in either case.
   template <class F>
   HWY_INLINE void ForEachGroup(int64_t begin, int64_t end, F&& f) const {
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<double>()));
@@ -131,7 +132,7 @@ class BackwardPass {
     for (int64_t g = begin; g < end; g += step) f(g, std::min(end, g + step));
   }
 
-  // A saved statistic of groups [first, last), in a lane each or the same in all lanes.
+  // A saved statistic of groups [first, last): a lane for each, or one group's in all lanes.
   template <class D>
   HWY_INLINE hn::Vec<D> ReadStatistic(D d, const CT* values, int64_t n, int64_t first,
                                       int64_t last) const {
@@ -146,7 +147,7 @@ class BackwardPass {
     FillChannels(plan_, scratch_.tables.Row(n, table), first * channels, last * channels, f);
   }
 
-  HWY_NOINLINE void PrepareGroups(int64_t n, int64_t first, int64_t last) const {
+  void PrepareGroups(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
     const auto mean = ReadStatistic(d, t_.mean, n, first, last);
     const auto rstd = hn::Mul(ReadStatistic(d, t_.rstd, n, first, last), hn::Set(d, p_.scale));
@@ -161,7 +162,7 @@ class BackwardPass {
          [&](int64_t c, auto lanes) HWY_ATTR { return ReadAffine(d, beta, c, lanes, 0); });
   }
 
-  HWY_NOINLINE void FinishGroups(int64_t n, int64_t first, int64_t last) const {
+  void FinishGroups(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
     const int64_t channels = p_.channels_per_group(), begin = first * channels;
     const auto rstd = ReadStatistic(d, t_.rstd, n, first, last);
@@ -197,8 +198,8 @@ class BackwardPass {
     Fill(n, kOffset, first, last, [&](int64_t, auto) HWY_ATTR { return offset; });
   }
 
-  HWY_NOINLINE void WriteAffineGradient(Affine affine, int64_t i, int64_t begin, int64_t end,
-                                        CT* gradient) const {
+  void WriteAffineGradient(Affine affine, int64_t i, int64_t begin, int64_t end,
+                           CT* gradient) const {
     if (gradient == nullptr || affine == Affine::kAbsent) return;
     const hn::ScalableTag<double> d;
     ForEachVector(d, end - begin, [&](int64_t j, auto lanes) HWY_ATTR {
@@ -229,7 +230,7 @@ class BackwardPass {
     return {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)};
   }
 
-  HWY_NOINLINE void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
+  void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
     ColumnSums<CT> sums;
     const int64_t row = p_.c * p_.b, rows = plan_.ChunkEnd(chunk) - plan_.ChunkBegin(chunk);
     const int64_t offset = n * p_.a * row + plan_.ChunkBegin(chunk) * plan_.cols + tile.begin;
@@ -246,7 +247,7 @@ class BackwardPass {
       return;
     }
     ForEachIn(tile, p_.b, row, [&](int64_t c, int64_t j, int64_t count) HWY_ATTR {
-      // A channel may begin in the tile before.
+      // A channel may have begun in the tile before.
       const bool goes_on = tile.begin + j > c * p_.b;
       dz[c] = (goes_on ? dz[c] : 0) + SumOfFolds(sums.first, j, count, row, tile.width);
       dz_centered[c] =

@@ -17,7 +17,7 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Moments from the sum and the sum of squares of count numbers, each less `shift`. `shift` is the
+// Moments from the sum and the sum of squares of `count` numbers less `shift`. The shift is the
 // mean of a part of them, which bounds the cancellation.
 HWY_INLINE Moments ShiftedMoments(double count, double shift, double sum, double squares) {
   const double m2 = squares - sum * (sum / count);
@@ -26,10 +26,10 @@ HWY_INLINE Moments ShiftedMoments(double count, double shift, double sum, double
 
 // Moments of a run of neighbours.
 template <typename T>
-HWY_NOINLINE Moments RunMoments(const T* x, int64_t length) {
+Moments RunMoments(const T* x, int64_t length) {
   using CT = ParamOf<T>;
   const hn::ScalableTag<CT> d;
-  // A few vectors at least: the fewer, the more a lane weighs that is unlike the rest.
+  // At least 128: among a few numbers, one that differs from the rest weighs too much.
   const int64_t sampled = std::min(length, std::max<int64_t>(128, length / CpuPlan::kShiftShare));
   const auto one_nth = hn::Set(d, CT(1) / static_cast<CT>(sampled));
   double shift = 0, unused = 0;
@@ -62,14 +62,14 @@ class ForwardPass {
   ForwardPass(const CpuPlan& plan, const ForwardTensors<T, Tout>& t, void* workspace)
       : plan_(plan), p_(plan.p), t_(t), scratch_(plan, Scratch(workspace)) {}
 
-  // --- stages: what they do for items [begin, end) of sample n ---
+  // --- the work of stages, for items [begin, end) of sample n ---
 
-  HWY_NOINLINE void MomentsOfColumns(int64_t n, int64_t begin, int64_t end) const {
+  void MomentsOfColumns(int64_t n, int64_t begin, int64_t end) const {
     plan_.ForEachTile(begin, end,
                       [&](int64_t chunk, Tile tile) HWY_ATTR { MomentsOfTile(n, chunk, tile); });
   }
 
-  HWY_NOINLINE void MomentsOfRuns(int64_t n, int64_t begin, int64_t end) const {
+  void MomentsOfRuns(int64_t n, int64_t begin, int64_t end) const {
     const T* x = t_.x + n * p_.a * p_.c * p_.b;
     CpuPlan::ForEachPiece(begin, end, p_.groups, p_.channels_per_group() * p_.b,
                           [&](int64_t offset, int64_t length, int64_t g, int64_t unit) HWY_ATTR {
@@ -80,12 +80,12 @@ class ForwardPass {
   }
 
   // Statistics and coefficients of groups [first, last).
-  HWY_NOINLINE void Finish(int64_t n, int64_t first, int64_t last) const {
+  void Finish(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
     constexpr size_t kMaxLanes = HWY_MAX_BYTES / sizeof(double);
     HWY_ALIGN double means[kMaxLanes], m2s[kMaxLanes], rstds[kMaxLanes] = {};
     ForEachVector(d, last - first, [&](int64_t j, auto lanes) HWY_ATTR {
-      // Moments::Merge for a vector of groups, which all have the same counts.
+      // Moments::Merge for a vector of groups, which have the same counts.
       const int64_t g = first + j;
       double count = 0;
       auto mean = hn::Zero(d), m2 = hn::Zero(d);
@@ -115,7 +115,7 @@ class ForwardPass {
     });
   }
 
-  HWY_NOINLINE void NormalizeColumns(int64_t n, int64_t begin, int64_t end) const {
+  void NormalizeColumns(int64_t n, int64_t begin, int64_t end) const {
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
       plan_.ForEachTile(begin, end, [&](int64_t chunk, Tile tile) HWY_ATTR {
         const auto table = [&](Table i) {
@@ -131,7 +131,7 @@ class ForwardPass {
     });
   }
 
-  HWY_NOINLINE void NormalizePieces(int64_t n, int64_t begin, int64_t end) const {
+  void NormalizePieces(int64_t n, int64_t begin, int64_t end) const {
     const int64_t sample = n * p_.a * p_.c * p_.b;
     const CT* const mean = scratch_.tables.Row(n, kMean);
     const CT* const scale = scratch_.tables.Row(n, kScale);
@@ -145,7 +145,7 @@ class ForwardPass {
     });
   }
 
-  // All of it for whole groups, by runs.
+  // All stages for whole groups, by runs.
   void NormalizeGroups(int64_t n, int64_t begin, int64_t end) const {
     const int64_t pieces = p_.channels_per_group() * plan_.channel_units;
     MomentsOfRuns(n, begin * plan_.group_units, end * plan_.group_units);
@@ -160,8 +160,8 @@ class ForwardPass {
   }
   double* SquaredDeviations(int64_t n, int64_t unit) const { return Means(n, unit) + p_.groups; }
 
-  // Numbers of a group in a unit. The last chunk has the partial row as well, on top of what may be
-  // as many rows as in any other.
+  // Numbers of a group in a unit. The last chunk also has the partial row, even if it has as many
+  // whole rows as the others.
   int64_t UnitCount(int64_t unit) const {
     if (plan_.moments_by_columns) {
       const int64_t group_cols = p_.channels_per_group() * p_.b;
@@ -173,8 +173,9 @@ class ForwardPass {
     return plan_.PieceLength(run, unit % CpuPlan::Pieces(run));
   }
 
-  // For channels [begin, end), all of one group, or of a vector of groups of one channel each. The
-  // rounding of mean to CT goes into shift, so that it costs no accuracy where |mean| is large.
+  // Fills the tables for channels [begin, end) of one group, or of a vector of groups of one
+  // channel each. shift corrects the rounding of mean to CT, which would cost accuracy if |mean| is
+  // large.
   template <class V>
   HWY_INLINE void FillTables(int64_t n, int64_t begin, int64_t end, V mean, V rstd) const {
     const hn::ScalableTag<double> d;
@@ -195,8 +196,7 @@ class ForwardPass {
   }
 
   template <Activation kActivation, class K>
-  HWY_NOINLINE void NormalizeRows(int64_t offset, int64_t stride, int64_t rows, int64_t width,
-                                  K k) const {
+  void NormalizeRows(int64_t offset, int64_t stride, int64_t rows, int64_t width, K k) const {
     const hn::ScalableTag<CT> d;
     const T* const x = t_.x + offset;
     const T* const side = t_.side_input == nullptr ? nullptr : t_.side_input + offset;
@@ -214,7 +214,7 @@ class ForwardPass {
     }
   }
 
-  HWY_NOINLINE void MomentsOfTile(int64_t n, int64_t chunk, Tile tile) const {
+  void MomentsOfTile(int64_t n, int64_t chunk, Tile tile) const {
     const hn::ScalableTag<CT> d;
     const int64_t cols = plan_.cols, row = p_.c * p_.b, tail = plan_.ChunkTail(chunk);
     const int64_t rows = plan_.ChunkEnd(chunk) - plan_.ChunkBegin(chunk);
@@ -255,7 +255,7 @@ class ForwardPass {
       const double sum = SumOfFolds(sums.first, j, count, row, tile.width);
       const double squares = SumOfFolds(sums.second, j, count, row, tile.width);
       Moments m = ShiftedMoments(count * rows_of_tensor, shift[j], sum, squares);
-      // A group wider than a tile comes in several, in order.
+      // A group wider than a tile is the sum of several, in order.
       const int64_t before = tile.begin + j - g * group;
       if (before > 0) {
         Moments whole = {before * rows_of_tensor, means[g], m2s[g]};
@@ -267,8 +267,8 @@ class ForwardPass {
     });
   }
 
-  // Per group, the mean of its first rows.
-  HWY_NOINLINE void ShiftOfTile(const T* x, int64_t rows, Tile tile, CT* shift) const {
+  // The mean of the first rows, per group.
+  void ShiftOfTile(const T* x, int64_t rows, Tile tile, CT* shift) const {
     const hn::ScalableTag<CT> d;
     const int64_t sampled =
         std::min(rows, std::max(CpuPlan::kShiftRows, plan_.chunk_rows / CpuPlan::kShiftShare));

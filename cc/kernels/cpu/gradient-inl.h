@@ -22,7 +22,7 @@ struct BackwardCoefficients {
   Coefficient mean, scale, beta, slope, offset;
 };
 
-// The place of an access: x, dy and side_input at the same element.
+// x, dy and side_input at the same element.
 template <typename T, typename Tout>
 struct Source {
   const T* x;
@@ -58,9 +58,9 @@ struct ChannelSums {
   double dz, dz_centered;
 };
 
-// Sums of dz and dz * (x - mean) along a run. dz goes to `kept` where that is not null.
+// Sums of dz and dz * (x - mean) along a run. Writes dz to `kept` unless that is null.
 template <Activation kActivation, typename T, typename Tout, class K>
-HWY_NOINLINE ChannelSums GradientSums(Source<T, Tout> from, T* kept, int64_t length, K k) {
+ChannelSums GradientSums(Source<T, Tout> from, T* kept, int64_t length, K k) {
   const hn::ScalableTag<ParamOf<T>> d;
   ChannelSums sums = {0, 0};
   SumRun<ParamOf<T>>(length, &sums.dz, &sums.dz_centered,
@@ -75,11 +75,11 @@ HWY_NOINLINE ChannelSums GradientSums(Source<T, Tout> from, T* kept, int64_t len
   return sums;
 }
 
-// sums += (dz, dz * (x - mean)) down the rows of a tile and `tail` columns of one more. dz goes to
-// `kept` where that is not null.
+// sums += (dz, dz * (x - mean)) down the rows of a tile and `tail` columns of one more row. Writes
+// dz to `kept` unless that is null.
 template <Activation kActivation, typename T, typename Tout, typename CT, class K>
-HWY_NOINLINE void AddGradientRows(Source<T, Tout> from, T* kept, int64_t stride, int64_t rows,
-                                  int64_t width, int64_t tail, K k, ColumnSums<CT>& sums) {
+void AddGradientRows(Source<T, Tout> from, T* kept, int64_t stride, int64_t rows, int64_t width,
+                     int64_t tail, K k, ColumnSums<CT>& sums) {
   const hn::ScalableTag<CT> d;
   const int64_t ahead = kRowsAtOnce * stride;
   const auto add = [&](int64_t r, int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
@@ -99,7 +99,7 @@ HWY_NOINLINE void AddGradientRows(Source<T, Tout> from, T* kept, int64_t stride,
   if (tail > 0) sums.Add(rows, rows + 1, tail, add);
 }
 
-// What the pass over elements reads and writes, and the activation between z and its output.
+// What the elementwise stage reads and writes, and the activation of dy.
 template <typename T, typename Tout>
 struct Elements {
   Activation activation;
@@ -109,8 +109,8 @@ struct Elements {
 };
 
 template <Activation kActivation, typename T, typename Tout, class K>
-HWY_NOINLINE void BackwardRows(const Elements<T, Tout>& elements, int64_t offset, int64_t stride,
-                               int64_t rows, int64_t width, K k) {
+void BackwardRows(const Elements<T, Tout>& elements, int64_t offset, int64_t stride, int64_t rows,
+                  int64_t width, K k) {
   const hn::ScalableTag<ParamOf<T>> d;
   const Source<T, Tout> from = elements.from + offset;
   T* const dx = elements.dx == nullptr ? nullptr : elements.dx + offset;
