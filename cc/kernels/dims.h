@@ -1,4 +1,4 @@
-// Tensor dimensions as a framework hands them over, known or partly unknown.
+// The sizes of a tensor, which may be unknown in a shape function.
 #ifndef TFGN_KERNELS_DIMS_H_
 #define TFGN_KERNELS_DIMS_H_
 
@@ -10,7 +10,7 @@ namespace tfgn {
 inline constexpr int64_t kUnknownDim = -1;
 inline constexpr int kUnknownRank = -1;
 
-// A view of `rank` sizes that the caller owns.
+// A view of `rank` sizes. The caller owns them.
 struct Dims {
   const int64_t* size = nullptr;
   int rank = kUnknownRank;
@@ -28,7 +28,7 @@ inline bool Compatible(int64_t a, int64_t b) {
 }
 bool Compatible(const Dims& a, const Dims& b);
 
-// a * b, or the largest int64: more elements than any tensor has, unless another size is 0.
+// a * b, or the largest int64 if that is more, which no tensor has unless another size is 0.
 // REQUIRES: a and b are not negative.
 int64_t SaturatingProduct(int64_t a, int64_t b);
 

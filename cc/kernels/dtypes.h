@@ -1,5 +1,5 @@
-// Element types of tensors. The kernels compute on float lanes (double lanes for double); the
-// 16-bit types exist only in memory, so they carry their bits and no arithmetic.
+// Element types of tensors. The kernels compute in float (in double for double). The 16-bit types
+// exist in memory only and have no arithmetic.
 #ifndef TFGN_KERNELS_DTYPES_H_
 #define TFGN_KERNELS_DTYPES_H_
 
@@ -25,8 +25,8 @@ using ParamOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
 // The one list of element types: every instantiation and registration expands it.
 #define TFGN_FOR_EACH_DTYPE(X) X(::tfgn::float16) X(::tfgn::bfloat16) X(float) X(double)
 
-// The one list of pairs of element types that go into an op and come out: any two, but double goes
-// with double.
+// The one list of pairs of element types, of the input and the output of an op: any two, but double
+// goes with double.
 #define TFGN_FOR_EACH_DTYPE_PAIR(X)     \
   X(::tfgn::float16, ::tfgn::float16)   \
   X(::tfgn::float16, ::tfgn::bfloat16)  \

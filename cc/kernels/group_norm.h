@@ -27,14 +27,14 @@
 
 namespace tfgn {
 
-// The arguments of a call as they came, in the names under which a user knows them.
+// The arguments of a call before validation, by the names that users know.
 struct GroupNormCall {
   Dims x, gamma, beta;
   int64_t num_side_inputs = 0;
   Dims side_input;  // read if num_side_inputs is 1
   int64_t groups = 0;
   int64_t axis = -1;
-  double epsilon = 0;  // not looked at for a gradient
+  double epsilon = 0;  // ignored if is_gradient
   std::string_view activation = "linear";
   bool x_is_double = false, params_are_double = false;
 
@@ -42,7 +42,7 @@ struct GroupNormCall {
   Dims dy, mean, rstd;  // read if is_gradient
 };
 
-// A valid call. In a shape function, what is not known yet is kUnknownDim.
+// A valid call. In a shape function, unknown sizes are kUnknownDim.
 struct GroupNormShape {
   int64_t n = 0, a = 0, c = 0, b = 0, groups = 1;
   double epsilon = 0;
@@ -53,8 +53,8 @@ struct GroupNormShape {
   int64_t channels_per_group() const { return c / groups; }
 };
 
-// Fills *shape and returns "", or returns one sentence that names the argument at fault, its value
-// and what was expected. Nothing else in the project decides what is valid.
+// Fills *shape and returns "", or returns an error in one sentence, with the argument, its value
+// and what is valid. All validation of the op is here.
 std::string ValidateGroupNorm(const GroupNormCall& call, GroupNormShape* shape);
 
 Normalization NormalizationOf(const GroupNormShape& shape);

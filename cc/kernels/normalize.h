@@ -1,6 +1,6 @@
-// What GroupNorm and StandardizeWeights have in common: a tensor [N, A, C, B] whose G groups of
-// C / G channels are each brought to mean 0 and variance 1, then scaled and shifted per channel.
-// The CPU and CUDA both compute with what is inline here.
+// What GroupNorm and StandardizeWeights have in common: the G groups of C / G channels of a tensor
+// [N, A, C, B] are normalized to mean 0 and variance 1, then scaled and shifted per channel. The
+// CPU and CUDA share the inline functions.
 #ifndef TFGN_KERNELS_NORMALIZE_H_
 #define TFGN_KERNELS_NORMALIZE_H_
 
@@ -50,7 +50,7 @@ struct Normalization {
       case EpsilonMode::kAddToStddev:
         return 1 / (std::sqrt(var) + epsilon);
       case EpsilonMode::kClampVariance:
-        // A NaN variance stays one.
+        // Keeps NaN.
         return 1 / std::sqrt(var < epsilon ? epsilon : var);
     }
     return 0;
@@ -64,7 +64,7 @@ struct Normalization {
         return -0.5 * rstd * rstd * rstd * two_over_count;
       case EpsilonMode::kAddToStddev: {
         const double stddev = 1 / rstd - epsilon;
-        // rstd is rounded to float: a stddev below its rounding is 0.
+        // rstd is rounded to float, so a stddev below the rounding counts as 0.
         if (stddev * rstd < 0x1p-23) return 0;
         return -0.5 * rstd * rstd / stddev * two_over_count;
       }
@@ -84,8 +84,8 @@ TFGN_HOST_DEVICE const CT* AffineOf(Affine affine, const CT* values, int64_t n, 
                                         : values;
 }
 
-// The tensors of a pass, all of them contiguous; absent inputs are null. StandardizeWeights calls
-// x w, gamma gain and y w_hat. y may be x or side_input itself.
+// The tensors of a pass. All are contiguous, absent inputs are null. In StandardizeWeights, x is w,
+// gamma is gain and y is w_hat. y may be the memory of x or of side_input.
 template <typename T, typename Tout = T>
 struct ForwardTensors {
   const T* x = nullptr;
@@ -97,7 +97,8 @@ struct ForwardTensors {
   ParamOf<T>* rstd = nullptr;  // [N, G]
 };
 
-// Outputs that nobody wants are null. dx may be dy or x itself, dside may be dy or side_input.
+// Outputs that are not wanted are null. dx may be the memory of dy or x, dside that of dy or
+// side_input.
 template <typename T, typename Tout = T>
 struct BackwardTensors {
   const Tout* dy = nullptr;

@@ -9,14 +9,14 @@ namespace tfgn {
 
 class ParallelFor {
  public:
-  // Calls task(arg, i) once for every i in [0, count), in any order, on any threads, and returns
-  // when all calls have. `bytes` is what they read and write together, about.
+  // Calls task(arg, i) once for every i in [0, count), in any order and on any threads, and returns
+  // when all calls have returned. Together, they read and write about `bytes` bytes.
   using Task = void (*)(void* arg, int64_t i);
   using Runner = void (*)(void* pool, int64_t count, int64_t bytes, Task task, void* arg);
 
   // Serial.
   ParallelFor() = default;
-  // `threads` tells how much concurrency `run` gives; results never depend on it.
+  // `run` uses up to `threads` threads. Results do not depend on the number.
   ParallelFor(Runner run, void* pool, int threads) : run_(run), pool_(pool), threads_(threads) {}
 
   int threads() const { return threads_; }

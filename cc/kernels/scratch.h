@@ -6,8 +6,8 @@
 
 namespace tfgn {
 
-// Hands out pieces of memory, each aligned to 64 bytes as the whole is. Without memory it adds up
-// how much the pieces need.
+// Divides memory that is aligned to 64 bytes into pieces that are, too. Without memory, it counts
+// the bytes.
 class Scratch {
  public:
   explicit Scratch(void* memory = nullptr) : memory_(static_cast<char*>(memory)) {}

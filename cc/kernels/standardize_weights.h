@@ -30,7 +30,7 @@
 
 namespace tfgn {
 
-// The arguments of a call as they came, in the names under which a user knows them.
+// The arguments of a call before validation, by the names that users know.
 struct StandardizeWeightsCall {
   Dims w, gain;
   const int64_t* axis = nullptr;  // the output-channel axes
@@ -45,7 +45,7 @@ struct StandardizeWeightsCall {
   Dims dw_hat, mean, rstd;  // read if is_gradient
 };
 
-// A valid call. In a shape function, what is not known yet is kUnknownDim.
+// A valid call. In a shape function, unknown sizes are kUnknownDim.
 struct StandardizeWeightsShape {
   int64_t outputs = 0;  // O, in the order of w
   int64_t fan_in = 0;
@@ -57,13 +57,14 @@ struct StandardizeWeightsShape {
 
   // w as [n, a, c, b] with n * c outputs and fan_in = a * b: every published layout is one such.
   int64_t n = 0, a = 0, c = 0, b = 0;
-  // Empty, or, for axes that leave no such view, the sizes of w with neighbours of one kind merged,
-  // reduced and kept in turn, reduced first. Then [n, a, c, b] is what a transposed copy has.
+  // Empty, or, if the axes do not allow that view, the sizes of w with neighbours of one kind
+  // merged: alternately reduced and kept, reduced first. Then [n, a, c, b] describes a transposed
+  // copy.
   std::vector<int64_t> runs;
 };
 
-// Fills *shape and returns "", or returns one sentence that names the argument at fault, its value
-// and what was expected.
+// Fills *shape and returns "", or returns an error in one sentence, with the argument, its value
+// and what is valid. All validation of the op is here.
 std::string ValidateStandardizeWeights(const StandardizeWeightsCall& call,
                                        StandardizeWeightsShape* shape);
 

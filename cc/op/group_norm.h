@@ -1,4 +1,4 @@
-// The ops GroupNorm and GroupNormGrad, for whoever executes them.
+// The ops GroupNorm and GroupNormGrad (op/op.h).
 #ifndef TFGN_OP_GROUP_NORM_H_
 #define TFGN_OP_GROUP_NORM_H_
 
@@ -28,7 +28,7 @@ struct GroupNormAttrs {
   }
 };
 
-// What both ops tell the validator.
+// The arguments that both ops pass to the validator.
 template <typename Op>
 GroupNormCall GroupNormCallOf(const GroupNormAttrs& attrs, const InputDims& inputs) {
   GroupNormCall call;
@@ -45,7 +45,7 @@ GroupNormCall GroupNormCallOf(const GroupNormAttrs& attrs, const InputDims& inpu
   return call;
 }
 
-// Returns f(T(), T()), the element types that go in and come out.
+// Returns f(T(), T()), with the element types of the input and the output.
 template <typename F>
 auto WithTypes(const GroupNormAttrs& attrs, F&& f) {
   return WithType(attrs.T, [&](auto t) { return f(t, t); });

@@ -1,15 +1,15 @@
-// What an op is made of, for TensorFlow's executor and for XLA alike.
+// The parts of an op that TensorFlow's executor and XLA share.
 //
 // An op is a struct, in <op>.h, with
 //
 //   Attrs, Shape: its attributes, and a valid call of it
 //   Input, Output: enums, in the order of REGISTER_OP
 //   kHasBatch: whether axis 0 of every tensor with two axes or more is the batch
-//   TypesOfInputs(attrs): in their order
-//   Validate(attrs, inputs, shape): an error, or fills *shape
+//   TypesOfInputs(attrs): the types of its inputs, in their order
+//   Validate(attrs, inputs, shape): returns an error, or fills *shape
 //   Outputs(attrs, shape, inputs): how to allocate its outputs
-//   Tensors<T, Tout>: the tensors of its kernel, for element types that WithTypes(attrs, f) finds
-//   SetTensors(shape, buffers, tensors): lets them point to the memory of the call
+//   Tensors<T, Tout>: the tensors of its pass, for the element types from WithTypes(attrs, f)
+//   SetTensors(shape, buffers, tensors): sets them to the memory of the call
 #ifndef TFGN_OP_OP_H_
 #define TFGN_OP_OP_H_
 
@@ -37,7 +37,7 @@ template <>
 inline constexpr tensorflow::DataType kDataType<bfloat16> = tensorflow::DT_BFLOAT16;
 
 // Returns f(T()) for the element type T that is `type`.
-// REQUIRES: `type` is one that the kernels have.
+// REQUIRES: the kernels are compiled for `type`.
 template <typename F>
 auto WithType(tensorflow::DataType type, F&& f) {
 #define TFGN_CASE(T) \
@@ -47,10 +47,10 @@ auto WithType(tensorflow::DataType type, F&& f) {
   return f(float());
 }
 
-// The sizes of every input of a call, owned.
+// Owns the sizes of every input of a call.
 class InputDims {
  public:
-  // `sizes(i)` is the sizes of input i.
+  // `sizes(i)` returns the sizes of input i.
   template <typename Sizes>
   InputDims(int num_inputs, Sizes&& sizes) : inputs_(num_inputs) {
     for (int i = 0; i < num_inputs; ++i) {
@@ -60,10 +60,10 @@ class InputDims {
     }
   }
 
-  // Of unknown shapes.
+  // Inputs of unknown shapes.
   explicit InputDims(int num_inputs) : inputs_(num_inputs) {}
 
-  // Gives input i the rank `rank`, or kUnknownRank, and the sizes `size(j)`.
+  // Sets the rank of input i, which may be kUnknownRank, and its sizes to size(j).
   template <typename Size>
   void Set(int i, int rank, Size&& size) {
     Input& input = inputs_[i];
@@ -88,9 +88,9 @@ using InputTypes = absl::InlinedVector<tensorflow::DataType, 7>;
 struct OutputSpec {
   tensorflow::DataType type;
   absl::InlinedVector<int64_t, 4> sizes;
-  // Inputs whose memory it may take if nobody else needs it, the best first.
+  // Inputs whose memory it may take if nothing else needs it, the best first.
   absl::InlinedVector<int, 2> may_take;
-  // The input that it is, -1 if it is computed.
+  // The input that it is identical to, or -1 if it is computed.
   int is_input = -1;
 };
 using OutputSpecs = absl::InlinedVector<OutputSpec, 4>;
@@ -114,12 +114,12 @@ struct Buffers {
   }
 };
 
-// Turns what a kernel or a device answers into a status.
+// The status of what a pass or a query of a device returns.
 inline absl::Status RunStatus(const std::string& error) {
   return error.empty() ? absl::OkStatus() : absl::InternalError(error);
 }
 
-// Turns a validator's answer into a status.
+// The status of what a validator returns.
 inline absl::Status ToStatus(const std::string& error) {
   return error.empty() ? absl::OkStatus() : absl::InvalidArgumentError(error);
 }
@@ -140,8 +140,8 @@ int64_t WorkspaceBytes(const typename Op::Attrs& attrs, const typename Op::Shape
   });
 }
 
-// Runs the kernel of a valid call. allocate(bytes, &workspace) gives it scratch memory, aligned to
-// 64 bytes, or returns an error.
+// Plans and runs the pass of a valid call. allocate(bytes, &workspace) allocates scratch memory,
+// aligned to 64 bytes, or returns an error.
 template <typename Op, typename Where, typename Allocate>
 absl::Status RunOp(const typename Op::Attrs& attrs, const typename Op::Shape& shape,
                    const Buffers& buffers, const Where& where, Allocate&& allocate) {

@@ -1,4 +1,4 @@
-// The ops StandardizeWeights and StandardizeWeightsGrad, for whoever executes them.
+// The ops StandardizeWeights and StandardizeWeightsGrad (op/op.h).
 #ifndef TFGN_OP_STANDARDIZE_WEIGHTS_H_
 #define TFGN_OP_STANDARDIZE_WEIGHTS_H_
 
@@ -35,7 +35,7 @@ struct StandardizeWeightsAttrs {
   }
 };
 
-// What both ops tell the validator.
+// The arguments that both ops pass to the validator.
 template <typename Op>
 StandardizeWeightsCall StandardizeWeightsCallOf(const StandardizeWeightsAttrs& attrs,
                                                 const InputDims& inputs) {
@@ -54,7 +54,7 @@ StandardizeWeightsCall StandardizeWeightsCallOf(const StandardizeWeightsAttrs& a
   return call;
 }
 
-// Returns f(T(), Tout()), the element types that go in and come out.
+// Returns f(T(), Tout()), with the element types of the input and the output.
 // REQUIRES: the validator accepts the two types together.
 template <typename F>
 auto WithTypes(const StandardizeWeightsAttrs& attrs, F&& f) {
@@ -70,7 +70,7 @@ auto WithTypes(const StandardizeWeightsAttrs& attrs, F&& f) {
   });
 }
 
-// What the op and its gradient share.
+// The part that the op and its gradient share.
 struct StandardizeWeightsOpBase {
   static constexpr bool kHasBatch = false;
 

@@ -1,4 +1,4 @@
-// How kernels run on a thread pool of TensorFlow's, whoever hands it over.
+// Runs kernels on a thread pool of TensorFlow or XLA.
 #ifndef TFGN_OP_THREADS_H_
 #define TFGN_OP_THREADS_H_
 
@@ -13,7 +13,7 @@
 
 namespace tfgn {
 
-// Tasks that several threads take from one another until none is left.
+// Tasks that several threads claim until none is left.
 class Job {
  public:
   Job(int64_t count, ParallelFor::Task task, void* arg) : count_(count), task_(task), arg_(arg) {}
@@ -25,7 +25,7 @@ class Job {
       if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) finished_.Notify();
     }
   }
-  // Whether a thread works on it before `timeout` is over.
+  // Whether a thread begins to work on it within `timeout`.
   bool BeginsWithin(absl::Duration timeout) {
     return begun_.WaitForNotificationWithTimeout(timeout);
   }
@@ -40,26 +40,25 @@ class Job {
   absl::Notification begun_, finished_;
 };
 
-// The threads of a pool that has `Schedule(f)` and a number of threads. A pool whose threads are
-// all busy, or all in a call like this one, delays nobody for long: the calling thread then works
-// itself, and waits only for tasks that a thread has begun.
+// The threads of a pool with a method `Schedule(f)`. If all of them are busy, or all in a call like
+// this one, the calling thread works itself and waits only for tasks that a thread has begun.
 template <typename Pool>
 struct Threads {
   Pool* pool;
   int count;
 
-  // REQUIRES: this outlives what is returned.
+  // REQUIRES: *this outlives the result.
   ParallelFor Parallel() { return {Run, this, count}; }
 
  private:
   static void Run(void* self, int64_t count, int64_t bytes, ParallelFor::Task task, void* arg) {
-    // A caller that works keeps its core, where a scheduler may have put the thread that it woke:
-    // measured, that thread then often does not start before all is done. A caller that sleeps
-    // costs a wake-up at the end, which pays from some 2 MiB on. XLA calls from a thread of the
-    // pool, which is one of those that have to work.
+    // Linux may put the thread that a caller wakes on the caller's core. Measured: if the caller
+    // works, that thread often does not start before everything is done. If it sleeps instead, it
+    // has to be woken at the end, which pays off from about 2 MiB on. XLA calls from a thread of
+    // the pool, which is needed as a worker.
     const bool hands_over = bytes >= int64_t{2} << 20 && !is_of_pool;
     const Threads& threads = *static_cast<const Threads*>(self);
-    // Shared, for a helper may start after this call has returned. It then finds no task left.
+    // Shared, because a helper may start after this call has returned and find no task left.
     const auto job = std::make_shared<Job>(count, task, arg);
     const int64_t helpers = std::min<int64_t>(threads.count, count) - (hands_over ? 0 : 1);
     for (int64_t i = 0; i < helpers; ++i) {
@@ -72,7 +71,7 @@ struct Threads {
     job->Wait();
   }
 
-  // Whether this thread is known to be one of a pool: it has been a helper.
+  // Whether this thread has been a helper, so that it belongs to a pool.
   static inline thread_local bool is_of_pool = false;
 };
 

@@ -1,4 +1,4 @@
-// What the shape functions of all ops (op/op.h) do.
+// The part that the shape functions of all ops (op/op.h) share.
 #ifndef TFGN_TF_INFER_H_
 #define TFGN_TF_INFER_H_
 
@@ -12,13 +12,13 @@ using ::tensorflow::shape_inference::ShapeHandle;
 
 // Makes `shape` that of input i.
 inline void SetDims(int i, InferenceContext* c, ShapeHandle shape, InputDims* inputs) {
-  // -1 stands for an unknown size here as there.
+  // Both use -1 for an unknown size.
   inputs->Set(i, c->RankKnown(shape) ? c->Rank(shape) : kUnknownRank,
               [&](int j) { return c->Value(c->Dim(shape, j)); });
 }
 
-// What a shape function begins with. Fills *shape, and sets *known to all that is known of the
-// shape of input `input`, also by the inputs `alike` that must have the same.
+// Validates the inputs of a shape function and fills *shape. Sets *known to what is known about the
+// shape of input `input`, also from the inputs `alike`, which must have the same shape.
 template <typename Op>
 absl::Status Infer(InferenceContext* c, int input, absl::Span<const int> alike,
                    typename Op::Shape* shape, ShapeHandle* known) {
@@ -30,7 +30,7 @@ absl::Status Infer(InferenceContext* c, int input, absl::Span<const int> alike,
   *known = c->input(input);
   for (const int other : alike) {
     TF_RETURN_IF_ERROR(c->Merge(*known, c->input(other), known));
-    // What the other knows may be at odds with the attributes and with the other inputs.
+    // The merged shape may contradict the attributes or other inputs.
     SetDims(input, c, *known, &inputs);
     TF_RETURN_IF_ERROR(Op::Validate(attrs, inputs, shape));
   }

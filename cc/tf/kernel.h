@@ -1,4 +1,4 @@
-// An op (op/op.h) as a kernel of TensorFlow's executor.
+// An op (op/op.h) as a kernel of TensorFlow's executor, an OpKernel.
 #ifndef TFGN_TF_KERNEL_H_
 #define TFGN_TF_KERNEL_H_
 
@@ -13,7 +13,7 @@
 
 namespace tfgn {
 
-// TensorFlow's intra-op threads.
+// The intra-op threads of TensorFlow.
 class Cpu {
  public:
   explicit Cpu(tensorflow::OpKernelContext* ctx) {
@@ -28,7 +28,7 @@ class Cpu {
 };
 
 #if TFGN_WITH_CUDA
-// TensorFlow's stream of a GPU.
+// The stream of TensorFlow for a GPU.
 class Gpu {
  public:
   explicit Gpu(tensorflow::OpKernelContext* ctx) {
@@ -57,7 +57,7 @@ class Kernel : public tensorflow::OpKernel {
     typename Op::Shape shape;
     OP_REQUIRES_OK(ctx, Op::Validate(attrs_, dims, &shape));
 
-    // An output may take the memory of an input, which is no input to `ctx` from then on.
+    // Read first: `ctx` no longer has an input whose memory an output has taken.
     absl::InlinedVector<const void*, 7> inputs;
     for (int i = 0; i < ctx->num_inputs(); ++i) inputs.push_back(ctx->input(i).data());
     absl::InlinedVector<void*, 4> outputs;
@@ -77,7 +77,7 @@ class Kernel : public tensorflow::OpKernel {
   }
 
  private:
-  // Adds the memory of the next output.
+  // Appends the memory of the next output.
   static absl::Status Allocate(tensorflow::OpKernelContext* ctx, const OutputSpec& spec,
                                absl::InlinedVector<void*, 4>* outputs) {
     const int index = static_cast<int>(outputs->size());

@@ -45,17 +45,17 @@ REGISTER_OP("StandardizeWeights")
     .Attr("U: {float, double}")
     .SetShapeFn(InferForward)
     .Doc(R"doc(
-Weight standardization (https://arxiv.org/abs/1903.10520) of the kernel of a layer.
+Weight standardization (https://arxiv.org/abs/1903.10520) of the weights of a layer.
 
     w_hat = gain * scale * (w - mean) * rstd
 
 with the statistics of each output channel, over the axes of `w` that `axis` does not name. The
 result is bit-identical from run to run and for any number of threads.
 
-w: The kernel, of any shape.
+w: The weights, of any shape.
 gain: `[O]`, one factor per output channel, or `[0]` for none. `O` is the product of the sizes of
   the axes in `axis`; the output channels are in the order in which `w` holds them.
-w_hat: The standardized kernel, of the shape of `w`. The gradient flows through this output only.
+w_hat: The standardized weights, of the shape of `w`. The gradient flows through this output only.
 mean: `[O]`, for StandardizeWeightsGrad.
 rstd: `[O]`, for StandardizeWeightsGrad.
 axis: The axes of the output channels, which are not reduced.

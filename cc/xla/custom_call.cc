@@ -10,7 +10,7 @@
 #include "tensorflow/core/util/overflow.h"
 
 namespace xla::ffi {
-// Of xla/ffi/ffi_api.h, which needs headers of LLVM.
+// Declared in xla/ffi/ffi_api.h, which needs headers of LLVM.
 const XLA_FFI_Api* GetXlaFfiApi();
 }  // namespace xla::ffi
 
@@ -123,8 +123,8 @@ bool Register(const char* name, const Registration& registration) {
   const char* device = registration.jit_device;
   const tensorflow::XlaOpRegistrar registrar(
       tensorflow::XlaOpRegistrationBuilder::Name(name).Device(device).Build(registration.create));
-  // When TensorFlow first compiles, it hands what is registered by then to its executor. What comes
-  // later has to go there by itself.
+  // When TensorFlow first compiles, it registers all XLA kernels with its executor. A later one has
+  // to register itself.
   const tensorflow::KernelList in_use = tensorflow::GetRegisteredKernelsForOp("Identity");
   for (const tensorflow::KernelDef& kernel : in_use.kernel()) {
     if (kernel.device_type() != device) continue;

@@ -28,17 +28,17 @@ namespace tfgn {
 
 namespace ffi = ::xla::ffi;
 
-// The attributes of an op as those of a custom call: a dictionary attribute of MLIR.
+// Writes the attributes of an op as those of a custom call, a dictionary attribute of MLIR.
 class AttrsToMlir {
  public:
   absl::Status operator()(const char* name, const int64_t* value) {
     return Add(name, absl::StrCat(*value, " : i64"));
   }
-  // By its bits, so that it comes back as it was.
+  // The bits, so that the value is read back exactly.
   absl::Status operator()(const char* name, const float* value) {
     return Add(name, absl::StrFormat("0x%08X : f32", absl::bit_cast<uint32_t>(*value)));
   }
-  // REQUIRES: it has no characters that a string of MLIR escapes. What Validate accepts has none.
+  // REQUIRES: no character of *value is escaped in MLIR. Strings that Validate accepts have none.
   absl::Status operator()(const char* name, const std::string* value) {
     return Add(name, absl::StrCat("\"", *value, "\""));
   }
@@ -61,7 +61,7 @@ class AttrsToMlir {
   std::vector<std::string> entries_;
 };
 
-// The way back.
+// Reads the attributes of an op from those of a custom call.
 class AttrsFromCall {
  public:
   explicit AttrsFromCall(ffi::Dictionary attrs) : attrs_(attrs) {}
@@ -95,10 +95,10 @@ class AttrsFromCall {
   ffi::Dictionary attrs_;
 };
 
-// The buffers of a custom call, sizes along the batch being the true ones.
+// The buffers of a custom call. If the batch has a bound, sizes are those of the actual batch.
 class CallBuffers {
  public:
-  // `has_batch`: whether a size of the batch may follow the inputs.
+  // `has_batch`: whether the size of the batch may follow the inputs.
   absl::Status TakeInputs(const ffi::RemainingArgs& args, const InputTypes& types, bool has_batch);
   InputDims dims() const;
   absl::Status TakeOutputs(const ffi::RemainingRets& results, const OutputSpecs& specs);
@@ -115,7 +115,7 @@ class CallBuffers {
   size_t workspace_bytes_ = 0;
 };
 
-// What a custom call asks for, checked.
+// A custom call after validation.
 template <typename Op>
 struct CheckedCall {
   typename Op::Attrs attrs;
@@ -138,7 +138,7 @@ inline ffi::Error ToFfiError(const absl::Status& status) {
   return {static_cast<ffi::ErrorCode>(status.code()), std::string(status.message())};
 }
 
-// On XLA's threads.
+// Runs an op on XLA's threads.
 template <typename Op>
 XLA_FFI_Error* HostHandler(XLA_FFI_CallFrame* frame) {
   static const auto* handler =
@@ -185,7 +185,7 @@ absl::Status ExecuteOnCuda(void* stream, ffi::ScratchAllocator* scratch,
   return RunOp<Op>(call.attrs, call.shape, call.buffers.buffers(), queue, allocate);
 }
 
-// On XLA's stream. The workspace depends on the device, and is allocated when the call runs.
+// Runs an op on XLA's stream. The workspace is allocated then, because it depends on the device.
 template <typename Op>
 XLA_FFI_Error* CudaHandler(XLA_FFI_CallFrame* frame) {
   static const auto* handler =
@@ -207,7 +207,7 @@ template <typename Op, bool kOnGpu>
 tensorflow::OpKernel* CreateLowering(tensorflow::OpKernelConstruction* ctx) {
   typename Op::Attrs attrs;
   ctx->SetStatus(ReadAttrs(ctx, &attrs));
-  // On a GPU the handler, which runs on the host, does not see a size that is in device memory.
+  // On a GPU, the handler runs on the host and cannot read a size in device memory.
   return NewLowering(ctx, Op::kHasBatch && !kOnGpu,
                      [attrs](const InputDims& inputs, CustomCall* call) mutable -> absl::Status {
                        typename Op::Shape shape;
@@ -220,8 +220,7 @@ tensorflow::OpKernel* CreateLowering(tensorflow::OpKernelConstruction* ctx) {
                      });
 }
 
-// How the op `name` is compiled for a device of XLA's bridge, and what runs it on a platform of
-// XLA.
+// How an op is compiled for a device of XLA's bridge, and the handler that runs it on a platform.
 struct Registration {
   const char* jit_device;
   const char* platform;

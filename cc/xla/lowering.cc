@@ -67,7 +67,7 @@ absl::Status AddCustomCall(XlaOpKernelContext* ctx, Operands operands, const Cus
   }
   results.push_back(
       xla::ShapeUtil::MakeShape(xla::U8, {call.workspace_bytes + kWorkspaceAlignment}));
-  // The kernels know one layout, which a convolution beside them might not choose by itself.
+  // The kernels need the default layout. XLA might choose another for a convolution beside them.
   for (xla::Shape& shape : operands.shapes) xla::LayoutUtil::SetToDefaultLayout(&shape);
 
   const xla::XlaOp tuple = xla::CustomCallWithLayout(

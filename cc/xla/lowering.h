@@ -1,5 +1,5 @@
-// How TensorFlow's bridge compiles an op to a custom call. Apart from custom_call.h: the bridge's
-// headers take a minute to compile, and are included once, in lowering.cc.
+// Compiles an op to a custom call, through TensorFlow's bridge. Only lowering.cc includes the
+// headers of the bridge, which take a minute to compile.
 #ifndef TFGN_XLA_LOWERING_H_
 #define TFGN_XLA_LOWERING_H_
 
@@ -22,7 +22,7 @@ struct CustomCall {
   int64_t workspace_bytes = 0;
 };
 
-// What a call with such inputs compiles to, or why it is not valid.
+// Describes the call for such inputs, or returns an error if they are not valid.
 using DescribeCall = std::function<absl::Status(const InputDims& inputs, CustomCall* call)>;
 
 // The XLA kernel of an op. `has_batch`: Op::kHasBatch.
@@ -32,7 +32,7 @@ tensorflow::OpKernel* NewLowering(tensorflow::OpKernelConstruction* ctx, bool ha
 // The target of the custom calls of an op.
 inline std::string TargetOf(const std::string& op) { return "tfgn." + op; }
 
-// A workspace is that much larger than asked for, for its alignment.
+// XLA allocates so many bytes more for a workspace, because its result may not be aligned.
 inline constexpr int64_t kWorkspaceAlignment = 64;
 
 }  // namespace tfgn

@@ -1,4 +1,4 @@
-// The emulated device, as the kernels find it: an H100's properties.
+// The properties of the emulated device: those of an H100.
 #include "kernels/cuda/device.h"
 
 namespace tfgn {

@@ -1,5 +1,5 @@
-// The CUDA kernels' own source, compiled for the CPU: this folder's cuda_emulation/ stands in for
-// CUDA's headers.
+// The source of the CUDA kernels, compiled for the CPU with cuda_emulation/ instead of CUDA's
+// headers.
 #include "kernels/cuda/backward.cu"
 #include "kernels/cuda/forward.cu"
 #include "kernels/cuda/group_norm.cu"

@@ -1,5 +1,5 @@
-// What RunStages promises: every item once, no stage before the one before is done, whatever the
-// threads do.
+// RunStages does every item once, and no stage begins before the one before is done, in any order
+// of threads.
 #include "kernels/cpu/stages.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
-// libFuzzer on what decides whether a call is valid: no input leads it into undefined behaviour,
-// and a call that it takes is one that the kernels can compute.
+// libFuzzer on the validation of calls: no input causes undefined behaviour, and the kernels can
+// compute every call that is accepted.
 #include <fuzzer/FuzzedDataProvider.h>
 
 #include <cmath>
@@ -64,7 +64,7 @@ class Fuzzer {
     return data_.ConsumeIntegralInRange<int>(0, 7) == 0 ? Dims() : Earlier(shapes_.size() - 1);
   }
 
-  // The sizes stay where they are when shapes_ grows: it moves its vectors.
+  // The sizes do not move when shapes_ grows, because it moves its vectors.
   Dims Earlier(size_t i) { return {shapes_[i].data(), static_cast<int>(shapes_[i].size())}; }
 
   std::string Text(const char* valid) {
@@ -165,7 +165,7 @@ class Fuzzer {
     return dims.has_rank();
   }
 
-  // Whether the sizes other than 0 multiply to more than TensorFlow counts.
+  // Whether the product of the sizes other than 0 exceeds an int64.
   static bool TooLarge(const Dims& dims) {
     int64_t product = 1;
     for (int i = 0; i < dims.rank; ++i) {

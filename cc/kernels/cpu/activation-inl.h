@@ -57,7 +57,8 @@ HWY_INLINE hn::Vec<D> Reciprocal(D d, hn::Vec<D> v) {
   return hn::Div(hn::Set(d, 1), v);
 }
 
-// z where exp(-z) is finite: below, z * sigmoid(z) is 0 to any precision. A NaN stays one.
+// z, or -87 if z is less: exp(-z) is finite, and z * sigmoid(z) of less is 0 in any precision.
+// Keeps NaN.
 template <class D>
 HWY_INLINE hn::Vec<D> SigmoidRange(D d, hn::Vec<D> z) {
   return hn::IfThenElse(hn::Lt(z, hn::Set(d, -87)), hn::Set(d, -87), z);
@@ -73,7 +74,7 @@ HWY_INLINE hn::Vec<D> Sigmoid(D d, hn::Vec<D> z) {
 template <Activation kActivation, class D>
 HWY_INLINE hn::Vec<D> Activate(D d, hn::Vec<D> z) {
   if constexpr (kActivation == Activation::kRelu) {
-    // As tf.nn.relu, a NaN stays one.
+    // Keeps NaN, as tf.nn.relu does.
     return hn::IfThenZeroElse(hn::Lt(z, hn::Zero(d)), z);
   } else if constexpr (kActivation == Activation::kSilu) {
     z = SigmoidRange(d, z);
@@ -98,7 +99,7 @@ HWY_INLINE hn::Vec<D> ActivateBackward(D d, hn::Vec<D> dy, hn::Vec<D> z) {
   }
 }
 
-// The activations that an op offers; code exists for no others.
+// The activations that an op offers. Others are not compiled.
 template <Activation... kActivations>
 struct Activations {
   // f(std::integral_constant of `activation`), one of kActivations.

@@ -1,10 +1,10 @@
-// A pass of an op on the CPU, planned once and then run. `Tensors` are ForwardTensors or
-// BackwardTensors of the types of the call:
+// A pass of an op on the CPU, planned once and then run. `Tensors` is ForwardTensors or
+// BackwardTensors of the element types of the call:
 //
 //   const auto pass = Plan<ForwardTensors<float>>(shape, parallel);
 //   pass.Run(tensors, <pass.workspace_bytes() bytes, aligned to 64>, parallel);
 //
-// Plan has an overload for the shape of every op, in <op>.h; CudaPass is the same for CUDA.
+// Plan has an overload for the shape of every op, in <op>.h. CudaPass is the same for CUDA.
 #ifndef TFGN_KERNELS_CPU_PASS_H_
 #define TFGN_KERNELS_CPU_PASS_H_
 
@@ -31,8 +31,8 @@ class CpuPass {
 
   int64_t workspace_bytes() const { return workspace_bytes_; }
 
-  // The same bits come out on every call, for any number of threads. Returns "", as CudaPass does
-  // where nothing goes wrong.
+  // Computes the same bits on every call and for any number of threads. Returns "", as CudaPass
+  // does on success.
   std::string Run(const Tensors& tensors, void* workspace, const ParallelFor& parallel) const {
     kernel_(plan_, tensors, workspace, parallel);
     return "";
@@ -44,12 +44,11 @@ class CpuPass {
   int64_t workspace_bytes_;
 };
 
-// The passes of an empty Normalization: statistics of nothing are mean 0 and variance 0, sums of
-// nothing are 0.
+// CpuKernels of an empty Normalization. Mean and variance of no elements are 0, and so are sums.
 template <typename T, typename Tout>
 void RunEmpty(const CpuPlan& plan, const ForwardTensors<T, Tout>& t, void*, const ParallelFor&) {
   const Normalization& p = plan.p;
-  if (p.groups == 0) return;  // no output channel, so that there is no size of a group either
+  if (p.groups == 0) return;  // no output channel, and a size of groups that divides by 0
   std::fill_n(t.mean, p.n * p.groups, ParamOf<T>(0));
   std::fill_n(t.rstd, p.n * p.groups, static_cast<ParamOf<T>>(p.Rstd(0)));
 }
@@ -60,7 +59,7 @@ void RunEmpty(const CpuPlan& plan, const BackwardTensors<T, Tout>& t, void*, con
   if (t.dbeta != nullptr) std::fill_n(t.dbeta, p.affine_size(p.beta), 0);
 }
 
-// A pass of an op that is a Normalization and nothing more; `kernel` runs one that is not empty.
+// A pass of a Normalization, which `kernel` runs if it is not empty.
 template <class Tensors>
 CpuPass<Tensors> Plan(const Normalization& p, CpuKernel<Tensors> kernel) {
   const CpuPlan plan(p);
@@ -68,8 +67,8 @@ CpuPass<Tensors> Plan(const Normalization& p, CpuKernel<Tensors> kernel) {
   return {plan, kernel, PassScratch<Tensors>(plan, Scratch()).bytes};
 }
 
-// The kernels of an op for one instruction set, which Highway chooses: a tuple of a CpuKernel for
-// each of the Tensors, made by `using Kernels = KernelTable<void LIST(TFGN_CPU_KERNELS)>`.
+// The kernels of an op for one instruction set, which Highway chooses: a tuple with a CpuKernel for
+// each of the Tensors, declared as `using Kernels = KernelTable<void LIST(TFGN_CPU_KERNELS)>`.
 template <class, class... Kernels>
 using KernelTable = std::tuple<Kernels...>;
 #define TFGN_CPU_KERNELS(T, Tout) \

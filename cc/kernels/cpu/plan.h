@@ -1,7 +1,7 @@
-// How a Normalization is cut for the threads of a CPU, decided from the shape alone. Internal to
-// the kernels.
+// How a Normalization is cut for the threads of a CPU. Depends on the shape alone. Internal to the
+// kernels.
 //
-// By columns a sample is a matrix of A rows and C * B columns, by runs A times C runs of B
+// By columns, a sample is a matrix of A rows and C * B columns. By runs, it is A times C runs of B
 // neighbours:
 //
 //             C * B columns
@@ -12,13 +12,16 @@
 //         |  part   |  part   |   chunk 1
 //         +---------+---------+
 //
-//   strip    columns: whole groups. One may be read in several tiles, whose sums fit in L1
-//   chunk    rows of a strip, summed on their own
-//   part     a chunk of a strip, or a piece of a run: what a thread takes at a time
-//   run      the neighbours of a channel, or of a group
-//   piece    a division of a run, summed on its own
-//   unit     what gives one partial sum per group or channel: a chunk, or a piece in one of A
-//   stage    work on parts, or on groups, that do not need one another's results (stages.h)
+//   strip    columns of whole groups
+//   tile     columns of a strip whose sums fit in L1
+//   chunk    rows of a strip, summed separately
+//   part     a chunk of a strip
+//   run      the B neighbours of a channel, or the C / G * B of a group
+//   piece    a division of a run, summed separately
+//   unit     what yields one partial sum per group or channel: a chunk, or a piece in one of A
+//   stage    work on parts, pieces or groups that are independent of each other (stages.h)
+//   wave     samples that go through all stages before the next ones do (stages.h)
+//   kernel   a pass compiled for one instruction set (pass.h)
 #ifndef TFGN_KERNELS_CPU_PLAN_H_
 #define TFGN_KERNELS_CPU_PLAN_H_
 
@@ -51,34 +54,35 @@ struct Tile {
   int64_t begin, width;
 };
 
-// How a tensor is cut into units that are summed each on its own and then merged in order. Depends
-// on the shape alone, so neither the number of threads nor the schedule changes a result.
+// The units of a tensor are summed separately and then merged in order. They depend on the shape
+// alone, so neither the number of threads nor the schedule changes a result.
 struct CpuPlan {
-  // Columns are processed in tiles whose sums fit in L1: 1024 floats are 4 KiB a table.
+  // Columns of a tile. Two sums of each in double, two in float: 24 KiB of the 32 of an L1.
   static constexpr int64_t kTile = 1024;
-  // A sum takes at most this many floats before it goes on in double.
+  // A sum adds up at most this many floats before it continues in double. A choice between the
+  // rounding of float and the cost of the conversion.
   static constexpr int64_t kFloatRows = 64;
+  // A piece of a run, 64 KiB of floats, is the work of one task (stages.h).
   static constexpr int64_t kMaxPiece = 16384;
-  // The shift of a unit is the mean of one kShiftShare-th of it. However unlike the rest that part
-  // is, the cancellation then costs at most a factor kShiftShare in the rounding of the variance.
-  // By columns it is the mean of kShiftRows at least: among thousands of columns, the first row of
-  // some lies three deviations off, and ten times the rounding is too much for a small sum.
+  // The shift of a unit is the mean of one kShiftShare-th of its elements. Even if these differ
+  // from the rest, cancellation then increases the rounding of the variance by at most a factor of
+  // kShiftShare. By columns, the shift is the mean of at least kShiftRows rows: in a single row,
+  // some of thousands of columns are three deviations off, which is ten times the rounding.
   static constexpr int64_t kShiftShare = 16;
   static constexpr int64_t kShiftRows = 8;
 
-  // Of an empty Normalization, which has no work, nothing but p is set.
+  // For an empty Normalization, only p is set.
   explicit CpuPlan(const Normalization& normalization);
 
   Normalization p;
-  // Empty, or the sizes of a tensor that is transposed on its way, as StandardizeWeightsShape has
-  // them: p is of the transposed copy.
+  // Empty, or the sizes of a tensor that is transposed first, as in StandardizeWeightsShape. Then p
+  // describes the transposed copy.
   std::vector<int64_t> runs;
 
-  // By columns: a sample is a matrix of A rows of C * B columns, summed down its columns. Narrow
-  // rows are folded: `fold` of them make one. Otherwise by runs: B neighbours (or those of a whole
-  // group) are summed across the lanes of a vector.
+  // By columns, sums go down the columns of the matrix; narrow rows are folded, `fold` of them to
+  // one. By runs, they go across the lanes of a vector.
   bool by_columns = false;
-  // The moments of groups: by runs also where every group is one (A = 1).
+  // False also if every group is one run (A = 1).
   bool moments_by_columns = false;
 
   // By columns. A unit is a chunk of rows.
@@ -107,7 +111,7 @@ struct CpuPlan {
     }
   }
 
-  // By runs: a run of `length` elements falls into pieces of at most kMaxPiece.
+  // By runs, a run of `length` elements is cut into pieces of at most kMaxPiece.
   static int64_t Pieces(int64_t length) { return (length + kMaxPiece - 1) / kMaxPiece; }
   static int64_t PieceLength(int64_t length, int64_t piece) {
     return std::min(length - piece * kMaxPiece, kMaxPiece);
@@ -133,13 +137,14 @@ struct CpuPlan {
   // Units per sample that give partial results for each group (forward), each channel (backward).
   int64_t group_units = 1, channel_units = 1;
 
-  // Columns of a table that holds a number per channel: by columns one for each of the matrix.
+  // Columns of a table with a number per channel. By columns, the table has a column for each of
+  // the matrix.
   int64_t table_width = 0;
   int64_t columns_per_channel = 1;
 };
 
-// Tables of coefficients, a row of CT each, padded so that the vector that begins in the last
-// column can be read.
+// Tables of coefficients, a row of CT each. Rows are padded so that a vector can be read from every
+// column.
 template <typename CT>
 struct Tables {
   static constexpr int64_t kVector = 64 / sizeof(CT);
@@ -155,7 +160,7 @@ struct Tables {
   CT* memory;
 };
 
-// What a pass keeps in scratch memory. Without memory it adds up the bytes.
+// What a pass keeps in scratch memory; `bytes` is valid also for a Scratch without memory.
 template <class Tensors>
 struct PassScratch;
 

@@ -1,5 +1,5 @@
-// Sums down columns and along runs: float lanes over short stretches, double beyond. The order of
-// additions depends on the shape alone. Include after hwy/highway.h, once per target.
+// Sums down columns and along runs, in float for up to kFloatRows numbers and in double beyond. The
+// order of additions depends on the shape alone. Include after hwy/highway.h, once per target.
 #if defined(TFGN_KERNELS_CPU_REDUCE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TFGN_KERNELS_CPU_REDUCE_INL_H_
 #undef TFGN_KERNELS_CPU_REDUCE_INL_H_
@@ -17,9 +17,9 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
-// f(i, j, count) for the groups, or the channels, of a tile: number i has columns [j, j + count) of
-// the tile, and the same again in every further row of a folded tile. `size`: columns of a group or
-// a channel; `row`: columns of a row of the tensor.
+// f(i, j, count) for the groups, or the channels, of a tile: i has columns [j, j + count) of every
+// row of the tensor in the tile. `size` is the number of columns of a group or channel, `row` that
+// of a row of the tensor.
 template <class F>
 HWY_INLINE void ForEachIn(Tile tile, int64_t size, int64_t row, F&& f) {
   const int64_t width = std::min(tile.width, row - tile.begin);
@@ -31,7 +31,7 @@ HWY_INLINE void ForEachIn(Tile tile, int64_t size, int64_t row, F&& f) {
   }
 }
 
-// A number per column, where the vector that begins in the last column can be read whole.
+// A number per column. A whole vector can be read from every column.
 template <typename CT>
 struct PerColumn {
   const CT* at;
@@ -53,7 +53,7 @@ struct Uniform {
   }
 };
 
-// How many rows are summed between a load and a store of the sums.
+// Rows that are summed between a load and a store of the sums: 2 accesses for 8 additions.
 constexpr int64_t kRowsAtOnce = 8;
 static_assert(CpuPlan::kFloatRows % kRowsAtOnce == 0, "");
 
@@ -87,7 +87,7 @@ class ColumnSums {
       ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
         auto sum1 = hn::Zero(d), sum2 = hn::Zero(d);
         for (int64_t r = block; r < stop; ++r) f(r, j, lanes, sum1, sum2);
-        if (block > begin) {  // afterwards: fewer roundings in a row than from the start
+        if (block > begin) {  // rounds less than starting from the sums so far
           sum1 = hn::Add(hn::Load(d, first_part_ + j), sum1);
           sum2 = hn::Add(hn::Load(d, second_part_ + j), sum2);
         }
@@ -126,8 +126,8 @@ HWY_INLINE double SumOf(const CT* values, int64_t count) {
   return total;
 }
 
-// The sum over columns [begin, begin + count) of a tile, and over those of its further rows if it
-// is folded: a row of the tensor has `row` columns.
+// The sum over columns [begin, begin + count) of every row of the tensor in a tile, folded or not.
+// A row of the tensor has `row` columns.
 template <typename CT>
 HWY_INLINE double SumOfFolds(const CT* values, int64_t begin, int64_t count, int64_t row,
                              int64_t width) {
@@ -151,13 +151,13 @@ HWY_INLINE double SumToDouble(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<
 #endif
 }
 
-// Two sums along a run of `length` elements: f(j, lanes, first, second) adds elements [j, j +
-// lanes) to the vectors first and second.
+// Two sums along a run of `length` elements: f(j, lanes, first, second) adds elements
+// [j, j + lanes) to the vectors `first` and `second`.
 template <typename CT, class F>
 HWY_INLINE void SumRun(int64_t length, double* first_total, double* second_total, F&& f) {
   const hn::ScalableTag<CT> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  // Two pairs of sums hide the latency of an addition.
+  // Two pairs of sums hide the latency of additions.
   const int64_t step = 2 * lanes * CpuPlan::kFloatRows;
   for (int64_t begin = 0; begin < length; begin += step) {
     const int64_t end = std::min(length, begin + step);

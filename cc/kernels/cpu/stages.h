@@ -1,5 +1,5 @@
-// How work goes to threads. None of it changes a result: what is summed with what is fixed by
-// CpuPlan.
+// How work is shared among threads. Results do not depend on it: CpuPlan fixes what is summed with
+// what.
 #ifndef TFGN_KERNELS_CPU_STAGES_H_
 #define TFGN_KERNELS_CPU_STAGES_H_
 
@@ -13,8 +13,8 @@
 
 namespace tfgn {
 
-// f(n, begin, end) for ranges that make up [0, items) of every sample n. `bytes`: what an item
-// reads and writes, about.
+// f(n, begin, end) does items [begin, end) of sample n. Every sample has `items` items, each of
+// which reads and writes about `bytes` bytes.
 template <typename F>
 struct Stage {
   int64_t items, bytes;
@@ -23,16 +23,16 @@ struct Stage {
 template <typename F>
 Stage(int64_t, int64_t, F) -> Stage<F>;
 
-// Threads that go through the stages of a pass together, for one wake-up. Every member calls Share
-// and Wait in the same order. A member that starts late, or when all is done, finds its work taken
-// by the others: none ever waits for one that does not run.
+// Threads that go through the stages of a pass together and are woken once. All members call Share
+// and Wait in the same order. The others do the work of a member that starts late or never, so
+// nobody waits for a thread that does not run.
 class Team {
  public:
   class Member;
 
-  // `bytes`: what all stages read and write, about.
+  // All stages together read and write about `bytes` bytes.
   Team(const ParallelFor& parallel, int64_t bytes)
-      // Waking a thread costs some 5 us, in which one core moves about 64 KiB.
+      // Waking a thread takes about 5 us, in which a core moves about 64 KiB.
       : size_(static_cast<int>(std::clamp<int64_t>(bytes >> 16, 1, parallel.threads()))),
         next_(size_) {}
 
@@ -52,11 +52,12 @@ class Team::Member {
  public:
   Member(Team& team, int index) : team_(team), index_(index), base_(team.size_, 0) {}
 
-  // Shares a stage of samples [first, first + count). A member begins with its own part, the same
-  // part of every stage, whose memory its caches may hold, and then takes what others have left.
+  // Shares a stage of samples [first, first + count). A member first does its own part, which is
+  // the same in every stage, so that its caches may hold the memory, and then what others have
+  // left.
   template <typename F>
   void Share(const Stage<F>& stage, int64_t first, int64_t count) {
-    constexpr int64_t kTaskBytes = 64 << 10;
+    constexpr int64_t kTaskBytes = 64 << 10;  // some 5 us, beside which claiming a task is cheap
     const int64_t items = count * stage.items;
     const int64_t grain = std::max<int64_t>(1, kTaskBytes / std::max<int64_t>(1, stage.bytes));
     const int64_t tasks = (items + grain - 1) / grain;
@@ -75,7 +76,7 @@ class Team::Member {
     team_.done_.value.fetch_add(done, std::memory_order_acq_rel);
   }
 
-  // Returns when all that was shared so far is done.
+  // Returns when everything shared so far is done.
   void Wait() const {
     for (int spins = 0; team_.done_.value.load(std::memory_order_acquire) < total_; ++spins) {
       if (spins > 256) std::this_thread::yield();
@@ -83,7 +84,7 @@ class Team::Member {
   }
 
  private:
-  // The next task before `end`, or a number that is not.
+  // The next task before `end`, or a number that is not before `end`.
   static int64_t Claim(std::atomic<int64_t>& next, int64_t end) {
     int64_t k = next.load(std::memory_order_relaxed);
     while (k < end && !next.compare_exchange_weak(k, k + 1, std::memory_order_relaxed)) {
@@ -107,18 +108,18 @@ class Team::Member {
   int64_t total_ = 0;
 };
 
-// What a task may read twice and find in the L2 of its core the second time: half of the 1 MiB that
-// a server's has, as the output passes through as well.
+// What a task can read twice and find in the L2 of its core the second time: half of the 1 MiB of a
+// server core, because the output passes through it, too.
 inline constexpr int64_t kCacheBytes = 512 << 10;
 
-// Whether `count` things of `bytes` each, which are read twice, are tasks as they are: each fits in
-// the cache of a core, and there are enough to share.
+// Whether `count` pieces of work, which read `bytes` bytes each twice, make good tasks: each fits
+// in the cache of a core, and there are enough for all threads.
 inline bool AreTasks(const ParallelFor& parallel, int64_t count, int64_t bytes) {
   return bytes <= kCacheBytes && count >= 2 * parallel.threads();
 }
 
-// The stages, one after the other, for waves of samples: as many at a time as the caches of the
-// threads hold, so that a stage finds there what the one before has read.
+// Runs the stages one after the other on waves of samples. A wave is as large as the caches of the
+// threads, so that a stage finds there what the one before has read.
 template <typename First, typename... Rest>
 void RunStages(const ParallelFor& parallel, int64_t samples, int64_t sample_bytes,
                const Stage<First>& first_stage, const Stage<Rest>&... rest) {
@@ -130,7 +131,7 @@ void RunStages(const ParallelFor& parallel, int64_t samples, int64_t sample_byte
     Team::Member member(team, static_cast<int>(index));
     for (int64_t first = 0; first < samples; first += wave) {
       const int64_t count = std::min(wave, samples - first);
-      // A wave does not wait for the last stage of the one before: they share nothing.
+      // The first stage does not wait: waves share nothing.
       member.Share(first_stage, first, count);
       [[maybe_unused]] const auto share_after_wait = [&](const auto& stage) {
         member.Wait();

@@ -1,5 +1,5 @@
-// StandardizeWeights on the CPU: a normalization in which every output channel is a group, of a
-// transposed copy where the axes leave no other view.
+// StandardizeWeights on the CPU: a Normalization in which every output channel is a group. If the
+// axes do not allow that view, it runs on a transposed copy.
 #include "kernels/cpu/standardize_weights.h"
 
 #include <vector>
@@ -45,8 +45,8 @@ CpuKernel<Tensors> KernelOf() {
   return std::get<CpuKernel<Tensors>>(HWY_DYNAMIC_DISPATCH(GetKernels)());
 }
 
-// Elements of a tensor of alternately reduced and kept sizes `runs`, from its own order to
-// [outputs, fan_in], or back.
+// Copies the elements of a tensor, whose sizes `runs` are alternately reduced and kept, from its
+// own order to [outputs, fan_in], or back.
 enum class Order { kToOutputMajor, kFromOutputMajor };
 
 template <typename T>

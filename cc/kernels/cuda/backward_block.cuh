@@ -1,5 +1,5 @@
-// What a block of the backward pass of a Normalization does: sums of gradients, results per group,
-// elementwise work.
+// The work of a block in the backward pass of a Normalization: sums of gradients, results per
+// group, elements.
 #ifndef TFGN_KERNELS_CUDA_BACKWARD_BLOCK_CUH_
 #define TFGN_KERNELS_CUDA_BACKWARD_BLOCK_CUH_
 
@@ -59,7 +59,7 @@ class BackwardBlock : Block<BackwardArgs<T>> {
     }
     if (in_cluster()) SyncCluster();
     FinishGroups();
-    if (in_cluster()) SyncCluster();  // nobody leaves while its sums are read
+    if (in_cluster()) SyncCluster();  // no block ends while its sums are read
     __syncthreads();
     if (w_.t.dx != nullptr || w_.t.dside != nullptr) WriteElements();
   }
@@ -95,7 +95,7 @@ class BackwardBlock : Block<BackwardArgs<T>> {
     *beta = AffineAt(w_.p.beta, w_.t.beta, w_.p, part_.n, part_.channel + channel, CT(0));
   }
 
-  // For the lanes from `column` on. Lanes that do not exist repeat the last one.
+  // The coefficients of the lanes from `column` on. Lanes past the end repeat the last column.
   __device__ void SetColumns(int column, bool finished, LaneCoefficients* k) const {
     const int b = static_cast<int>(w_.p.b);
 #pragma unroll
@@ -114,13 +114,13 @@ class BackwardBlock : Block<BackwardArgs<T>> {
     k->offset.value = results()[GroupOf(channel)].dz_centered;
   }
 
-  // f(at, stride, live, lanes, centered, dz) for the batches of a stroke, with x - mean and
-  // dz = dy * activation'(z); both are 0 outside the lanes. What was read is held, or, in the
-  // second walk, what was held is read.
+  // f(at, stride, live, lanes, centered, dz) for the batches of a stroke, with centered = x - mean
+  // and dz = dy * activation'(z), both 0 outside the lanes. The first walk holds what it reads, the
+  // second one reads what is held.
   template <bool kFirst, class K, class F>
   __device__ __forceinline__ void WalkStroke(const Stroke& s, int64_t* held,
                                              const Coefficients<K>& k, F&& f) const {
-    // The second launch reads backwards, what L2 still has of the first one.
+    // The second launch reads backwards: L2 still has the end of what the first one read.
     ForEachBatch<kBatch, V>(
         s, w_.launch == LaunchKind::kElements,
         [&](int64_t at, int64_t stride, int64_t i, int live, Lanes lanes) {
@@ -228,7 +228,7 @@ class BackwardBlock : Block<BackwardArgs<T>> {
   }
 
   __device__ void SumOverChannels() const {
-    constexpr int kFew = 8;  // sums that a thread adds up sooner than a warp
+    constexpr int kFew = 8;  // a choice: a thread adds up so few sums faster than a warp does
     const int keys = Keys() / part_.channels, count = w_.plan.down * keys;
     const int lane = threadIdx.x % kWarp;
     if (count <= kFew) {
@@ -245,7 +245,7 @@ class BackwardBlock : Block<BackwardArgs<T>> {
     }
   }
 
-  // Of entries begin, begin + step, ... of channel c.
+  // The sum of entries begin, begin + step, ... of channel c.
   __device__ ChannelSums<CT> SumOfEntries(int c, int keys, int begin, int step) const {
     ChannelSums<CT> sums = {0, 0};
     for (int i = begin; i < w_.plan.down * keys; i += step) {
@@ -263,7 +263,7 @@ class BackwardBlock : Block<BackwardArgs<T>> {
         sums.dz_centered * w_.t.rstd[Statistic(GroupOf(c))] * static_cast<CT>(w_.p.scale);
   }
 
-  // Sums over the samples of the block; each is added up by the thread that finishes the channel.
+  // Sums over the samples of the block, added up by the threads that finish the channels.
   __device__ ChannelSums<CT>* affine_sums() const {
     return InShared<ChannelSums<CT>>(w_.plan.affine_sums);
   }

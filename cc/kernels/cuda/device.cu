@@ -41,7 +41,7 @@ std::string QueryProperties(int id, CudaDevice* device) {
     return Concat("the CUDA kernels are not compiled for devices of compute capability ", major,
                   ".", minor, ": ", cudaGetErrorString(found));
   }
-  // What code compiled for an older device leaves out, plans must not rely on.
+  // Plans must not rely on what code for an older device leaves out.
   device->compute_capability = std::min(10 * major + minor, code.ptxVersion);
   device->shared_per_block = shared_per_block;
   device->shared_per_multiprocessor = shared_per_multiprocessor;
@@ -66,7 +66,7 @@ std::string QueryCudaDevice(CudaDevice* device) {
     return Concat("looking for a CUDA device failed: ", cudaGetErrorString(status), " (",
                   cudaGetErrorName(status), ")");
   }
-  // Asked once per device: the answers take longer than the launch of a kernel.
+  // Cached, because a query takes longer than the launch of a kernel.
   static std::mutex mutex;
   static auto* const known = new std::map<int, CudaDevice>;
   const std::lock_guard<std::mutex> lock(mutex);

@@ -8,8 +8,8 @@
 namespace tfgn {
 
 struct CudaDevice {
-  // Ten times the major version, plus the minor one: the device's, or the one that the kernels it
-  // runs are compiled for, if that is less.
+  // Ten times the major version plus the minor one: of the device, or of the code that it runs if
+  // that is compiled for less.
   int compute_capability = 75;
   int multiprocessors = 1;
   int64_t shared_per_block = 48 << 10;  // the most that a kernel can ask for
@@ -17,15 +17,15 @@ struct CudaDevice {
   int64_t l2_bytes = 0;
 };
 
-// Where a kernel runs: a cudaStream_t of the calling thread's current device, which `device`
-// describes.
+// Where a kernel runs: a cudaStream_t of the current device of the calling thread, which is
+// `device`.
 struct CudaQueue {
   CudaDevice device;
   void* stream = nullptr;
 };
 
 // Fills *device with the properties of the calling thread's current device and returns "", or
-// returns one sentence that says what is wrong, a driver older than the CUDA runtime included.
+// returns an error in one sentence, for example that the driver is older than the CUDA runtime.
 std::string QueryCudaDevice(CudaDevice* device);
 
 }  // namespace tfgn

@@ -14,7 +14,7 @@ struct ForwardArgs : LaunchArgs {
   ParamOf<T>* partial_sums;  // [N, G, parts] of CudaMoments
 };
 
-// What elements are normalized with; `error` is what rounding the mean to CT took from it.
+// The statistics that elements are normalized with. `error`: the rounding of the mean to CT.
 template <typename CT>
 struct Statistics {
   CT mean, error, rstd, unused;
@@ -54,7 +54,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
     }
     if (in_cluster()) SyncCluster();
     FinishGroups();
-    if (in_cluster()) SyncCluster();  // nobody leaves while its sums are read
+    if (in_cluster()) SyncCluster();  // no block ends while its sums are read
     __syncthreads();
     NormalizeElements();
   }
@@ -63,14 +63,14 @@ class ForwardBlock : Block<ForwardArgs<T>> {
   __device__ Statistics<CT>* statistics() const {
     return InShared<Statistics<CT>>(w_.plan.group_results);
   }
-  // Of all parts, in global memory.
+  // The sums of group g by all parts, in global memory.
   __device__ Sums* PartialSums(int g) const {
     return reinterpret_cast<Sums*>(w_.partial_sums) + Statistic(g) * w_.plan.parts;
   }
 
   // --- sums ---
 
-  // [down, keys] moments with a count per row.
+  // Entries are moments [down, keys] with a count per row.
   __device__ void PutEntry(int row, int key, CT mean, CT rest, CT m2) const {
     const int count = w_.plan.down * w_.plan.keys, i = row * Keys() + key;
     CT* entries = InShared<CT>(w_.plan.entries);
@@ -87,7 +87,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
     return {EntryCount(row), entries[i], entries[count + i], entries[2 * count + i]};
   }
 
-  // f(x, live, lanes) for the batches of a stroke, which are held.
+  // f(x, live, lanes) for the batches of a stroke. Holds what it reads.
   template <class F>
   __device__ __forceinline__ void ReadStroke(const Stroke& s, int64_t* held, F&& f) const {
     ForEachBatch<kBatch, V>(s, false,
@@ -213,7 +213,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
   template <class K>
   __device__ __forceinline__ void NormalizeStroke(const Stroke& s, int64_t* held,
                                                   const Coefficients<K>& k) const {
-    // The second launch reads backwards, what L2 still has of the first one.
+    // The second launch reads backwards: L2 still has the end of what the first one read.
     const bool backwards = w_.launch == LaunchKind::kElements;
     ForEachBatch<kBatch, V>(
         s, backwards, [&](int64_t at, int64_t stride, int64_t i, int live, Lanes lanes) {
@@ -250,7 +250,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
           [&](int column) {
 #pragma unroll
             for (int l = 0; l < V; ++l) {
-              // Lanes that do not exist repeat the last one.
+              // Lanes past the end repeat the last column.
               const int j = min(column + l, part_.columns - 1);
               CoefficientsOf(b == 1 ? j : j / b, &k.mean.value[l], &k.scale.value[l],
                              &k.shift.value[l]);
@@ -286,7 +286,7 @@ __global__ void FillKernel(const __grid_constant__ FillArgs<CT> args) {
   if (i < args.count) args.to[i] = args.value;
 }
 
-// Statistics of nothing.
+// The statistics of groups without elements.
 template <typename CT>
 std::string FillStatistics(const Normalization& p, CT* mean, CT* rstd, void* stream) {
   const int64_t count = p.n * p.groups;

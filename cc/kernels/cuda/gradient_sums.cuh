@@ -10,8 +10,8 @@
 namespace tfgn {
 namespace cuda {
 
-// Sums of dz and dz * (x - mean), weighted by gamma over a group. `last` are those of the last
-// channel, without weights: where a group is one channel, the gradients of beta and gamma.
+// Sums of dz and dz * (x - mean) over a group, weighted by gamma. `last` are those of the last
+// channel without weights: if a group is one channel, the gradients of beta and gamma.
 template <typename CT>
 struct GroupSums {
   CT dz, dz_centered, last_dz, last_dz_centered;
@@ -22,7 +22,7 @@ struct ChannelSums {
   CT dz, dz_centered;
 };
 
-// Of each lane of the vectors that a thread reads.
+// The sums of each lane of the vectors that a thread reads.
 template <typename CT, int V>
 struct LaneSums {
   CT dz[V] = {}, dz_centered[V] = {};
@@ -42,7 +42,7 @@ struct LaneSums {
     }
   }
 
-  // The sums of neighbouring lanes go to the first of every `merged` lanes.
+  // Adds the sums of every `merged` neighbouring lanes up in the first of them.
   __device__ __forceinline__ void MergeNeighbours(int merged) {
 #pragma unroll
     for (int step = 1; step < V; step *= 2) {
@@ -66,7 +66,7 @@ struct AffineArgs {
 
 constexpr int kSlices = 8;
 
-// A warp's lanes are 32 channels; its warps add up every kSlices-th chunk, in double.
+// The lanes of a warp are 32 channels. Each warp adds up every kSlices-th chunk, in double.
 template <typename CT>
 __global__ void __launch_bounds__(kWarp* kSlices)
     AffineKernel(const __grid_constant__ AffineArgs<CT> args) {

@@ -8,8 +8,8 @@
 namespace tfgn {
 namespace cuda {
 
-// The mean is mean + rest, where rest is what rounding takes from mean: a mean that is large
-// beside the deviations costs them no accuracy.
+// The mean is mean + rest, where `rest` is the rounding of `mean`. A mean that is large beside the
+// deviations then costs them no accuracy.
 template <typename CT>
 struct CudaMoments {
   CT count = 0, mean = 0, rest = 0, m2 = 0;
@@ -38,7 +38,7 @@ struct CudaMoments {
   }
 };
 
-// Of a warp's lanes together, in lane 0.
+// The moments of all lanes of a warp, in lane 0.
 template <typename CT>
 __device__ inline CudaMoments<CT> MomentsOfWarp(CudaMoments<CT> m) {
 #pragma unroll
@@ -53,13 +53,13 @@ __device__ inline CudaMoments<CT> MomentsOfWarp(CudaMoments<CT> m) {
   return m;
 }
 
-// Of each lane of the vectors that a thread reads.
+// The moments of each lane of the vectors that a thread reads.
 template <typename CT, int V>
 struct LaneMoments {
   CT count = 0;  // of each lane
   CT mean[V] = {}, rest[V] = {}, m2[V] = {};
 
-  // `live` of U vectors.
+  // Adds `live` of U vectors.
   template <int U>
   __device__ __forceinline__ void Add(const CT (&x)[U][V], int live) {
     if (live == U) {
@@ -69,7 +69,7 @@ struct LaneMoments {
     }
   }
 
-  // The moments of neighbouring lanes go to the first of every `merged` lanes.
+  // Merges the moments of every `merged` neighbouring lanes into the first of them.
   __device__ __forceinline__ void MergeNeighbours(int merged) {
 #pragma unroll
     for (int step = 1; step < V; step *= 2) {
@@ -85,13 +85,13 @@ struct LaneMoments {
     }
   }
 
-  // Of one lane, or of `merged` lanes from lane l on.
+  // The moments of lane l, or of `merged` lanes from lane l on.
   __device__ CudaMoments<CT> Lane(int l, int merged) const {
     return {count * static_cast<CT>(merged), mean[l], rest[l], m2[l]};
   }
 
  private:
-  // Merges the moments of a batch, which are computed about `mean`.
+  // Merges the moments of a batch, computed about `mean`.
   template <int U, bool kAll>
   __device__ __forceinline__ void AddBatch(const CT (&x)[U][V], int live) {
     const CT added = static_cast<CT>(kAll ? U : live), one_nth = CT(1) / added;

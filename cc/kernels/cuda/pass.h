@@ -1,10 +1,10 @@
-// A pass of an op on a CUDA device, planned once and then queued. `Tensors` are ForwardTensors or
-// BackwardTensors of the types of the call; all their pointers are to device memory:
+// A pass of an op on a CUDA device, planned once and then queued. `Tensors` is ForwardTensors or
+// BackwardTensors of the element types of the call. All their pointers are to device memory:
 //
 //   const auto pass = Plan<ForwardTensors<float>>(shape, queue);
 //   error = pass.Run(tensors, <pass.workspace_bytes() bytes, aligned to 64>, queue);
 //
-// Plan has an overload for the shape of every op, in <op>.h; CpuPass is the same for the CPU.
+// Plan has an overload for the shape of every op, in <op>.h. CpuPass is the same for the CPU.
 #ifndef TFGN_KERNELS_CUDA_PASS_H_
 #define TFGN_KERNELS_CUDA_PASS_H_
 
@@ -20,8 +20,8 @@
 
 namespace tfgn {
 
-// The type of y or dy for kernels, which are compiled once for all that it can be: double where T
-// is double, any other type elsewhere.
+// The type of y or dy, known at run time only: a kernel is compiled once for all that it can be,
+// which is double if T is double, and any other type else.
 enum class ElementType { kFloat16, kBfloat16, kFloat, kDouble };
 
 template <typename T>
@@ -77,15 +77,15 @@ ErasedBackwardTensors<T> Erased(const BackwardTensors<T, Tout>& t) {
   return erased;
 }
 
-// A Normalization and how it runs: as `plan` says, unless it is empty or has `runs`, sizes as
-// StandardizeWeightsShape has them.
+// A Normalization and how it runs. `plan` is set unless it is empty or has `runs`, which are sizes
+// as in StandardizeWeightsShape.
 struct CudaWork {
   Normalization p;
   CudaPlan plan;
   std::vector<int64_t> runs;
 };
 
-// Queues a pass as planned and returns "", or returns what went wrong.
+// Queues a pass as planned and returns "", or returns an error.
 template <class ErasedTensors>
 using CudaLauncher = std::string (*)(const CudaWork& work, const ErasedTensors& tensors,
                                      void* workspace, void* stream);
@@ -100,8 +100,8 @@ class CudaPass {
 
   int64_t workspace_bytes() const { return workspace_bytes_; }
 
-  // Queues the work and returns "", or returns what went wrong. The same bits come out on every
-  // call on the same kind of device.
+  // Queues the work and returns "", or returns an error. Computes the same bits on every call on
+  // devices of the same kind.
   std::string Run(const Tensors& tensors, void* workspace, const CudaQueue& queue) const {
     return launcher_(work_, Erased(tensors), workspace, queue.stream);
   }
@@ -112,8 +112,7 @@ class CudaPass {
   int64_t workspace_bytes_;
 };
 
-// CudaLaunchers of a Normalization. Statistics of nothing are mean 0 and variance 0, sums of
-// nothing are 0.
+// CudaLaunchers of a Normalization. Mean and variance of no elements are 0, and so are sums.
 template <typename T>
 std::string LaunchNormalization(const CudaWork& work, const ErasedForwardTensors<T>& tensors,
                                 void* workspace, void* stream);
@@ -132,9 +131,8 @@ struct CudaTraitsOf<BackwardTensors<T, Tout>> {
   static constexpr CudaTraits value = {sizeof(T), sizeof(T), sizeof(Tout), sizeof(ParamOf<T>)};
 };
 
-// A pass of an op that is a Normalization and nothing more. `one_launch` forbids to split it over
-// launches; the gradients of gamma and beta still take one more unless they are sums over single
-// groups.
+// A pass of a Normalization. `one_launch` forbids two launches; the gradients of gamma and beta
+// still take one more unless they are sums over single groups.
 template <class Tensors>
 CudaPass<Tensors> Plan(const Normalization& p, bool one_launch, const CudaDevice& device) {
   if (p.empty()) return {{p, {}, {}}, LaunchNormalization, 0};

@@ -1,4 +1,4 @@
-// How a Normalization is cut into the blocks of a CUDA grid: plain C++, decided from the shape and
+// How a Normalization is cut into the blocks of a CUDA grid, in plain C++. Depends on the shape and
 // the device alone. Internal to the kernels.
 //
 // A sample is a matrix of rows and channels:
@@ -11,15 +11,16 @@
 //         |  part   |  part   |   chunk 1
 //         +---------+---------+
 //
-//   strip    channels: whole groups, so that blocks exchange sums within a strip only
+//   strip    channels of whole groups: blocks exchange sums within a strip only
 //   share    a division of the channels of a strip that is one group
 //   chunk    rows of a strip
 //   part     a chunk of a share: the work of one block for a sample
 //   run      the B neighbours of a channel
-//   piece    a division of a run, read by a warp
+//   piece    a division of a run, read by one warp
 //   stroke   the vectors that a thread visits one after another (walk.cuh)
-//   launch   one for the whole pass, whose blocks keep or exchange their sums, or two: sums, then
-//            elements
+//   launch   of a kernel: one for the whole pass, in which blocks keep or exchange their sums, or
+//            two, for sums and for elements
+//   kernel   a __global__ function: one per pass and element type (forward.cu, backward.cu)
 #ifndef TFGN_KERNELS_CUDA_PLAN_H_
 #define TFGN_KERNELS_CUDA_PLAN_H_
 
@@ -37,7 +38,7 @@ struct CudaTraits {
   int output_size = 0;      // of y or dx
   int gradient_size = 0;    // of dy; 0 in a forward pass
   int param_size = 0;       // of the type of all arithmetic
-  bool one_launch = false;  // splitting over launches is not allowed
+  bool one_launch = false;  // two launches are not allowed
 
   bool is_gradient() const { return gradient_size > 0; }
 };
@@ -45,8 +46,8 @@ struct CudaTraits {
 struct CudaPlan {
   CudaTraits traits;
 
-  // By columns a row is one of A, of C * B columns, and a thread keeps to its columns down the
-  // rows. By runs a row is a piece of the B neighbours of every channel, read by one warp.
+  // By columns, a row is one of A and has C * B columns; a thread keeps to its columns in all rows.
+  // By runs, a row is a piece of the B neighbours of every channel, read by one warp.
   bool by_columns = true;
   bool one_launch = true;  // else: sums in a first launch, elementwise work in a second
   bool held = false;       // a block keeps what it reads in shared memory until it writes
@@ -66,23 +67,23 @@ struct CudaPlan {
   int64_t share_channels = 1;  // of all shares of a strip but the last
   int64_t chunks = 1;
   int64_t parts = 1;  // shares * chunks; the blocks of a cluster where one_launch
-  // A block does the same part of this many samples, one after another.
+  // A block does the same part of this many samples in turn.
   int64_t samples = 1;
   int64_t sample_blocks = 1;  // N / samples, rounded up
 
-  // By columns: `across` threads side by side, a vector each, in `down` rows. By runs: `across`
-  // times `down` warps, a channel at a time to each of the `across`.
+  // By columns, `across` threads side by side, a vector each, in `down` rows. By runs, `across`
+  // times `down` warps, where each of the `across` does one channel at a time.
   int across = 1, down = 1;
-  // Neighbouring lanes of a vector whose sums a thread adds up: always of one group (forward), of
-  // one channel (backward).
+  // Neighbouring lanes of a vector whose sums a thread adds up. They belong to one group (forward)
+  // or one channel (backward).
   int merged_lanes = 1;
   int keys = 1;    // sums per row of threads: columns / merged_lanes, or channels
   int groups = 1;  // of a block, at most
   int slots = 0;   // vectors that a thread holds
 
-  // Where things begin in shared memory, in bytes from its start. Held elements are at 0.
+  // Offsets in shared memory, in bytes. Held elements are at 0.
   int held_gradients = 0;
-  int part = 0;  // kCudaPartBytes that say which part it is
+  int part = 0;  // a Part (walk.cuh), kCudaPartBytes
   int entries = 0;
   int channel_sums = 0;
   int affine_sums = 0;
@@ -94,7 +95,7 @@ struct CudaPlan {
   int64_t blocks() const { return sample_blocks * blocks_per_sample(); }
 };
 
-// What a group is summed to, and what is computed from that: four numbers each.
+// Numbers in the sums of a group, and in what is computed from these.
 inline constexpr int kCudaGroupNumbers = 4;
 inline constexpr int kCudaPartBytes = 96;
 // A choice: with fewer, narrow rows would leave a block less to sum before it meets the others.
@@ -109,8 +110,8 @@ inline constexpr int kCudaMaxCluster = 8;
 inline constexpr int kCudaForwardBlocks = 3;
 inline constexpr int kCudaBackwardBlocks = 2;
 
-// For a Normalization that is not empty. Found once for every shape, device and traits: the search
-// takes longer than the launch of a kernel.
+// The plan of a Normalization that is not empty. Plans are cached by shape, traits and device,
+// because the search takes longer (10 us) than the launch of a kernel.
 CudaPlan PlanCuda(const Normalization& p, const CudaTraits& traits, const CudaDevice& device);
 
 // Whether the gradients of gamma and beta are sums over single groups.
@@ -119,7 +120,7 @@ inline bool AffineGradientsAreOfGroups(const Normalization& p) {
          (p.n == 1 || (p.gamma != Affine::kPerChannel && p.beta != Affine::kPerChannel));
 }
 
-// What a pass keeps in scratch memory: numbers of the type of its arithmetic.
+// What a pass keeps in scratch memory, in the type of its arithmetic.
 struct CudaScratch {
   CudaScratch(const Normalization& p, const CudaPlan& plan, void* memory = nullptr);
 

@@ -1,5 +1,5 @@
-// StandardizeWeights on a CUDA device: a Normalization in which every output channel is a group;
-// and, for axes that leave no such view, a block for every output channel.
+// StandardizeWeights on a CUDA device: a Normalization in which every output channel is a group. If
+// the axes do not allow that view, a block for every output channel.
 #include "kernels/cuda/moments.cuh"
 #include "kernels/cuda/pass.h"
 #include "kernels/cuda/standardize_weights.h"
@@ -9,15 +9,15 @@ namespace tfgn {
 namespace cuda {
 namespace {
 
-// Where the weights of an output channel lie: sizes alternately reduced and kept, reduced first.
+// The sizes of w, alternately reduced and kept, reduced first.
 struct Runs {
   static constexpr int kMax = 32;
 
   int count;
   int64_t size[kMax];
 
-  // The element at `index` among those of one kind, counted from that kind's own sizes: the
-  // kept ones for first = 1, the reduced ones for first = 0.
+  // The offset in w of index `index` into the kept sizes (first = 1) or the reduced ones (first =
+  // 0).
   __device__ int64_t Offset(int first, int64_t index) const {
     int64_t offset = 0, stride = 1;
     for (int i = count - 1; i >= 0; --i) {
@@ -49,7 +49,7 @@ struct ScatteredArgs {
   ParamOf<T>* dgain;  // or null
 };
 
-// f of all warps' values, in order, for every thread.
+// f(value) for the values of all warps, in order, in every thread.
 template <typename V, class F>
 __device__ inline void ForEachWarpsValue(V value, F&& f) {
   V* const values = reinterpret_cast<V*>(SharedMemory());

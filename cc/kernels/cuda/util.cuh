@@ -1,5 +1,5 @@
-// What every CUDA kernel is made of: vectors from and to memory of any element type, sums across
-// a warp in a fixed order, activations, launches that are checked.
+// What CUDA kernels share: vectors from and to memory of any element type, sums across a warp in a
+// fixed order, activations, launches.
 #ifndef TFGN_KERNELS_CUDA_UTIL_CUH_
 #define TFGN_KERNELS_CUDA_UTIL_CUH_
 
@@ -50,19 +50,19 @@ __device__ inline void Narrow(float v, bfloat16* to) {
 __device__ inline void Narrow(float v, float* to) { *to = v; }
 __device__ inline void Narrow(double v, double* to) { *to = v; }
 
-// V elements that are accessed at once, up to 16 bytes at a time.
+// V elements that are accessed at once, 16 bytes at a time at most.
 template <typename T, int V>
 struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Vector {
   T lane[V];
 };
 
-// Which lanes of a vector to access; `whole` are all of them, at an aligned address.
+// Which lanes of a vector to access. `whole`: all of them, at an aligned address.
 struct Lanes {
   bool whole;
   int first, last;
 };
 
-// `live` of U vectors, `stride` elements apart; what is not read is 0.
+// Loads `live` of U vectors, `stride` elements apart. Lanes that are not read are 0.
 template <typename T, typename CT, int U, int V>
 __device__ __forceinline__ void Load(const T* from, int64_t stride, int live, Lanes lanes,
                                      CT (&to)[U][V]) {
@@ -135,7 +135,7 @@ __device__ inline CT SumOfWarp(CT v) {
   return v;  // of lane 0; in other lanes a partial sum
 }
 
-// --- clusters: nothing but the block itself where the device has none ---
+// --- clusters: of one block on devices without clusters ---
 
 __device__ inline void SyncCluster() {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -144,7 +144,7 @@ __device__ inline void SyncCluster() {
 #endif
 }
 
-// The same place in the shared memory of block `rank` of the cluster.
+// The same address in the shared memory of block `rank` of the cluster.
 template <typename CT>
 __device__ inline const CT* InBlock(const CT* shared, unsigned rank) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -160,13 +160,14 @@ __device__ inline const CT* InBlock(const CT* shared, unsigned rank) {
 __device__ inline float ExpOfNegative(float z) { return expf(-z); }
 __device__ inline double ExpOfNegative(double z) { return exp(-z); }
 __device__ inline float Reciprocal(float v) {
-  // An approximation and one step of Newton's method: a third of a division.
+  // An approximation and one step of Newton's method take a third of a division.
   const float r = __fdividef(1.0f, v);
   return fmaf(r, fmaf(-v, r, 1.0f), r);
 }
 __device__ inline double Reciprocal(double v) { return 1.0 / v; }
 
-// z where exp(-z) is finite: below, z * sigmoid(z) is 0 to any precision. A NaN stays one.
+// z, or -87 if z is less: exp(-z) is finite, and z * sigmoid(z) of less is 0 in any precision.
+// Keeps NaN.
 template <typename CT>
 __device__ inline CT SigmoidRange(CT z) {
   return z < CT(-87) ? CT(-87) : z;

@@ -1,4 +1,4 @@
-// How the threads of a block walk over its part of a tensor (plan.h): strokes of vectors.
+// How the threads of a block walk over its part of a tensor (plan.h), in strokes of vectors.
 #ifndef TFGN_KERNELS_CUDA_WALK_CUH_
 #define TFGN_KERNELS_CUDA_WALK_CUH_
 
@@ -15,18 +15,18 @@ namespace cuda {
 // A launch of the whole pass, or the first or the second of two.
 enum class LaunchKind { kWhole, kSums, kElements };
 
-// What every kernel of a pass is launched with; those of a pass add its tensors.
+// The arguments of every kernel of a pass. Each pass adds its tensors.
 struct LaunchArgs {
   Normalization p;
   CudaPlan plan;
   LaunchKind launch;
   int64_t first_block;  // of the samples of the launch
-  bool vectors;         // all pointers are as aligned as vectors need
+  bool vectors;         // all pointers are aligned to vectors
 };
 
-// The part of a block. It lies in shared memory: registers are for numbers.
+// The part of a block. It is in shared memory to save registers.
 struct Part {
-  int64_t n, end_n;  // the sample it is at
+  int64_t n, end_n;  // the current sample, the end of those of the block
   int64_t sample_block;
   int64_t channel, group;  // the first ones
   int64_t row_begin, row_end;
@@ -58,7 +58,7 @@ __device__ inline Part PartOfBlock(const LaunchArgs& w) {
 
 static_assert(sizeof(Part) <= kCudaPartBytes);
 
-// f() for every sample of a block, with `part` set up.
+// f() for every sample of a block. Sets *part.
 template <class F>
 __device__ __forceinline__ void ForEachSample(const LaunchArgs& w, Part* part, F&& f) {
   if (threadIdx.x == 0) *part = PartOfBlock(w);
@@ -72,7 +72,7 @@ __device__ __forceinline__ void ForEachSample(const LaunchArgs& w, Part* part, F
   }
 }
 
-// What begins at `offset` in shared memory.
+// The address at `offset` in shared memory.
 template <typename P>
 __device__ inline P* InShared(int offset) {
   return reinterpret_cast<P*>(SharedMemory() + offset);
@@ -88,11 +88,11 @@ class Block {
   __device__ int Keys() const {
     return w_.plan.by_columns ? part_.columns / w_.plan.merged_lanes : part_.channels;
   }
-  // Among the groups of the part, of a channel of it.
+  // The group of a channel, both counted from the first of the part.
   __device__ int GroupOf(int channel) const {
     return part_.groups == 1 ? 0 : channel / static_cast<int>(w_.plan.group_channels);
   }
-  // Of a group of the part, in tensors [N, G].
+  // The index of group g of the part in tensors [N, G].
   __device__ int64_t Statistic(int g) const { return part_.n * w_.p.groups + part_.group + g; }
   __device__ bool in_cluster() const {
     return w_.launch == LaunchKind::kWhole && w_.plan.parts > 1;
@@ -102,8 +102,8 @@ class Block {
   Part& part_;
 };
 
-// Vectors that a thread visits one after another, `stride` elements apart. Of each only `lanes`
-// lanes exist; elements outside [low, high) are another thread's.
+// Vectors that a thread visits one after another, `stride` elements apart. Only the first `lanes`
+// lanes of each exist, and elements outside [low, high) belong to another thread.
 struct Stroke {
   int64_t offset, stride, count;
   int64_t low, high;
@@ -111,8 +111,8 @@ struct Stroke {
   bool aligned;
 };
 
-// f(at, stride, k, live, lanes) for batches of `live` <= U vectors: the first at element `at`, the
-// k-th that f sees, the others `stride` further each.
+// f(at, stride, k, live, lanes) for batches of `live` <= U vectors. The first is vector k of the
+// stroke, at element `at`; each of the others is `stride` further.
 template <int U, int V, class F>
 __device__ __forceinline__ void ForEachBatch(const Stroke& s, bool backwards, F&& f) {
   const int64_t stride = backwards ? -s.stride : s.stride;
@@ -133,7 +133,7 @@ __device__ __forceinline__ void ForEachBatch(const Stroke& s, bool backwards, F&
   }
 }
 
-// By columns: the columns from `column` of the part on.
+// By columns: the vector of columns from `column` of the part on.
 template <int V>
 __device__ inline Stroke StrokeOfColumns(const LaunchArgs& w, const Part& part, int down,
                                          int column) {
@@ -167,7 +167,7 @@ __device__ inline Stroke StrokeOfRun(const LaunchArgs& w, const Part& part, int 
   return s;
 }
 
-// Where a thread is, by runs: the place of its warp and its lane.
+// By runs: the place of a thread's warp, and its lane.
 struct WarpPlace {
   int across, down, lane;
 };
@@ -177,8 +177,8 @@ __device__ inline WarpPlace PlaceOfThread(const CudaPlan& plan) {
   return {warp / plan.down, warp % plan.down, static_cast<int>(threadIdx.x) % kWarp};
 }
 
-// f(stroke, column) for each vector of columns of a thread, or, by runs, f(stroke, i) for each row
-// of each channel i of its warp; begin(i) before and end(i) after the strokes of a channel.
+// f(stroke) for each vector of columns of a thread, or, by runs, for each row of each channel of
+// its warp. Calls begin(i) before and end(i, down) after the strokes of column, or channel, i.
 template <int V, class Begin, class F, class End>
 __device__ __forceinline__ void ForEachStrokeOfColumns(const LaunchArgs& w, const Part& part,
                                                        Begin&& begin, F&& f, End&& end) {
@@ -206,13 +206,13 @@ __device__ __forceinline__ void ForEachStrokeOfRuns(const LaunchArgs& w, const P
   }
 }
 
-// Where a thread holds its k-th vector, `vector` elements of T each.
+// The address at which a thread holds its k-th vector of `vector` elements.
 template <typename T>
 __device__ inline T* HeldVector(T* held, int vector, int64_t k) {
   return held + (k * blockDim.x + threadIdx.x) * vector;
 }
 
-// Coefficients of the lanes of a vector, one each or one for all.
+// Coefficients of the lanes of a vector: one for each, or one for all.
 template <typename CT, int V>
 struct PerLane {
   CT value[V];
@@ -250,7 +250,7 @@ std::string LaunchPass(void (*kernel)(Args), Args args, void* stream) {
   return "";
 }
 
-// Whether vectors of V elements can be accessed there.
+// Whether vectors of this size can be accessed at p: up to 16 bytes at a time.
 inline bool IsAligned(const void* p, int64_t vector_bytes) {
   return reinterpret_cast<uintptr_t>(p) %
              static_cast<uintptr_t>(std::min<int64_t>(vector_bytes, 16)) ==

@@ -1,6 +1,6 @@
-// As much of CUDA as the kernels use, on the CPU, so that their own source runs in a test without
-// a device. The threads of a cluster are coroutines that run one at a time until they wait; a
-// thread that waits for one that does not come ends the program.
+// The part of CUDA that the kernels use, on the CPU, so that tests can run their source without a
+// device. The threads of a cluster are coroutines that run one at a time until they wait. If a
+// thread waits for one that never arrives, the program ends.
 #ifndef TFGN_TESTS_CUDA_EMULATION_CUDA_RUNTIME_H_
 #define TFGN_TESTS_CUDA_EMULATION_CUDA_RUNTIME_H_
 
@@ -30,9 +30,9 @@ struct dim3 {
 
 namespace cuda_emulation {
 
-// Whether the first round takes the threads from the last to the first.
+// Whether the first round runs the threads from the last to the first.
 inline bool backwards = false;
-// Launches since the last look, and the most shared memory that one may ask for.
+// Launches since the last query, and the most shared memory that one may ask for.
 inline int launches = 0;
 inline int64_t max_shared_bytes = 227 << 10;
 
@@ -48,15 +48,15 @@ class Cluster {
  public:
   Cluster(int blocks, int threads, int64_t shared_bytes)
       : blocks_(blocks), threads_(threads), barriers_(1 + blocks * (1 + threads / kWarp)) {
-    // Not initialized, as on a device: numbers that would be noticed.
+    // Shared memory is not initialized on a device. NaNs would show in the results.
     shared_bytes_ = (shared_bytes + 15) / 16 * 16;
     shared_.reset(new uint64_t[blocks * shared_bytes_ / 8 + 1]);
     std::memset(shared_.get(), 0xFF, blocks * shared_bytes_);
     exchange_.resize(static_cast<size_t>(blocks) * threads);
   }
 
-  // Runs `kernel` in every thread; blocks are numbered from first_block on. The order in which
-  // threads take turns is another in every other round.
+  // Runs `kernel` in every thread. Blocks are numbered from first_block on. Every other round runs
+  // the threads in reverse order.
   void Run(unsigned first_block, unsigned grid, const std::function<void()>& kernel) {
     constexpr size_t kStack = 128 << 10;
     const int count = blocks_ * threads_;
@@ -127,8 +127,8 @@ class Cluster {
   static thread_local Cluster* active;
 
  private:
-  // A stack, and where to go on with it. swapcontext() saves signal masks in a system call each,
-  // so it only starts a thread.
+  // A stack and the place to continue. swapcontext() only starts a thread, because it saves the
+  // signal mask in a system call.
   struct Context {
     ucontext_t start;
     jmp_buf point;
@@ -159,7 +159,7 @@ class Cluster {
     Switch(&contexts_[current_], &scheduler_);
   }
 
-  // What a thread waits for: that `at` leaves a generation.
+  // A thread waits until `at` leaves a generation.
   struct Waiting {
     const Barrier* at = nullptr;
     int64_t generation = 0;
