@@ -154,6 +154,29 @@ class Step:
         return dataclasses.replace(self, norm="none", jit=False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Calls:
+    """Ops on a tensor of 1 KB in one graph, each on the output of the one before.
+
+    Attributes:
+        backward: whether the ops are those of the gradient.
+        length: how many ops.
+    """
+
+    backward: bool = False
+    length: int = 1000
+
+    @property
+    def nbytes(self) -> int:
+        """Of the tensor."""
+        return self.inputs.nbytes
+
+    @property
+    def inputs(self) -> Norm:
+        """As `Norm.inputs`."""
+        return next(iter(SIZES.values()))
+
+
 STEP_NORMS = {
     "none": "no norm",
     "bn": "BN",
@@ -166,13 +189,13 @@ STEPS = (
     *(Step(norm, jit=True) for norm in ("bn", "gn+ws", "ours")),
 )
 
-Case = Norm | Weights | Step
+Case = Norm | Weights | Step | Calls
 
 
 def case_from_dict(kind: str, fields: dict) -> Case:
     """The inverse of `dataclasses.asdict`, from JSON, which has no tuples."""
     fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-    return {"Norm": Norm, "Weights": Weights, "Step": Step}[kind](**fields)
+    return {"Norm": Norm, "Weights": Weights, "Step": Step, "Calls": Calls}[kind](**fields)
 
 
 def _resnet50_kernels() -> tuple[tuple[int, ...], ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .cases import RESNET50_KERNELS, Case, Norm, Step, Weights
+from .cases import RESNET50_KERNELS, Calls, Case, Norm, Step, Weights
 
 ALIGNMENT = 64
 HUGE_BYTES = 1 << 30
@@ -28,6 +28,8 @@ def slots(case: Case) -> int:
     """Returns the number of input sets, which together exceed twice the last-level cache."""
     if isinstance(case, Step):
         return 4  # A step touches far more than its inputs.
+    if isinstance(case, Calls):
+        return 1  # The ops of a chain find their inputs in the cache.
     # An input far larger than the cache is evicted before it is read again.
     fewest = 1 if case.nbytes > HUGE_BYTES else 2
     return max(fewest, math.ceil(2 * last_level_cache() / case.nbytes))

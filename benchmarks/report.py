@@ -59,6 +59,12 @@ SECTIONS = {
         "Cores and sizes",
         "At batch 1: the gain from all cores, and the cost per byte by tensor size.",
     ),
+    "calls": (
+        "Calls",
+        "The time of one op on a tensor of 1 KB in the cache: a graph of 1000 such ops, each on "
+        "the output of the one before, over 1000. Most of it is the call. A leaky ReLU and its "
+        "gradient, which compute next to nothing, show what TensorFlow takes for any op.",
+    ),
     "weights": (
         "Weight standardization",
         "All 53 kernels of a ResNet-50 in float32. The bound copies them one by one.",

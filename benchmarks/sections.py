@@ -14,6 +14,7 @@ from .cases import (
     SCALING,
     SIZES,
     STEPS,
+    Calls,
     Case,
     Norm,
     Weights,
@@ -110,6 +111,11 @@ def scaling(shapes) -> Iterator[Group]:
         yield _ours("scaling", _text(case.shape), [case], contenders)
 
 
+def calls(shapes) -> Iterator[Group]:
+    entries = [Entry(c, Calls(backward)) for backward in PASSES for c in ("op", "floor")]
+    yield Group("calls", "calls of ops on 1 KB", entries)
+
+
 def weights(shapes) -> Iterator[Group]:
     entries = [Entry(copy, Weights()) for copy in COPIES]
     for backward in PASSES:
@@ -130,6 +136,7 @@ SECTIONS = {
     "layouts": layouts,
     "shapes": other_shapes,
     "scaling": scaling,
+    "calls": calls,
     "weights": weights,
     "step": step,
 }

@@ -256,6 +256,16 @@ def _per_kilobyte(ns: float | None, case: Norm) -> str:
     return _number(_over(ns, case.nbytes / 1e3), 0)
 
 
+def calls(results: Results, verdicts: Verdicts) -> str:
+    """The time of one op of a long graph on a small tensor."""
+    rows = []
+    for case in results.cases("calls"):
+        ns = [results.ns("calls", name, case) for name in ("op", "floor")]
+        cells = [_number(_over(time, 1e3 * case.length)) for time in ns]
+        rows.append(["gradient" if case.backward else "forward", *cells, ""])
+    return markdown(["", "op, µs", "leaky ReLU, µs", "verdict"], rows)
+
+
 def weights(results: Results, verdicts: Verdicts) -> str:
     """Weight standardization of the kernels of a ResNet-50."""
     cells = {name: [] for name in STANDARDIZATIONS}

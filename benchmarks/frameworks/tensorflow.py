@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 
-from ..cases import Case, Norm, Step, Weights
+from ..cases import Calls, Case, Norm, Step, Weights
 from . import resnet
 
 _CORES = len(os.sched_getaffinity(0))
@@ -37,6 +37,8 @@ def to_numpy(case: Norm, outputs) -> list:
 def function(contender: str, case: Case):
     if isinstance(case, Step):
         return resnet.training_step(case)
+    if isinstance(case, Calls):
+        return _calls(contender, case)
     if isinstance(case, Weights):
         compute = _STANDARDIZATIONS[contender.removesuffix(" jit")]
         names, upstream = ("w",), "dw"
@@ -103,6 +105,36 @@ def _norm(contender: str, case: Norm):
         return _ACTIVATIONS[case.activation](y)
 
     return stock, names
+
+
+def _calls(contender: str, case: Calls):
+    """Returns a graph of single ops, each on the output of the one before.
+
+    The floor is a leaky ReLU: TensorFlow may drop a ReLU of a ReLU.
+    """
+
+    def op(x, a):
+        parameters = {"gamma": a["gamma"], "beta": a["beta"], "side_input": [], "groups": 32}
+        if not case.backward:
+            return tfgn.raw_ops.GroupNorm(x=x, **parameters).y
+        statistics = {"mean": tf.zeros((1, 32)), "rstd": tf.ones((1, 32))}
+        return tfgn.raw_ops.GroupNormGrad(dy=x, x=a["x"], **parameters, **statistics).dx
+
+    def floor(x, a):
+        if not case.backward:
+            return tf.raw_ops.LeakyRelu(features=x)
+        return tf.raw_ops.LeakyReluGrad(gradients=x, features=a["x"])
+
+    compute = {"op": op, "floor": floor}[contender]
+
+    @tf.function(autograph=False)
+    def graph(a):
+        x = a["dy"] if case.backward else a["x"]
+        for _ in range(case.length):
+            x = compute(x, a)
+        return x
+
+    return graph
 
 
 _STANDARDIZATIONS = {

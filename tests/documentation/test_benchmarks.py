@@ -106,6 +106,17 @@ def test_verdicts_of_what_is_compiled(tmp_path):
     }
 
 
+def test_the_time_of_a_call_is_that_of_one_op(tmp_path):
+    times = [
+        row_of("calls", "Calls", contender, ms, backward=backward, length=500)
+        for backward in (False, True)
+        for contender, ms in {"op": 2, "floor": 1}.items()
+    ]
+    forward = rows(rendered(tmp_path, times, {}), "## Calls")["forward"]
+    assert forward["op, µs"] == "4.00"
+    assert forward["leaky ReLU, µs"] == "2.00"
+
+
 def test_verdicts_of_sizes(tmp_path):
     cost = {512: 1, 1024: 1.2, 2048: 1.3, 4096: None}  # of a byte
     sizes = []
