@@ -42,6 +42,8 @@ HWY_INLINE hn::Vec<D> Read(D d, const bfloat16* p) {
 #endif
 
 // Float bits of binary16 bits, subnormals included whatever the rounding and flushing modes are.
+// Where the target does not convert, PromoteTo of Highway up to 1.4 makes numbers of infinities and
+// NaNs.
 template <class D>
 HWY_INLINE hn::Vec<D> Read(D d, const float16* p) {
 #if TFGN_HAS_F16C
@@ -72,6 +74,23 @@ template <class D>
 HWY_INLINE void Write(hn::Vec<D> v, D d, hn::TFromD<D>* p) {
   hn::StoreU(v, d, p);
 }
+
+// How many lanes of a vector an access covers: all, or the first few.
+struct AllLanes {};
+struct FirstLanes {
+  size_t count;
+
+  // `count` never exceeds the lanes of D; saying so keeps the compiler from warning of it.
+  template <class D, typename T>
+  size_t Bytes() const {
+    return HWY_MIN(count, HWY_MAX_BYTES / sizeof(hn::TFromD<D>)) * sizeof(T);
+  }
+};
+
+// --- what Highway 1.2 has (CONTRIBUTING.md, "Highway") ---
+
+// DemoteTo from float: to bfloat16_t it rounds from 1.2.0 on, to float16_t on targets without F16C
+// from 1.1.0 on. 1.0.3 truncates.
 
 // The low 16 bits of each lane; the upper ones are 0.
 template <class D, class VU>
@@ -124,27 +143,7 @@ HWY_INLINE void Write(hn::Vec<D> v, [[maybe_unused]] D d, float16* p) {
 }
 #undef TFGN_HAS_F16C
 
-// How many lanes of a vector an access covers: all, or the first few.
-struct AllLanes {};
-struct FirstLanes {
-  size_t count;
-
-  // `count` never exceeds the lanes of D; saying so keeps the compiler from warning of it.
-  template <class D, typename T>
-  size_t Bytes() const {
-    return HWY_MIN(count, HWY_MAX_BYTES / sizeof(hn::TFromD<D>)) * sizeof(T);
-  }
-};
-
-template <class D, typename T>
-HWY_INLINE hn::Vec<D> Read(D d, const T* p, AllLanes) {
-  return Read(d, p);
-}
-
-template <class D, typename T>
-HWY_INLINE void Write(hn::Vec<D> v, D d, T* p, AllLanes) {
-  Write(v, d, p);
-}
+// LoadN and StoreN exist from 1.0.6 on.
 
 // Whether MaskedLoad and BlendedStore leave the memory of other lanes alone.
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
@@ -176,6 +175,18 @@ HWY_INLINE void Write(hn::Vec<D> v, D d, T* p, FirstLanes n) {
   }
 }
 #undef TFGN_SAFE_MASKS
+
+// --- what it lacks ---
+
+template <class D, typename T>
+HWY_INLINE hn::Vec<D> Read(D d, const T* p, AllLanes) {
+  return Read(d, p);
+}
+
+template <class D, typename T>
+HWY_INLINE void Write(hn::Vec<D> v, D d, T* p, AllLanes) {
+  Write(v, d, p);
+}
 
 // v with 0 in the lanes that an access does not cover.
 template <class D>
@@ -217,29 +228,29 @@ HWY_INLINE hn::Vec<D> Rounded(D d, hn::Vec<D> v) {
   }
 }
 
-// Asks for the cache line of p. Past the end of a tensor it does nothing.
+// Fetches the cache line of p. Does nothing past the end of a tensor.
 HWY_INLINE void PrefetchForRead(const void* p) { __builtin_prefetch(p, 0); }
 
-// Asks for the cache line of p to be written: a store that waits for its line costs more than one
-// that is not kept in the caches at all.
+// Fetches the cache line of p for writing. A store that waits for its line costs more than a
+// non-temporal one (benchmarks/NOTES.md).
 HWY_INLINE void PrefetchForWrite(const void* p) {
 #if HWY_ARCH_X86
-  // Without -mprfchw, __builtin_prefetch(p, 1) asks for reading. Old CPUs take it for a nop.
+  // Without -mprfchw, __builtin_prefetch(p, 1) fetches for reading. Old CPUs treat it as a nop.
   asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
 #else
   __builtin_prefetch(p, 1);
 #endif
 }
 
-// How far ahead to ask for elements: 2 KiB, which arrive while a core works on as much. Of rows
-// that lie `stride` apart, so many whole rows.
+// How many elements ahead to fetch: 2 KiB, which arrive while a core works on the 2 KiB before. For
+// rows `stride` apart, as many whole rows.
 template <typename T>
 HWY_INLINE int64_t PrefetchDistance(int64_t rows, int64_t stride) {
   constexpr int64_t kAhead = 2048 / sizeof(T);
   return rows == 1 ? kAhead : (kAhead + stride - 1) / stride * stride;
 }
 
-// f(j, lanes) for each vector of a row of `width` elements, the last of them perhaps partial.
+// f(j, lanes) for each vector of a row of `width` elements; the last one may be partial.
 template <class D, class F>
 HWY_INLINE void ForEachVector(D d, int64_t width, F&& f) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
