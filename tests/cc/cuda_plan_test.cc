@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "shapes.h"
+
 namespace tfgn {
 namespace {
 
@@ -25,48 +27,37 @@ const NamedDevice kDevices[] = {
     {"B200", {100, 148, 227 << 10, 228 << 10, int64_t{126} << 20}},
 };
 
+// A tensor as [N, A, C, B].
 struct Case {
   int64_t n, a, c, b, groups;
 };
 
-// The shapes of tests/support/cases.py, of benchmarks/cases.py, extremes, and tensors of more than 2^31
-// elements.
-const Case kCases[] = {{5, 1, 32, 1, 8},
-                       {3, 9, 30, 1, 5},
-                       {3, 1, 30, 9, 5},
-                       {2, 5, 24, 7, 3},
-                       {1, 1, 64, 30, 32},
-                       {3, 20, 12, 1, 12},
-                       {2, 36, 7, 1, 1},
-                       {3, 72, 1, 1, 1},
-                       {3, 1, 1, 72, 1},
-                       {2, 3, 6, 300, 3},
-                       {2, 6, 8192, 1, 2},
-                       {1, 1, 3000, 1, 1},
-                       {2, 2, 200, 12, 1},
-                       {300, 9, 8, 1, 2},
-                       {2, 12544, 64, 1, 32},
-                       {2, 3136, 256, 1, 32},
-                       {2, 784, 512, 1, 32},
-                       {2, 196, 1024, 1, 32},
-                       {2, 49, 2048, 1, 32},
-                       {32, 3136, 256, 1, 32},
-                       {2, 4096, 320, 1, 32},
-                       {2, 1, 320, 4096, 32},
-                       {1, 262144, 128, 1, 32},
-                       {1, 1, 128, 262144, 32},
-                       {1, 1048576, 128, 1, 32},
-                       {1, 2097152, 32, 1, 8},
-                       {1, 240000, 30, 1, 5},
-                       {65536, 1, 512, 1, 1},
-                       {8, 100, 65536, 1, 1},
-                       {8, 1, 65536, 100, 1},
-                       {8, 4, 65537, 200, 1},
-                       {2, 1, 4099, 255, 4099},
-                       {1, 1, 1, int64_t{1} << 33, 1},
-                       {1, int64_t{1} << 33, 1, 1, 1},
-                       {1, int64_t{1} << 30, 24, 1, 3},
-                       {int64_t{1} << 32, 1, 2, 1, 1}};
+Case CaseOf(const TestShape& row) {
+  const GroupNormShape shape = GroupNormShapeOf(row);
+  return {shape.n, shape.a, shape.c, shape.b, shape.groups};
+}
+
+// A kernel's outputs are the channels, and the groups, of one sample.
+Case CaseOfKernel(TestShape row) {
+  row.size.insert(row.size.begin(), 1);
+  row.groups = row.size[++row.axis[0]];
+  return CaseOf(row);
+}
+
+Case ChannelsFirst(const Case& test) { return {test.n, test.b, test.c, test.a, test.groups}; }
+
+// Every row, in both layouts.
+std::vector<Case> AllCases() {
+  std::vector<Case> cases;
+  for (const TestShape& row :
+       TestShapes({"group_norm", "vector_edges", "large", "samples", "emulated", "resnet50",
+                   "ladder", "large_images", "other", "huge", "plans"})) {
+    const Case test = CaseOf(row);
+    cases.push_back(test);
+    if (test.a != test.b) cases.push_back(ChannelsFirst(test));
+  }
+  return cases;
+}
 
 const CudaTraits kTraits[] = {{4, 4, 0, 4}, {4, 4, 4, 4}, {2, 2, 0, 4},
                               {2, 2, 2, 4}, {8, 8, 0, 8}, {8, 8, 8, 8}};
@@ -79,8 +70,9 @@ Normalization NormalizationOf(const Case& test) {
 
 template <class F>
 void ForEachPlan(F&& f) {
+  const std::vector<Case> cases = AllCases();
   for (const NamedDevice& named : kDevices) {
-    for (const Case& test : kCases) {
+    for (const Case& test : cases) {
       for (const CudaTraits& traits : kTraits) {
         const Normalization p = NormalizationOf(test);
         SCOPED_TRACE(std::string(named.name) + " [" + std::to_string(p.n) + "," +
@@ -196,10 +188,15 @@ TEST(CudaPlan, HoldsWhatABlockReads) {
 }
 
 TEST(CudaPlan, LargeImagesOccupyTheDeviceAtBatch1) {
+  std::vector<Case> cases = {CaseOf(TestShapeOf("resnet50", "conv1"))};
+  cases[0].n = 1;
+  for (const TestShape& row : TestShapes({"large_images"})) {
+    cases.push_back(CaseOf(row));
+    cases.push_back(ChannelsFirst(cases.back()));
+  }
+  cases.push_back(CaseOf(TestShapeOf("scaling", "24_channels")));
   for (const NamedDevice& named : kDevices) {
-    for (const Case& test :
-         {Case{1, 12544, 64, 1, 32}, Case{1, 262144, 128, 1, 32}, Case{1, 1, 128, 262144, 32},
-          Case{1, 1048576, 128, 1, 32}, Case{1, 2097152, 32, 1, 8}, Case{1, 240000, 24, 1, 3}}) {
+    for (const Case& test : cases) {
       for (const CudaTraits& traits : kTraits) {
         const CudaPlan plan = PlanCuda(NormalizationOf(test), traits, named.device);
         EXPECT_GE(plan.blocks() * plan.threads, named.device.multiprocessors * 96)
@@ -217,13 +214,10 @@ TEST(CudaPlan, ScratchMemoryIsSmall) {
   });
 }
 
-// Every kernel of every ResNet-50, and a dense layer of VGG.
 TEST(CudaPlan, WeightStandardizationIsOneLaunch) {
   for (const NamedDevice& named : kDevices) {
-    for (const Case& test :
-         {Case{1, 147, 64, 1, 64}, Case{1, 64, 256, 1, 256}, Case{1, 4608, 512, 1, 512},
-          Case{1, 1024, 2048, 1, 2048}, Case{1, 1, 512, 4608, 512}, Case{1, 25088, 4096, 1, 4096},
-          Case{1, 1, 1, int64_t{1} << 31, 1}}) {
+    for (const TestShape& row : TestShapes({"network_kernels"})) {
+      const Case test = CaseOfKernel(row);
       for (CudaTraits traits : kTraits) {
         traits.one_launch = true;
         Normalization p = NormalizationOf(test);

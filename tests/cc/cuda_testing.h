@@ -115,7 +115,7 @@ struct RelativeError {
 #ifdef __SANITIZE_ADDRESS__
 inline constexpr int64_t kMaxElements = 2000;
 #else
-inline constexpr int64_t kMaxElements = 1 << 20;
+inline constexpr int64_t kMaxElements = 1 << 19;
 #endif
 
 // Devices that make the plans differ: a slab in one block, in a cluster, in two launches, not held.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cuda/group_norm.h"
+#include "shapes.h"
 
 namespace tfgn {
 namespace {
@@ -182,18 +183,8 @@ void Compare(GroupNormData<T>& d) {
   for (auto* buffer : {&d.mean, &d.rstd, &d.dgamma, &d.dbeta}) EXPECT_TRUE(buffer->Intact());
 }
 
-struct Case {
-  int64_t n, a, c, b, groups;
-};
-
-GroupNormShape ShapeOf(const Case& test) {
-  GroupNormShape shape;
-  shape.n = test.n;
-  shape.a = test.a;
-  shape.c = test.c;
-  shape.b = test.b;
-  shape.groups = test.groups;
-  shape.epsilon = 1e-3;
+GroupNormShape ShapeOf(const TestShape& test) {
+  GroupNormShape shape = GroupNormShapeOf(test);
   shape.gamma = Affine::kPerChannel;
   shape.beta = Affine::kPerChannel;
   shape.has_side_input = true;
@@ -218,36 +209,34 @@ void Check(const GroupNormShape& shape, const CudaDevice& device, double offset 
 }
 
 template <typename T>
-void RunOnAll(const std::vector<Case>& cases) {
-  for (const Case& test : cases) {
-    if (test.n * test.a * test.c * test.b > kMaxElements) continue;
+void RunOnAll(const std::vector<TestShape>& tests) {
+  for (const TestShape& test : tests) {
+    if (test.elements() > kMaxElements) continue;
     for (const CudaDevice& device : kDevices) Check<T>(ShapeOf(test), device);
   }
 }
 
-// As tests/support/cases.py has them.
-const std::vector<Case> kCases = {
-    {5, 1, 32, 1, 8},    {1, 1, 24, 1, 3},    {3, 9, 30, 1, 5},     {3, 1, 30, 9, 5},
-    {2, 35, 24, 1, 3},   {2, 1, 24, 35, 3},   {2, 5, 24, 7, 3},     {1, 30, 64, 1, 32},
-    {1, 1, 64, 30, 32},  {2, 60, 16, 1, 4},   {2, 1, 16, 60, 4},    {2, 3, 16, 20, 4},
-    {3, 20, 12, 1, 1},   {3, 20, 12, 1, 12},  {3, 1, 12, 20, 12},   {2, 36, 7, 1, 1},
-    {3, 72, 1, 1, 1},    {3, 1, 1, 72, 1},    {2, 3, 6, 300, 3},    {1, 17, 4, 260, 2},
-    {2, 18, 6, 20, 3},   {2, 1, 40, 1, 10},   {2, 5, 17, 1, 1},     {2, 37, 33, 1, 33},
-    {2, 1, 6, 129, 2},   {2, 1, 6, 131, 2},   {2, 6, 8192, 1, 2},   {1, 3, 3000, 1, 1},
-    {2, 2, 200, 12, 1},  {2, 49, 256, 1, 32}, {1, 3000, 24, 1, 3},  {1, 1, 24, 3000, 3},
-    {1, 300, 24, 1, 24}, {30, 9, 8, 1, 2},    {2, 1, 1500, 140, 1}, {1, 40, 3, 5000, 1}};
-
-TEST(EmulatedGroupNorm, Float) { RunOnAll<float>(kCases); }
-TEST(EmulatedGroupNorm, Float16) { RunOnAll<float16>(kCases); }
-TEST(EmulatedGroupNorm, Bfloat16) {
-  RunOnAll<bfloat16>({kCases.begin() + 12, kCases.begin() + 28});
+std::vector<TestShape> SmallAndLarge() {
+  return TestShapes({"group_norm", "vector_edges", "large", "emulated"});
 }
-TEST(EmulatedGroupNorm, Double) { RunOnAll<double>({kCases.begin() + 12, kCases.begin() + 28}); }
+std::vector<TestShape> Small() { return TestShapes({"group_norm"}); }
 
-const std::vector<Case> kFewCases = {{2, 60, 24, 1, 3}, {2, 3, 6, 300, 3}, {2, 1, 8, 49, 2}};
+TEST(EmulatedGroupNorm, Float) { RunOnAll<float>(SmallAndLarge()); }
+TEST(EmulatedGroupNorm, Float16) { RunOnAll<float16>(SmallAndLarge()); }
+TEST(EmulatedGroupNorm, Bfloat16) { RunOnAll<bfloat16>(Small()); }
+TEST(EmulatedGroupNorm, Double) { RunOnAll<double>(Small()); }
+
+// One of each layout.
+std::vector<TestShape> Few() {
+  std::vector<TestShape> few;
+  for (const char* name : {"image_last", "image_first", "long_runs_middle"}) {
+    few.push_back(TestShapeOf("group_norm", name));
+  }
+  return few;
+}
 
 TEST(EmulatedGroupNorm, LargeMean) {
-  for (const Case& test : kFewCases) {
+  for (const TestShape& test : Few()) {
     for (const CudaDevice& device : kDevices) {
       GroupNormShape shape = ShapeOf(test);
       shape.has_side_input = false;
@@ -260,7 +249,7 @@ TEST(EmulatedGroupNorm, LargeMean) {
 }
 
 TEST(EmulatedGroupNorm, ActivationsAndAffine) {
-  for (const Case& test : kFewCases) {
+  for (const TestShape& test : Few()) {
     for (Activation activation : {Activation::kLinear, Activation::kRelu}) {
       for (Affine gamma : {Affine::kAbsent, Affine::kPerSample}) {
         GroupNormShape shape = ShapeOf(test);
@@ -275,7 +264,7 @@ TEST(EmulatedGroupNorm, ActivationsAndAffine) {
 }
 
 TEST(EmulatedGroupNorm, MisalignedMemory) {
-  for (const Case& test : kFewCases) {
+  for (const TestShape& test : Few()) {
     for (const CudaDevice& device : kDevices) {
       Check<float>(ShapeOf(test), device, 0.5, 1);
       Check<float16>(ShapeOf(test), device, 0.5, 3);
@@ -285,7 +274,7 @@ TEST(EmulatedGroupNorm, MisalignedMemory) {
 
 TEST(EmulatedGroupNorm, ManySamples) {
   const CudaDevice small = {90, 1, 227 << 10, 228 << 10, 50 << 20};
-  for (const Case& test : {Case{200, 1, 32, 1, 8}, Case{301, 2, 6, 1, 1}, Case{250, 1, 3, 1, 3}}) {
+  for (const TestShape& test : TestShapes({"samples"})) {
     Check<float>(ShapeOf(test), small);
     GroupNormShape shape = ShapeOf(test);
     shape.beta = Affine::kPerSample;
@@ -299,7 +288,7 @@ bool SameBits(Buffer<T>& a, Buffer<T>& b) {
 }
 
 TEST(EmulatedGroupNorm, SameBitsInAnyOrderOfThreads) {
-  for (const Case& test : kFewCases) {
+  for (const TestShape& test : Few()) {
     for (const CudaDevice& device : kDevices) {
       GroupNormData<float> a(ShapeOf(test), 0.5, 0, 1), b(ShapeOf(test), 0.5, 0, 1);
       ASSERT_EQ(a.Forward(device), "");
@@ -316,7 +305,7 @@ TEST(EmulatedGroupNorm, SameBitsInAnyOrderOfThreads) {
 }
 
 TEST(EmulatedGroupNorm, OutputsInTheMemoryOfInputs) {
-  for (const Case& test : kFewCases) {
+  for (const TestShape& test : Few()) {
     for (const CudaDevice& device : kDevices) {
       const GroupNormShape shape = ShapeOf(test);
       GroupNormData<float> d(shape, 0.5, 0, 1), e(shape, 0.5, 0, 1), f(shape, 0.5, 0, 1);
@@ -356,7 +345,7 @@ TEST(EmulatedGroupNorm, OutputsInTheMemoryOfInputs) {
 }
 
 TEST(EmulatedGroupNorm, Empty) {
-  for (const Case& test : {Case{0, 5, 8, 1, 2}, Case{2, 0, 8, 1, 2}, Case{2, 5, 0, 1, 2}}) {
+  for (const TestShape& test : TestShapes({"empty"})) {
     GroupNormData<float> d(ShapeOf(test), 0, 0, 1);
     EXPECT_EQ(d.Forward(kDevices[0]), "");
     EXPECT_EQ(d.Backward(kDevices[0]), "");

@@ -1,6 +1,6 @@
 // The kernels on buffers of exactly the size they may touch, for AddressSanitizer and
-// ThreadSanitizer to watch. Values are the business of tests/kernels/test_kernels.py; here it is enough
-// that every output was written and is finite.
+// ThreadSanitizer to watch. Values are the business of tests/kernels/test_kernels.py; here it is
+// enough that every output was written and is finite.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -13,6 +13,7 @@
 #include "kernels/cpu/group_norm.h"
 #include "kernels/cpu/standardize_weights.h"
 #include "kernels/cpu/target.h"
+#include "shapes.h"
 
 namespace tfgn {
 namespace {
@@ -134,14 +135,8 @@ void RunGroupNorm(const GroupNormShape& shape, const ParallelFor& parallel) {
   EXPECT_TRUE(dside.Written());
 }
 
-GroupNormShape ShapeOf(int64_t n, int64_t a, int64_t c, int64_t b, int64_t groups) {
-  GroupNormShape shape;
-  shape.n = n;
-  shape.a = a;
-  shape.c = c;
-  shape.b = b;
-  shape.groups = groups;
-  shape.epsilon = 1e-3;
+GroupNormShape ShapeOf(const TestShape& row) {
+  GroupNormShape shape = GroupNormShapeOf(row);
   shape.gamma = Affine::kPerChannel;
   shape.beta = Affine::kPerSample;
   shape.has_side_input = true;
@@ -156,8 +151,11 @@ class EveryTarget : public testing::TestWithParam<std::string> {
 
 TEST_P(EveryTarget, GroupNormAroundTheVectorWidths) {
   for (int64_t width = 1; width <= 70; width += width < 36 ? 1 : 11) {
-    for (GroupNormShape shape : {ShapeOf(2, 5, width, 1, 1), ShapeOf(1, 21, width, 1, width),
-                                 ShapeOf(2, 1, 4, width, 2), ShapeOf(1, 3, 2, width, 1)}) {
+    for (const TestShape& row : {TestShape{"last", {2, 5, width}, {2}, 1},
+                                 TestShape{"instance_norm", {1, 21, width}, {2}, width},
+                                 TestShape{"first", {2, 4, width}, {1}, 2},
+                                 TestShape{"middle", {1, 3, 2, width}, {2}, 1}}) {
+      GroupNormShape shape = ShapeOf(row);
       for (Activation activation : {Activation::kLinear, Activation::kSilu}) {
         shape.activation = activation;
         RunGroupNorm<float16>(shape, ParallelFor());
@@ -172,9 +170,8 @@ TEST_P(EveryTarget, GroupNormAroundTheVectorWidths) {
 TEST_P(EveryTarget, GroupNormOnManyThreads) {
   int threads = 8;
   const ParallelFor parallel(RunThreads, &threads, threads);
-  for (GroupNormShape shape :
-       {ShapeOf(1, 9000, 24, 1, 3), ShapeOf(1, 24, 3000, 1, 2), ShapeOf(3, 40, 2050, 1, 205),
-        ShapeOf(1, 1, 6, 70001, 2), ShapeOf(2, 1, 600, 151, 60), ShapeOf(16, 49, 32, 1, 8)}) {
+  for (const TestShape& row : TestShapes({"threads"})) {
+    GroupNormShape shape = ShapeOf(row);
     shape.activation = Activation::kRelu;
     RunGroupNorm<bfloat16>(shape, parallel);
     RunGroupNorm<float>(shape, parallel);
@@ -182,9 +179,9 @@ TEST_P(EveryTarget, GroupNormOnManyThreads) {
 }
 
 template <typename T, typename Tout>
-void RunStandardizeWeights(const std::vector<int64_t>& size, const std::vector<int64_t>& axis,
-                           const ParallelFor& parallel) {
+void RunStandardizeWeights(const TestShape& row, const ParallelFor& parallel) {
   using U = ParamOf<T>;
+  const auto& [name, size, axis, groups] = row;
   StandardizeWeightsCall call;
   call.w = call.dw_hat = {size.data(), static_cast<int>(size.size())};
   const int64_t no_gain = 0;
@@ -227,19 +224,11 @@ void RunStandardizeWeights(const std::vector<int64_t>& size, const std::vector<i
 TEST_P(EveryTarget, StandardizeWeights) {
   int threads = 4;
   const ParallelFor parallel(RunThreads, &threads, threads);
-  struct Case {
-    std::vector<int64_t> size, axis;
-  };
-  for (const auto& [size, axis] : std::vector<Case>{{{3, 3, 5, 33}, {3}},
-                                                    {{17, 4, 3, 3}, {0}},
-                                                    {{3, 3, 7, 5}, {2}},
-                                                    {{3, 3, 17, 2}, {2, 3}},
-                                                    {{2, 3, 4, 3, 5}, {1, 3}},
-                                                    {{3, 3, 512, 200}, {3}}}) {
-    RunStandardizeWeights<float, float>(size, axis, parallel);
-    RunStandardizeWeights<float, float16>(size, axis, parallel);
-    RunStandardizeWeights<bfloat16, bfloat16>(size, axis, parallel);
-    RunStandardizeWeights<double, double>(size, axis, parallel);
+  for (const TestShape& row : TestShapes({"kernels", "large_kernels"})) {
+    RunStandardizeWeights<float, float>(row, parallel);
+    RunStandardizeWeights<float, float16>(row, parallel);
+    RunStandardizeWeights<bfloat16, bfloat16>(row, parallel);
+    RunStandardizeWeights<double, double>(row, parallel);
   }
 }
 
@@ -248,15 +237,15 @@ INSTANTIATE_TEST_SUITE_P(, EveryTarget, testing::ValuesIn(CpuTargets()),
 
 // No allocation of the test's own is left to chance: an empty tensor has no element to touch.
 TEST(Empty, GroupNorm) {
-  for (const GroupNormShape& shape :
-       {ShapeOf(0, 5, 8, 1, 2), ShapeOf(2, 0, 8, 1, 2), ShapeOf(2, 5, 0, 1, 2)}) {
-    RunGroupNorm<float>(shape, ParallelFor());
+  for (const TestShape& row : TestShapes({"empty"})) {
+    RunGroupNorm<float>(ShapeOf(row), ParallelFor());
   }
 }
 
 TEST(Empty, StandardizeWeights) {
-  RunStandardizeWeights<float, float>({3, 3, 0, 4}, {3}, ParallelFor());
-  RunStandardizeWeights<float, float>({3, 3, 4, 0}, {3}, ParallelFor());
+  for (const TestShape& row : TestShapes({"empty_kernels"})) {
+    RunStandardizeWeights<float, float>(row, ParallelFor());
+  }
 }
 
 }  // namespace

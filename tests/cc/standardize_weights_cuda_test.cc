@@ -7,15 +7,12 @@
 #include <vector>
 
 #include "cuda_testing.h"
+#include "shapes.h"
 
 namespace tfgn {
 namespace {
 
-struct Case {
-  std::vector<int64_t> size, axis;
-};
-
-StandardizeWeightsShape ShapeOf(const Case& test, std::string_view mode, int64_t ddof,
+StandardizeWeightsShape ShapeOf(const TestShape& test, std::string_view mode, int64_t ddof,
                                 bool is_double) {
   StandardizeWeightsCall call;
   const int64_t no_gain = 0;
@@ -35,7 +32,7 @@ StandardizeWeightsShape ShapeOf(const Case& test, std::string_view mode, int64_t
 }
 
 // The elements of every output channel.
-std::vector<std::vector<int64_t>> ElementsOf(const Case& test) {
+std::vector<std::vector<int64_t>> ElementsOf(const TestShape& test) {
   int64_t outputs = 1, count = 1;
   std::vector<bool> kept(test.size.size(), false);
   for (int64_t axis : test.axis) kept[axis] = true;
@@ -98,11 +95,11 @@ struct Data {
 };
 
 template <typename T, typename Tout>
-void Check(const Case& test, const CudaDevice& device, std::string_view mode, int64_t ddof,
+void Check(const TestShape& test, const CudaDevice& device, std::string_view mode, int64_t ddof,
            double offset = 0.1) {
-  SCOPED_TRACE(std::string(mode) + ", first size " + std::to_string(test.size[0]) + ", " +
-               std::to_string(sizeof(T)) + " to " + std::to_string(sizeof(Tout)) + " bytes, " +
-               std::to_string(device.multiprocessors) + " multiprocessors");
+  SCOPED_TRACE(test.name + ", " + std::string(mode) + ", " + std::to_string(sizeof(T)) + " to " +
+               std::to_string(sizeof(Tout)) + " bytes, " + std::to_string(device.multiprocessors) +
+               " multiprocessors");
   const StandardizeWeightsShape shape = ShapeOf(test, mode, ddof, std::is_same_v<T, double>);
   Data<T, Tout> data(shape);
   auto& [w, dw, w_hat, dw_hat, gain, mean, rstd, dgain] = data;
@@ -161,20 +158,10 @@ void Check(const Case& test, const CudaDevice& device, std::string_view mode, in
   EXPECT_TRUE(w_hat.Intact() && dw.Intact() && mean.Intact() && rstd.Intact() && dgain.Intact());
 }
 
-const std::vector<Case> kCases = {
-    {{20, 10}, {1}},           {{10, 20}, {0}},           {{5, 8, 12}, {2}},
-    {{3, 3, 5, 33}, {3}},      {{8, 4, 3, 3}, {0}},       {{3, 3, 12, 16}, {2}},
-    {{3, 3, 8, 2}, {2, 3}},    {{3, 3, 17, 1}, {2, 3}},   {{4, 3, 5, 6}, {0, 3}},
-    {{3, 4, 5, 6}, {1, 3}},    {{3, 3, 40, 1}, {3}},      {{3, 3, 512, 4}, {3}},
-    {{3, 3, 64, 64}, {3}},     {{16, 64, 5, 5}, {0}},     {{3000, 8}, {1}},
-    {{2, 3, 4, 3, 5}, {1, 3}}, {{2, 3, 4, 3, 5}, {0, 3}}, {{33, 2, 129}, {0}}};
-
 TEST(EmulatedStandardizeWeights, EveryForm) {
   for (const CudaDevice& device : kDevices) {
-    for (const Case& test : kCases) {
-      int64_t elements = 1;
-      for (int64_t size : test.size) elements *= size;
-      if (elements > kMaxElements) continue;
+    for (const TestShape& test : TestShapes({"kernels", "emulated_kernels"})) {
+      if (test.elements() > kMaxElements) continue;
       Check<float, float>(test, device, "add_to_variance", 0);
       Check<float, float16>(test, device, "add_to_stddev", 1);
       Check<bfloat16, float>(test, device, "clamp_variance", 0);
@@ -183,7 +170,8 @@ TEST(EmulatedStandardizeWeights, EveryForm) {
 }
 
 TEST(EmulatedStandardizeWeights, EveryPairOfTypes) {
-  for (const Case& test : {kCases[3], kCases[4], kCases[9]}) {
+  for (const char* name : {"conv2d_odd", "conv2d_oihw", "interleaved"}) {
+    const TestShape test = TestShapeOf("kernels", name);
     const CudaDevice& device = kDevices[1];
     Check<float16, float16>(test, device, "add_to_variance", 0);
     Check<float16, bfloat16>(test, device, "add_to_variance", 0);
@@ -197,7 +185,7 @@ TEST(EmulatedStandardizeWeights, EveryPairOfTypes) {
 }
 
 TEST(EmulatedStandardizeWeights, Empty) {
-  for (const Case& test : {Case{{3, 3, 4, 0}, {3}}, Case{{3, 3, 0, 4}, {3}}}) {
+  for (const TestShape& test : TestShapes({"empty_kernels"})) {
     StandardizeWeightsShape shape = ShapeOf(test, "add_to_variance", 0, false);
     Data<float, float> data(shape);
     EXPECT_EQ(data.Forward(shape, kDevices[0]), "");
