@@ -1,5 +1,6 @@
 """What every test shares: a quiet TensorFlow, fixed seeds, the device, and `--fast`."""
 
+import json
 import os
 import signal
 import subprocess
@@ -98,6 +99,18 @@ def run_python():
             timeout=300,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def answer(run_python):
+    """Runs code as `run_python` does; it must succeed. Returns the JSON that it prints last."""
+
+    def run(code, **environment):
+        result = run_python(code, **environment)
+        assert result.returncode == 0, result.stderr[-4000:]
+        return json.loads(result.stdout.splitlines()[-1])
 
     return run
 

@@ -1,7 +1,7 @@
 """Tensors of more than 2^31 elements, whose offsets 32 bits do not hold.
 
-Their elements repeat with a period that divides no power of 2, so that an offset which wraps finds
-other ones. Needs 20 GiB of memory and some minutes.
+The elements repeat with a period that divides no power of 2, so that an offset that wraps around
+reads wrong values. Needs 20 GiB of memory and some minutes.
 """
 
 import gc
@@ -29,8 +29,7 @@ def empty(dtype="float32"):
 
 
 class Groups:
-    """x of a GroupNorm as rows: one per sample and group if channels are first or the group is
-    all, else one per position."""
+    """Blocks of the tensors of a GroupNorm, by sample and group, and sums over them."""
 
     def __init__(self, shape, axis, groups):
         self.n, self.c = shape[0], shape[axis]

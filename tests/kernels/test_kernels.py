@@ -22,7 +22,7 @@ def cpu_target(request):
 
 
 def misaligned(array):
-    """The same values one element past the alignment of an allocation."""
+    """The same values, one element past the alignment of an allocation."""
     room = np.empty(array.size + 1, array.dtype)
     copy = room[1:].reshape(array.shape)
     copy[...] = array
@@ -144,7 +144,7 @@ def check_standardize_weights(case, dtype, mode, ddof, has_gain=True):
     outputs = int(np.prod([case.shape[i] for i in case.axis]))
     gain = rng.uniform(0.5, 1.5, outputs).astype(cases.parameter_dtype(dtype))
     gain = gain if has_gain else None
-    # Of clamp_variance, this epsilon lies amid the variances.
+    # With clamp_variance, this epsilon lies among the variances.
     epsilon = float(np.float32(1e-2 if mode == "clamp_variance" else 1e-5))
     attributes = {"axis": case.axis, "epsilon": epsilon, "epsilon_mode": mode}
     attributes |= {"ddof": ddof, "scale": 0.5}

@@ -1,5 +1,6 @@
 """The gradients of the reference against complex-step derivatives of its values."""
 
+import cases
 import numpy as np
 import pytest
 import reference
@@ -19,7 +20,7 @@ def assert_gradients(function, arguments, dy):
             np.testing.assert_allclose(gradients[name][index], derivative, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("activation", ["linear", "relu", "silu"])
+@pytest.mark.parametrize("activation", cases.ACTIVATIONS)
 @pytest.mark.parametrize(
     "shape, axis, parameter", [((2, 3, 4), -1, (4,)), ((2, 4, 3), 1, (2, 4)), ((2, 4), -1, (4,))]
 )
@@ -37,7 +38,7 @@ def test_group_norm(shape, axis, parameter, activation):
 
 
 @pytest.mark.parametrize("ddof", [0, 1])
-@pytest.mark.parametrize("mode", ["add_to_variance", "add_to_stddev", "clamp_variance"])
+@pytest.mark.parametrize("mode", cases.EPSILON_MODES)
 @pytest.mark.parametrize("shape, axis", [((2, 3, 4), (-1,)), ((2, 3, 2, 2), (1, 3))])
 def test_standardize_weights(shape, axis, mode, ddof):
     rng = np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""The classes of fault of TensorFlow's advisories for normalization ops, on ours.
+"""The faults of TensorFlow's security advisories for normalization ops, tried on these ops.
 
-Each was a missing check of one of the arguments beside the main one. Here every such argument gets
-each such value, eagerly, in a graph whose shapes are known at run time only, and under XLA.
+In each advisory an argument other than the main one was not checked. Here every such argument takes
+each of the bad values: eagerly, in a graph whose shapes are unknown until run time, and under XLA.
 """
 
 import numpy as np

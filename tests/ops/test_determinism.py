@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from paths import SUPPORT, python_path
+from tensors import random
 
-# Large enough to be shared among threads, and small ones that are not.
+# Tensors that are shared among threads, and small ones that are not.
 GROUP_NORM = [
     *cases.LARGE.values(),
     cases.group_norms("resnet50")["conv1_pooled"],
@@ -51,18 +52,18 @@ def under_jit(function, *arguments):
 def results(dtype, call):
     """The values and gradients of every case, in order."""
     rng = np.random.default_rng(0)
-    parameter_dtype = "float64" if dtype == "float64" else "float32"
+    parameter_dtype = cases.parameter_dtype(dtype)
 
-    def random(shape, dtype=dtype):
-        return tf.cast(rng.normal(0.5, 1, shape), dtype)
+    def make(shape, dtype=dtype):
+        return random(rng, shape, dtype, mean=0.5)
 
     for case in GROUP_NORM:
-        x, residual, dy = (random(case.shape) for _ in range(3))
-        gamma, beta = (random([case.shape[case.axis]], parameter_dtype) for _ in range(2))
+        x, residual, dy = (make(case.shape) for _ in range(3))
+        gamma, beta = (make([case.shape[case.axis]], parameter_dtype) for _ in range(2))
         yield from call(functools.partial(group_norm, case), x, gamma, beta, residual, dy)
     for case in KERNELS:
-        w, dw_hat = (random(case.shape) for _ in range(2))
-        gain = random([np.prod([case.shape[i] for i in case.axis])], parameter_dtype)
+        w, dw_hat = (make(case.shape) for _ in range(2))
+        gain = make([np.prod([case.shape[i] for i in case.axis])], parameter_dtype)
         yield from call(functools.partial(standardize_weights, case), w, gain, dw_hat)
 
 

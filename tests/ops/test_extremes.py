@@ -1,4 +1,4 @@
-"""The ends of what the ops are for: group and channel counts, sizes, magnitudes.
+"""Extreme group and channel counts, sizes and magnitudes.
 
 `heavy/test_huge_tensors.py` has tensors of more than 2^31 elements.
 """
@@ -32,15 +32,15 @@ def test_one_element_groups_give_beta_and_no_gradient(axis):
     np.testing.assert_allclose(dx, np.zeros((3, 50)), atol=1e3 * 1e-3**-0.5 * 2.0**-23)
 
 
-# So that the type of the arithmetic, for float32 that of the sums, float64, holds the squares of a
-# group and of the gradient rstd^3.
+# The largest for which the sums of squares and the rstd^3 of the gradient are in range. The sums of
+# float32 are float64.
 MAGNITUDES = {"float16": 6e4, "bfloat16": 1e16, "float32": 1e16, "float64": 1e100}
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
 @pytest.mark.parametrize("dtype", MAGNITUDES)
 def test_magnitudes(dtype, axis):
-    """y does not depend on the scale of x where epsilon is next to nothing beside its variance."""
+    """y does not depend on the scale of x if epsilon is negligible beside the variance."""
     rng = np.random.default_rng(0)
     case = cases.GroupNormCase((2, 24, 30, 24), axis, 4)
     x = tf.cast(rng.uniform(-1, 1, case.shape) * MAGNITUDES[dtype], dtype)
@@ -52,7 +52,7 @@ def test_magnitudes(dtype, axis):
     expected = reference.group_norm(x, None, None, None, groups=4, axis=axis, dy=dy)
     offset = (np.abs(expected.mean) * expected.rstd).max()
     reference.assert_values(y, expected.y, dtype, offset=offset, scale=1.0)
-    if dtype == "float16":  # Gradients of a billionth of the smallest number are 0.
+    if dtype == "float16":  # The gradients are far below the smallest float16.
         np.testing.assert_allclose(dx, expected.gradients["x"], atol=2.0**-24)
     else:
         reference.assert_gradient(dx, expected.gradients["x"], dtype, offset=offset)

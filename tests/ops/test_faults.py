@@ -1,9 +1,8 @@
-"""What goes wrong around an op: no memory, a call that is cut short, a fork, a worker that dies.
+"""Failures around an op: exhausted memory, cancelled calls, forks, killed workers.
 
-Each runs in a process of its own, whose end is part of the test.
+Each test runs in a process of its own and checks how that process ends.
 """
 
-import json
 import signal
 import sys
 import time
@@ -13,21 +12,8 @@ import pytest
 from paths import EXAMPLES, python_path
 from workers import printed_json, worker_environments
 
-
-@pytest.fixture
-def answers(run_python):
-    """Runs code in a fresh interpreter that has to live; returns the JSON that it printed last."""
-
-    def run(code, **environment):
-        result = run_python(code, **environment)
-        assert result.returncode == 0, result.stderr[-4000:]
-        return json.loads(result.stdout.splitlines()[-1])
-
-    return run
-
-
-# x, its gradients and w take 64 MiB each; less than that is left. TensorFlow tries for 10 s to get
-# what a call asks for.
+# x, its gradients and w take 64 MiB each; less than that is left. TensorFlow retries an allocation
+# for 10 s.
 LITTLE_MEMORY = """
 import json, os, resource
 import numpy as np
@@ -49,7 +35,7 @@ calls = {
     "jit": lambda: jit(x),
 }
 expected = tfgn.group_norm(small).numpy()
-# Threads and compiled code come to be with the first call, and are not what is missing here.
+# The first call creates threads and compiled code. Their memory is not under test.
 for call in calls.values():
     call()
 
@@ -85,8 +71,8 @@ GRADIENTS_AND_GRAPHS = "GroupNormGrad,StandardizeWeights,StandardizeWeightsGrad,
 @pytest.mark.parametrize(
     "calls", ["GroupNorm", pytest.param(GRADIENTS_AND_GRAPHS, marks=pytest.mark.heavy)]
 )
-def test_no_memory(answers, calls):
-    found = answers(LITTLE_MEMORY, CALLS=calls)
+def test_no_memory(answer, calls):
+    found = answer(LITTLE_MEMORY, CALLS=calls)
     assert found == dict.fromkeys(calls.split(","), "ResourceExhaustedError") | {"later": 0}
 
 
@@ -100,8 +86,8 @@ v1 = tf.compat.v1
 with tf.Graph().as_default():
     x = tf.random.stateless_normal([2, 64, 64, 64], [1, 2])
     once = tfgn.group_norm(x)
-    # Ends with the session's patience alone. TensorFlow asks for that where a condition is
-    # computed: one that is always true goes on forever.
+    # Only the timeout of the session ends this loop. TensorFlow looks for a timeout where it
+    # computes the condition, which must therefore not be a constant.
     forever = tf.while_loop(
         lambda y: tf.reduce_max(y) < 1e9, tfgn.group_norm, [x], shape_invariants=[x.shape])
     with v1.Session() as session:
@@ -118,8 +104,8 @@ print(json.dumps(answers))
 """
 
 
-def test_cancelled_graph(answers):
-    assert answers(CANCELLED) == ["DeadlineExceededError"] * 5
+def test_cancelled_graph(answer):
+    assert answer(CANCELLED) == ["DeadlineExceededError"] * 5
 
 
 OTHER_OP_FAILS = """
@@ -133,7 +119,7 @@ expected = tfgn.group_norm(x).numpy()
 
 @tf.function
 def beside(x, wrong):
-    # No op waits for another: whichever fails, the rest may be under way.
+    # The ops do not depend on each other: when one fails, others may still run.
     ours = [tfgn.group_norm(x * float(i)) for i in range(8)]
     failing = tf.debugging.assert_equal(wrong, 0, message="the other op")
     python = tf.py_function(lambda n: 1 // (1 - n), [wrong], "int32")
@@ -152,12 +138,12 @@ print(json.dumps(answers))
 """
 
 
-def test_failure_of_another_op(answers):
-    assert answers(OTHER_OP_FAILS) == ["error", "fine"] * 10
+def test_failure_of_another_op(answer):
+    assert answer(OTHER_OP_FAILS) == ["error", "fine"] * 10
 
 
-# A child of a process whose thread pool has not started yet may start its own. After the first op
-# no child may run TensorFlow, whatever its ops are.
+# A child that is forked before the first op starts a thread pool of its own. After the first op, no
+# child can run TensorFlow's ops, these or any others.
 FORK = """
 import json, os
 import numpy as np
@@ -181,11 +167,11 @@ print(json.dumps("both"))
 """
 
 
-def test_fork_after_import(answers):
-    assert answers(FORK) == "both"
+def test_fork_after_import(answer):
+    assert answer(FORK) == "both"
 
 
-# The native module has no threads that outlive a call, so that its children are free.
+# The native module keeps no threads after a call, so that a child can use it.
 FORK_OF_NATIVE = """
 import json, os
 import numpy as np
@@ -203,8 +189,8 @@ print(json.dumps("both"))
 """
 
 
-def test_fork_after_a_kernel_ran(answers):
-    assert answers(FORK_OF_NATIVE) == "both"
+def test_fork_after_a_kernel_ran(answer):
+    assert answer(FORK_OF_NATIVE) == "both"
 
 
 WORKER = """
@@ -219,7 +205,7 @@ while True:
 
 @pytest.mark.heavy
 def test_killed_worker(tmp_path):
-    """The other worker ends by itself, in the time that TensorFlow takes to miss the first."""
+    """The other worker exits by itself once TensorFlow notices that the first is gone."""
     path = python_path(EXAMPLES / "distribution")
     command, logs = [sys.executable, "-c", WORKER], [tmp_path / "0.log", tmp_path / "1.log"]
     one, two = (v | {"PYTHONPATH": path} for v in worker_environments(2))

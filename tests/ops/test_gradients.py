@@ -7,16 +7,13 @@ import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from parameters import named
 from tensorflow.python.eager import forwardprop
+from tensors import random
 
-# A float32 number, so that the attribute of the op holds it.
+# Exact in float32, the type of the op's attribute.
 EPSILON = 2.0**-7
 
 SMALL = cases.group_norms("small")
 SMALL_KERNELS = cases.kernels("small_kernels")
-
-
-def random(rng, shape, dtype="float64"):
-    return tf.cast(rng.normal(size=shape), dtype)
 
 
 def group_norm_arguments(case, *, affine="per_channel", residual=True, dtype="float64"):
@@ -41,7 +38,7 @@ def kernel_arguments(case, gain=True, dtype="float64"):
 
 
 def gradients_by_order(function, arguments, order):
-    """The gradients of orders 1 to `order` of a sum of the outputs, each way weighted at random."""
+    """The gradients of orders 1 to `order` of randomly weighted sums of the outputs."""
     rng = np.random.default_rng(1)
     if order == 0:
         return function(**arguments), []

@@ -15,11 +15,11 @@ from group_norm_checks import (
     check,
     expect,
     make_arguments,
-    random,
     run,
 )
 from hypothesis import given
 from parameters import named
+from tensors import random
 
 ALL = cases.GROUP_NORM | cases.VECTOR_EDGES
 
@@ -53,8 +53,8 @@ def test_random_shapes(dtype, case):
     check(case, dtype, "silu", affine=affine, residual=True, mean=0.5)
 
 
-# A relu whose argument lies within its own rounding error of 0 is open or shut by chance, and
-# with a large mean many do: no gradient bound holds for it there.
+# Rounding decides the sign of the argument of a ReLU near 0. With a large mean many arguments are
+# that near, so that no bound holds for the gradient.
 @pytest.mark.parametrize("activation", ["linear", "silu"])
 @pytest.mark.parametrize("mean", [1e2, 1e3, 1e4])
 @pytest.mark.parametrize("dtype", cases.ELEMENT_TYPES)
@@ -94,7 +94,7 @@ def test_empty_tensors(case, dtype, affine):
     np.testing.assert_array_equal(mean, np.zeros_like(mean))
     np.testing.assert_allclose(rstd, np.full(rstd.shape, np.float32(EPSILON) ** -0.5), rtol=1e-6)
     for name, gradient in gradients.items():
-        if gradient is not None:  # of no channels: [0], that is, absent
+        if gradient is not None:  # gamma and beta of no channels are [0]: absent
             np.testing.assert_array_equal(gradient, np.zeros(arguments[name].shape))
 
 
@@ -145,7 +145,7 @@ def test_a_bad_value_stays_in_its_group(layout, bad):
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
 @pytest.mark.parametrize("layout", ["image_last", "image_first", "image_middle"])
 def test_buffers_reused_in_a_graph(layout, activation, reusable):
-    """A graph gives an op the buffers of inputs that nobody reads any more for its outputs."""
+    """In a graph, an op may write its outputs into inputs that are not read again."""
     case = cases.GROUP_NORM[layout]
     arguments = make_arguments(case, "float32", residual=True)
     x, gamma, beta, side = arguments.values()
@@ -163,7 +163,7 @@ def test_buffers_reused_in_a_graph(layout, activation, reusable):
             dy=dy, x=x, gamma=gamma, beta=beta, mean=mean, rstd=rstd, side_input=[side], **attrs
         )
 
-    # What an op of the graph has computed can be reused, what the graph was given cannot.
+    # A graph can reuse the outputs of its ops, but not its own inputs.
     inputs = {"dy": dy, "x": x, "side": side}
     negated = {name: -t if name in reusable.split() else t for name, t in inputs.items()}
     for function in (forward, backward):

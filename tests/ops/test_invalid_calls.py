@@ -1,7 +1,7 @@
-"""Every malformed call of every op is answered by a sentence, and by nothing worse.
+"""Every malformed call of every op raises an error that names the argument at fault.
 
-An eager call raises InvalidArgumentError from the kernel. In a graph the shape function answers,
-which TensorFlow turns into a ValueError, or the kernel does where shapes are unknown until then.
+An eager call raises InvalidArgumentError from the kernel. In a graph the shape function raises,
+which TensorFlow turns into a ValueError; if shapes are unknown until run time, the kernel does.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ STANDARDIZE_GRAD = {
     "rstd": [8],
 }
 
-# What to change in a valid call, and what the answer has to say: the argument, what was expected
-# and the value.
+# Changes to a valid call, and what the error must say: the argument, what was expected and the
+# value.
 ANY_GROUP_NORM = [
     ({"x": []}, ["x must have", "rank 2 or more", "[]"]),
     ({"x": [8]}, ["x must have", "rank 2 or more", "[8]"]),
@@ -143,7 +143,9 @@ def assert_says(error, message):
 
 @pytest.mark.parametrize("op", INVALID)
 def test_what_the_tables_start_from_is_valid(op):
-    call(op, INVALID[op][0], tf.ones)
+    arguments = INVALID[op][0]
+    output, *_ = tf.nest.flatten(call(op, arguments, tf.ones))
+    assert output.shape == next(iter(arguments.values()))
 
 
 @pytest.mark.parametrize("op, arguments, message", CALLS)
@@ -271,7 +273,7 @@ def test_more_statistics_than_there_can_be(op, arguments, error):
         {"epsilon": -1.0},
     ],
 )
-def test_the_function_lets_the_op_speak(arguments):
+def test_the_function_raises_the_error_of_the_op(arguments):
     x = tf.ones([2, 3, 5, 8])
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"{next(iter(arguments))}.* must"):
         tfgn.group_norm(x, **{"groups": 2} | arguments)

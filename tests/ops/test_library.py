@@ -1,6 +1,6 @@
-"""Loading the op library: what a user is told where it cannot be used, and that the rest goes on.
+"""Loading the op library: the warning if it cannot be used, and layers that work without it.
 
-Each case runs in an interpreter of its own: a library cannot be unloaded.
+Each case runs in a fresh interpreter, because a library cannot be unloaded.
 """
 
 import importlib.metadata

@@ -4,7 +4,7 @@ import malformed
 import malformed_calls
 import pytest
 
-# Seeds; other ones than those of the heavy test.
+# Numbers of seeds, which are not those of the heavy test.
 SEEDS = {"eager": 2000, "inference": 2000, "graph": 100, "jit": 60}
 
 
@@ -13,7 +13,7 @@ def test_every_call_is_answered_rightly(mode):
     first = 10**9
     answers, wrong = malformed_calls.make_calls(mode, range(first, first + SEEDS[mode]))
     assert not wrong, wrong[:3]
-    # The calls are of all kinds.
+    # Each op accepted some calls, and refused others for several reasons.
     for op in malformed.INPUTS:
         of_op = {answer for answer in answers if answer.startswith(f"{op} ")}
         assert f"{op} accepted" in of_op and len(of_op) >= (3 if mode == "jit" else 6)

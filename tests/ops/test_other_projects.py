@@ -1,9 +1,9 @@
-"""The cases by which other projects test their group normalization.
+"""The test cases of other projects for their group normalization.
 
-What they have and the op does not, by design:
+By design, the op has no counterpart of
 
-- oneDNN's flag `G`, statistics that are given, and its 8-bit types;
-- PyTorch's negative epsilon, which makes the square root of a negative number of a small variance.
+- oneDNN's flag `G` (statistics as inputs) and its 8-bit types;
+- PyTorch's negative epsilon, with which a small variance gives the root of a negative number.
 
 `heavy/test_onnx_cases.py` has those of ONNX, `test_keras_group_normalization.py` those of Keras.
 """

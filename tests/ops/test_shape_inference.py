@@ -1,4 +1,4 @@
-"""What the ops tell of their outputs' shapes before they run, and calls of unknown shape."""
+"""Shape inference of the ops, and calls whose shapes are unknown until run time."""
 
 import numpy as np
 import pytest

@@ -10,7 +10,6 @@ import tensorflow_groupnorm as tfgn
 from hypothesis import given
 from parameters import named
 from standardize_weights_checks import (
-    MODES,
     TYPE_PAIRS,
     check,
     make_arguments,
@@ -19,8 +18,8 @@ from standardize_weights_checks import (
     run,
 )
 
-# The definitions as their authors wrote them: mean, population variance, fan-in -> factor of
-# (w - mean). https://github.com/google-research/big_transfer,
+# The published definitions: population variance, fan-in -> factor of (w - mean).
+# https://github.com/google-research/big_transfer,
 # https://github.com/huggingface/pytorch-image-models (std_conv.py),
 # https://github.com/joe-siyuan-qiao/WeightStandardization,
 # https://github.com/google-deepmind/deepmind-research (nfnets/base.py).
@@ -36,7 +35,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("gain", [False, True], ids=["", "gain"])
 @pytest.mark.parametrize("ddof", [0, 1])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", cases.EPSILON_MODES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", named(cases.KERNELS))
 def test_values_and_gradients(case, dtype, mode, ddof, gain):
@@ -52,7 +51,8 @@ def test_every_pair_of_types(name, dtype, dtype_out):
 
 @given(case=strategies.kernels())
 def test_random_kernels(case):
-    check(case, "float32", "float32", epsilon=1e-6)
+    # Where a float32 sums 64 rows, one value in millions comes to 1.03 times the bound.
+    check(case, "float32", "float32", slack=1.25, epsilon=1e-6)
 
 
 @pytest.mark.parametrize("mean", [1e1, 1e3])
@@ -75,7 +75,7 @@ def test_empty_kernels(case, gain):
         np.testing.assert_array_equal(gradients["gain"], np.zeros(outputs(case)))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", cases.EPSILON_MODES)
 @pytest.mark.parametrize("name", ["conv2d", "conv2d_oihw", "interleaved"])
 def test_a_constant_channel_has_no_deviation(name, mode):
     case = cases.KERNELS[name]
@@ -91,7 +91,7 @@ def test_a_constant_channel_has_no_deviation(name, mode):
     reference.assert_gradient(gradients["w"], expected.gradients["w"], "float32", offset=1e2)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", cases.EPSILON_MODES)
 @pytest.mark.parametrize("case", [((19,), (0,)), ((3, 3), (0, 1)), ((1, 1, 17, 2), (2, 3))])
 def test_a_single_weight_is_its_own_mean(case, mode):
     case = cases.KernelCase(*case)

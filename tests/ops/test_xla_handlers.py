@@ -1,4 +1,4 @@
-"""Custom calls that nobody but a StableHLO module can make: the handlers trust none of them."""
+"""Custom calls that only a StableHLO module can make: the handlers validate every one."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The ops under `jit_compile=True`: the bits of the executor's kernels, and nothing decomposed."""
+"""The ops under `jit_compile=True`: the same bits as without, and nothing decomposed."""
 
 import concurrent.futures
 import functools
@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from cases import parameter_dtype
-from group_norm_checks import make_arguments, random
+from group_norm_checks import make_arguments
 from parameters import named
-from standardize_weights_checks import MODES, TYPE_PAIRS
+from standardize_weights_checks import TYPE_PAIRS
 from standardize_weights_checks import make_arguments as make_kernel
+from tensors import random
 
 # Some of each: vector tails, shared among threads, without elements.
 GROUP_NORM = cases.GROUP_NORM | {
@@ -111,9 +112,9 @@ def test_types_of_kernels(dtype, dtype_out):
     check_kernel(cases.KERNELS["conv2d_odd"], dtype, dtype_out, gain=False)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", cases.EPSILON_MODES)
 def test_attributes_arrive_as_they_are(mode):
-    # 0.1 and 1e-7 have no short float32.
+    # 0.1 and 1e-7 are not exact in float32.
     check_kernel(cases.KERNELS["conv2d"], epsilon_mode=mode, epsilon=1e-7, ddof=1, scale=0.1)
 
 
@@ -200,7 +201,7 @@ def test_a_batch_of_unknown_size_compiles_for_each():
 @pytest.mark.parametrize("per_sample", [False, True], ids=["per_channel", "per_sample"])
 def test_a_batch_of_bounded_dynamic_size(keep, per_sample):
     keep = tf.constant([digit == "1" for digit in keep])
-    # What is not kept is not looked at.
+    # The ops must not read the samples that are not kept.
     x, side, dy = (
         tf.where(keep[:, None, None], tf.random.normal([5, 6, 8]), np.nan) for _ in range(3)
     )

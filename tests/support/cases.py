@@ -10,7 +10,7 @@ ELEMENT_TYPES = ("float16", "bfloat16", "float32", "float64")
 ACTIVATIONS = ("linear", "relu", "silu")
 EPSILON_MODES = ("add_to_variance", "add_to_stddev", "clamp_variance")
 
-#: The forms of gamma and beta, which the kernels take one by one.
+#: The forms of gamma and beta.
 AFFINE = ("absent", "per_channel", "per_sample")
 
 

@@ -2,14 +2,11 @@
 
 import numpy as np
 import tensorflow as tf
+from tensors import random
 
 
 def array(x):
     return np.asarray(tf.cast(x, tf.float64))
-
-
-def random(rng, shape, dtype="float64"):
-    return tf.cast(rng.normal(size=shape), dtype)
 
 
 def relative_error(actual, expected):

@@ -5,12 +5,9 @@ import reference
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from cases import parameter_dtype
+from tensors import random
 
 EPSILON = 1e-3
-
-
-def random(rng, shape, dtype, mean=0.0, std=1.0):
-    return tf.cast(rng.normal(mean, std, shape), dtype)
 
 
 def make_arguments(case, dtype, *, affine="per_channel", residual=False, mean=0.0, seed=0):
@@ -112,10 +109,4 @@ def check(case, dtype, activation="linear", **options):
     assert y.dtype == arguments["x"].dtype
     assert_values(case, arguments, y, expected)
     assert_gradients(arguments, gradients, expected)
-    roundoff = reference.ARITHMETIC_ROUNDOFF[dtype]
-    np.testing.assert_allclose(
-        mean, expected.mean, rtol=2 * roundoff, atol=8 * roundoff * (1 / expected.rstd).max()
-    )
-    np.testing.assert_allclose(
-        rstd, expected.rstd, rtol=8 * roundoff * (1 + np.abs(expected.mean) * expected.rstd).max()
-    )
+    reference.assert_statistics(mean, rstd, expected, dtype)

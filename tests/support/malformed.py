@@ -4,8 +4,10 @@ import dataclasses
 import math
 import random
 
+from cases import ACTIVATIONS, ELEMENT_TYPES, EPSILON_MODES
+
 # Valid types come several times, so that most calls get beyond TensorFlow's own checks.
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = ELEMENT_TYPES
 TYPES = (*FLOATS * 3, "int32", "int64", "uint8", "bool", "complex64", "string", "qint8")
 FILLS = ("normal", "zeros", "nan", "inf", "huge", "subnormal", "mixed")
 SIZES = (0, 0, 1, 2, 3, 4, 7, 8, 64, 2**16, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1)
@@ -24,8 +26,6 @@ INPUTS = {
     "StandardizeWeights": {"w": T, "gain": U},
     "StandardizeWeightsGrad": {"dw_hat": TOUT, "w": T, "gain": U, "mean": U, "rstd": U},
 }
-ACTIVATIONS = ("linear", "relu", "silu")
-EPSILON_MODES = ("add_to_variance", "add_to_stddev", "clamp_variance")
 
 
 @dataclasses.dataclass

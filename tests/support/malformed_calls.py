@@ -1,10 +1,11 @@
-"""Makes random calls of the raw ops (`malformed.py`) and checks what each is answered.
+"""Makes random calls of the raw ops (`malformed.py`) and checks the answer to each.
 
     python tests/support/malformed_calls.py --mode eager --calls 100000
 
-makes the calls with the seeds 0 to 99999 in processes of their own. It reports each that ended its
-process or had another answer than it should have: outputs of the right shapes and types if it is
-valid, and otherwise an error that names an argument at fault. `--first 4711 --calls 1` repeats one.
+makes the calls with the seeds 0 to 99999 in processes of their own. It reports every call that
+ended its process or had a wrong answer. Right are outputs of the right shapes and types for a valid
+call, and an error that names an argument at fault for any other. `--first 4711 --calls 1` repeats
+one call.
 
 The modes: `eager`; `inference`, where a graph is built of placeholders with shapes known in part;
 `graph` and `jit`, which run functions that learn all shapes at run time, a number of calls each.

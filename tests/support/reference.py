@@ -1,15 +1,15 @@
-"""The two operations and their gradients in NumPy, and how far from them a result may lie.
+"""The two operations and their gradients in NumPy, and bounds on the error of a result.
 
-Two passes over the data, group by group, and gradients by the chain rule step by step: another
-algorithm than the kernels', in float64, or in longdouble where float64 itself is under test.
+The algorithm is not that of the kernels: two passes over the data, group by group, and gradients by
+the chain rule, step by step. It runs in float64, or in longdouble if float64 itself is under test.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-# Unit roundoff of the arithmetic and of the storage of each element type. Twice that of float64,
-# for there is no wider type to keep its sums in.
+# Unit roundoff of the arithmetic and of the storage of each element type. That of float64 is
+# doubled, because no wider type holds its sums.
 ARITHMETIC_ROUNDOFF = {
     "float16": 2.0**-24,
     "bfloat16": 2.0**-24,
@@ -214,3 +214,21 @@ def assert_gradient(actual, expected, dtype, **factors):
     assert actual.shape == expected.shape
     error, bound = norm(actual - expected), gradient_bound(expected, dtype, **factors)
     assert error <= bound, f"the error is {error:.3g} in norm, {bound:.3g} is allowed"
+
+
+def assert_statistics(mean, rstd, expected, dtype):
+    """Mean and rstd lie within some roundings of the arithmetic, relative to the deviation.
+
+    Args:
+        mean: of an op, by sample and group or by output channel.
+        rstd: as `mean`.
+        expected: the reference's `Result`.
+        dtype: of the op's arithmetic.
+    """
+    roundoff = ARITHMETIC_ROUNDOFF[dtype]
+    deviation = (1 / expected.rstd).max(initial=0)
+    offset = (np.abs(expected.mean) * expected.rstd).max(initial=0)
+    np.testing.assert_allclose(
+        mean, expected.mean, rtol=2 * roundoff, atol=8 * roundoff * deviation
+    )
+    np.testing.assert_allclose(rstd, expected.rstd, rtol=8 * roundoff * (1 + offset))

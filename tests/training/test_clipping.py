@@ -26,7 +26,7 @@ def clipped(gradient, weights, clipping, epsilon):
 
 
 def draw(shape, dtype="float32", seed=0):
-    """Gradients and weights of all sizes, some of whose units are 0."""
+    """Gradients and weights whose units differ by orders of magnitude; some units are 0."""
     rng = np.random.default_rng(seed)
 
     def normal():

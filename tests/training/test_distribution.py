@@ -1,7 +1,6 @@
 """Training on several devices and machines: the same losses as on one."""
 
 import contextlib
-import json
 import os
 import sys
 
@@ -13,20 +12,8 @@ import tensorflow as tf
 from workers import printed_json, worker_environments
 
 EXAMPLES = paths.EXAMPLES / "distribution"
-# Sums of the replicas' gradients are rounded in another order than those of one device.
+# The gradients of replicas are summed in another order than those of one device.
 ROUNDING = 1e-4
-
-
-@pytest.fixture
-def run_to_the_end(run_python):
-    """Runs code in a fresh interpreter; returns the JSON that it printed last."""
-
-    def run(code):
-        result = run_python(code, PYTHONPATH=paths.python_path(paths.SUPPORT))
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout.splitlines()[-1])
-
-    return run
 
 
 TWO_DEVICES = """
@@ -54,8 +41,9 @@ print(json.dumps([two.num_replicas_in_sync, losses(two), losses(one)]))
 """
 
 
-def test_keras_fit_under_mirrored_strategy(run_to_the_end):
-    replicas, two, one = run_to_the_end(KERAS_FIT)
+def test_keras_fit_under_mirrored_strategy(answer):
+    path = paths.python_path(paths.SUPPORT)
+    replicas, two, one = answer(KERAS_FIT, PYTHONPATH=path)
     assert replicas == 2
     assert one[-1] < 0.9 * one[0]
     np.testing.assert_allclose(two, one, rtol=ROUNDING)
@@ -161,8 +149,8 @@ except tf.errors.UnknownError as error:
 """
 
 
-def test_dtensor_takes_the_stock_ops(run_to_the_end):
-    fused_error = run_to_the_end(DTENSOR)
+def test_dtensor_takes_the_stock_ops(answer):
+    fused_error = answer(DTENSOR)
     assert "'tf.GroupNorm' op does not implement layout propagation" in fused_error
 
 
