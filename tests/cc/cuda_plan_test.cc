@@ -1,5 +1,5 @@
-// What a plan promises: every element is one block's, blocks fit the device, a large tensor fills
-// it, even at batch 1. What kernels make of plans is tested in group_norm_cuda_test.cc.
+// Plans: every element belongs to one block, blocks fit the device, and a large tensor fills it
+// even at batch 1. group_norm_cuda_test.cc tests the kernels that run as planned.
 #include "kernels/cuda/plan.h"
 
 #include <gtest/gtest.h>
@@ -86,7 +86,7 @@ void ForEachPlan(F&& f) {
   }
 }
 
-// A plan that is known is the plan that a search finds, whatever was planned in between.
+// A cached plan is the one that a search finds, whatever was planned in between.
 TEST(CudaPlan, IsFoundAgain) {
   const auto is_same = [](const CudaPlan& a, const CudaPlan& b) {
     return a.one_launch == b.one_launch && a.held == b.held && a.threads == b.threads &&

@@ -1,4 +1,4 @@
-// Numbers in memory of every element type, for tests of the CUDA kernels.
+// Buffers of every element type, for tests of the CUDA kernels.
 #ifndef TFGN_TESTS_CUDA_TESTING_H_
 #define TFGN_TESTS_CUDA_TESTING_H_
 
@@ -36,14 +36,14 @@ template <typename T>
 double Rounding() {
   return std::is_same_v<T, float16> ? 0x1p-11 : std::is_same_v<T, bfloat16> ? 0x1p-8 : 0;
 }
-// Of the arithmetic. The reference's own is as large as that of double.
+// One rounding of the arithmetic, relative. For double, twice as much: the reference rounds, too.
 template <typename T>
 double Arithmetic() {
   return std::is_same_v<T, double> ? 0x1p-51 : 0x1p-24;
 }
 
-// Memory of `count` elements, as aligned as CUDA's plus `offset` elements. What lies around them is
-// filled, and out of bounds for AddressSanitizer.
+// Memory of `count` elements, `offset` elements past an address that is aligned as CUDA's are. The
+// memory around them is filled, and out of bounds for AddressSanitizer.
 template <typename T>
 class Buffer {
  public:
@@ -65,7 +65,7 @@ class Buffer {
   T& operator[](int64_t i) { return data()[i]; }
   int64_t size() const { return count_; }
 
-  // Whether nothing before or behind the elements was written.
+  // Whether nothing before or after the elements was written.
   bool Intact() const {
     Protect(false);
     bool intact = true;
@@ -100,7 +100,7 @@ void Fill(Buffer<T>* buffer, std::mt19937* random, double offset = 0) {
   for (int64_t i = 0; i < buffer->size(); ++i) Set(offset + normal(*random), &(*buffer)[i]);
 }
 
-// The norm of an error, relative to that of what was expected.
+// The norm of an error, relative to that of the reference.
 struct RelativeError {
   double error = 0, expected = 0;
 
@@ -111,20 +111,21 @@ struct RelativeError {
   double value() const { return expected > 0 ? std::sqrt(error / expected) : std::sqrt(error); }
 };
 
-// AddressSanitizer makes coroutines ten times as slow: it sees the small cases only.
+// AddressSanitizer makes coroutines ten times as slow, so it runs small cases only.
 #ifdef __SANITIZE_ADDRESS__
 inline constexpr int64_t kMaxElements = 2000;
 #else
 inline constexpr int64_t kMaxElements = 1 << 19;
 #endif
 
-// Devices that make the plans differ: a slab in one block, in a cluster, in two launches, not held.
+// Devices on which plans differ: a part is held by a block or by a cluster, or is read twice, in
+// one launch or in two.
 inline const CudaDevice kDevices[] = {{90, 2, 227 << 10, 228 << 10, 50 << 20},
                                       {90, 64, 227 << 10, 228 << 10, 50 << 20},
                                       {75, 24, 64 << 10, 64 << 10, 4 << 20},
                                       {90, 8, 49 << 10, 50 << 10, 1 << 10}};
 
-// Plans a pass and runs it; "" or what went wrong.
+// Plans a pass and runs it. Returns "" or an error.
 template <typename Shape, typename Tensors>
 std::string RunPlanned(const Shape& shape, const Tensors& tensors, const CudaDevice& device) {
   const CudaQueue queue{device};

@@ -1,5 +1,5 @@
-// The CUDA kernels on an emulated device, against plain loops in double: what they compute, that
-// they write every element and none besides, that no order of threads changes a bit.
+// The CUDA kernels on an emulated device. Results match plain loops in double, every element is
+// written and nothing else, and the order of threads does not change a bit.
 #include "cuda_testing.h"
 
 #include <gtest/gtest.h>
@@ -142,12 +142,12 @@ void Compare(GroupNormData<T>& d) {
       for_each([&](int64_t i, int64_t c) {
         const double z = z_of(i, c, (ToDouble(d.x[i]) - mean) * rstd);
         const double y = ActivationOf(s.activation, z);
-        // Of z, whose terms may cancel; activations are at most 1.1 times as steep.
+        // The bound of z, whose terms may cancel. Activations are at most 1.1 times as steep.
         double bound = unit * (8 * (1 + offset) * std::fabs(gamma_of(c)) + 2 * std::fabs(y) + 4);
         bound += rounding * (std::fabs(y) + bound) + smallest;
         worst = std::max(worst, std::fabs(ToDouble(d.y[i]) - y) / bound);
       });
-      // From the saved statistics, which are what the gradient is given.
+      // Computed from the saved statistics, as the gradient is.
       double sum = 0, sum_xhat = 0;
       const double saved_mean = d.mean[group], saved_rstd = d.rstd[group];
       const auto xhat_of = [&](int64_t i) { return (ToDouble(d.x[i]) - saved_mean) * saved_rstd; };
@@ -334,7 +334,7 @@ TEST(EmulatedGroupNorm, OutputsInTheMemoryOfInputs) {
       EXPECT_TRUE(SameBits(d.y, g.x));
       EXPECT_EQ(forward(h, h.side.data()), "");
       EXPECT_TRUE(SameBits(d.y, h.side));
-      // Outputs that nobody wants.
+      // Outputs that are not wanted.
       GroupNormData<float> i(shape, 0.5, 0, 1);
       EXPECT_EQ(backward(i, i.dx.data(), nullptr), "");
       EXPECT_TRUE(SameBits(d.dx, i.dx));

@@ -1,6 +1,6 @@
 // The kernels on buffers of exactly the size they may touch, for AddressSanitizer and
-// ThreadSanitizer to watch. Values are the business of tests/kernels/test_kernels.py; here it is
-// enough that every output was written and is finite.
+// ThreadSanitizer. These tests check that every output was written and is finite;
+// tests/kernels/test_kernels.py checks the values.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -18,7 +18,7 @@
 namespace tfgn {
 namespace {
 
-// A heap block of `count` elements and not a byte more, off the alignment of an allocation.
+// A heap block of exactly `count` elements that is not aligned as an allocation is.
 template <typename T>
 class Exact {
  public:
@@ -235,7 +235,7 @@ TEST_P(EveryTarget, StandardizeWeights) {
 INSTANTIATE_TEST_SUITE_P(, EveryTarget, testing::ValuesIn(CpuTargets()),
                          [](const auto& test) { return test.param; });
 
-// No allocation of the test's own is left to chance: an empty tensor has no element to touch.
+// An empty tensor has no element to touch.
 TEST(Empty, GroupNorm) {
   for (const TestShape& row : TestShapes({"empty"})) {
     RunGroupNorm<float>(ShapeOf(row), ParallelFor());
