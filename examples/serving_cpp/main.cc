@@ -1,4 +1,4 @@
-// Serves a SavedModel over standard input and output. See kUsage.
+// Serves a SavedModel over standard input and output; see kUsage.
 
 #include <iostream>
 #include <string>
@@ -19,20 +19,20 @@ constexpr int kExitUsage = 2;
 constexpr char kUsage[] =
     R"(usage: serving_cpp --model DIR [--library FILE] [--signature NAME] [--probe-shape SIZES]
 
-Answers requests with a SavedModel, without Python. A request is a line on the standard input: a
-batch as a nested JSON list of numbers. Its answer is a line on the standard output: a list, or
-{"error": "one sentence"}, after which the next request is served. The program ends with its input.
+Serves a SavedModel without Python. A request is a line on standard input: a batch as a nested JSON
+list of numbers. Its answer is a line on standard output: a list, or {"error": "one sentence"}. After
+an error the next request is served. The program ends when its input ends.
 
-At start it runs one batch of zeros, then says "ready" on the standard error. Without that it exits
-with code 1 and one sentence.
+At start it runs one batch of zeros, then prints "ready" to standard error. If that fails, it prints
+one sentence and exits with code 1.
 
-  --model DIR          the folder of the SavedModel
-  --library FILE       the library of the model's custom ops
-  --signature NAME     which function of the model (default: serving_default)
-  --probe-shape SIZES  of the batch of zeros, where the model leaves more open than the number of
-                       samples: 1x224x224x3
+  --model DIR          folder of the SavedModel
+  --library FILE       library of the model's custom ops
+  --signature NAME     function of the model (default: serving_default)
+  --probe-shape SIZES  shape of the batch of zeros, such as 1x224x224x3; needed if the number of
+                       samples is not the only unknown size
 
-The environment variable TF_CPP_MIN_LOG_LEVEL=3 silences most of TensorFlow's own notes.
+The environment variable TF_CPP_MIN_LOG_LEVEL=3 silences most of TensorFlow's messages.
 )";
 
 struct Options {

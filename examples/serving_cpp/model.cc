@@ -23,7 +23,7 @@ namespace {
 
 using tensorflow::TensorInfo;
 
-// Says what to do about an op that no loaded library has; other errors stay as they are.
+// Adds a remedy to the error for an op that no loaded library has. Other errors are unchanged.
 absl::Status Explained(const absl::Status& status) {
   constexpr absl::string_view kMissing = "Op type not registered '";
   const absl::string_view message = status.message();
@@ -127,7 +127,7 @@ absl::Status Model::Probe(const std::vector<int64_t>& shape) const {
   if (!probe.AsTensorShape(&full)) {
     return absl::InvalidArgumentError(absl::StrCat("the model takes inputs of the shape ",
                                                    input_shape(),
-                                                   ": say with --probe-shape which one to try"));
+                                                   ": pass the one to try with --probe-shape"));
   }
   const auto sizes = full.dim_sizes();
   const std::vector<float> zeros(full.num_elements());

@@ -1,4 +1,4 @@
-// A SavedModel, loaded and run without Python. TensorFlow stays behind this file.
+// Loads and runs a SavedModel without Python. Only model.cc includes TensorFlow.
 
 #ifndef SERVING_CPP_MODEL_H_
 #define SERVING_CPP_MODEL_H_
@@ -12,11 +12,11 @@
 #include "absl/status/statusor.h"
 #include "nested_array.h"
 
-// Loads a library of custom ops, such as `_tfgn_ops.so`: once per process and library, before the
-// models that need it.
+// Loads a library of custom ops, such as `_tfgn_ops.so`. Call it once per library and process,
+// before loading models that need it.
 absl::Status LoadOpLibrary(const std::string& path);
 
-// One signature of a SavedModel, of one float32 input and one float32 output.
+// One signature of a SavedModel, with one float32 input and one float32 output.
 class Model {
  public:
   // Loads the SavedModel in the folder `path`.
@@ -29,12 +29,11 @@ class Model {
   // The shape of the input, such as [?,8,8,3].
   std::string input_shape() const;
 
-  // InvalidArgument where the signature takes no input of that shape. May be called from several
-  // threads at once.
+  // Returns InvalidArgument if the signature does not accept the shape of the input. Thread-safe.
   absl::StatusOr<NestedArray> Run(const NestedArray& input) const;
 
-  // Runs a batch of zeros: only a run finds out whether all ops of the model are there. `shape` may
-  // be empty where the signature leaves open the number of samples alone.
+  // Runs a batch of zeros, because only a run detects missing ops. `shape` may be empty if the
+  // number of samples is the only unknown size of the signature.
   absl::Status Probe(const std::vector<int64_t>& shape) const;
 
  private:

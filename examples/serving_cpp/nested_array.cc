@@ -8,7 +8,7 @@
 
 namespace {
 
-// TensorFlow's kernels take no more; it also bounds the recursion.
+// The highest rank that TensorFlow's kernels accept. It also bounds the recursion.
 constexpr size_t kMaxRank = 8;
 
 class Parser {
@@ -22,7 +22,7 @@ class Parser {
   }
 
  private:
-  // The next character that is not white space; '\0' at the end.
+  // Returns the next character that is not white space, or '\0' at the end.
   char Peek() {
     while (at_ < text_.size() && std::string_view(" \t\r\n").find(text_[at_]) != text_.npos) ++at_;
     return at_ < text_.size() ? text_[at_] : '\0';
@@ -75,7 +75,7 @@ class Parser {
   }
 
   absl::Status Number() {
-    // from_chars also reads "inf" and "nan", which are no JSON.
+    // from_chars also accepts "inf" and "nan", which are not JSON.
     const size_t digit = at_ + (Peek() == '-' ? 1 : 0);
     if (digit >= text_.size() || text_[digit] < '0' || text_[digit] > '9') {
       return Unexpected("a number");
@@ -124,7 +124,7 @@ absl::StatusOr<std::string> FormatNestedArray(const NestedArray& array) {
   for (const float value : array.values) {
     if (std::isfinite(value)) continue;
     return absl::InvalidArgumentError(
-        "the answer holds NaN or infinity, which JSON has no numbers for");
+        "the answer holds NaN or infinity, which JSON cannot represent");
   }
   std::string json;
   const float* value = array.values.data();

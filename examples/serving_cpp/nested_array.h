@@ -1,4 +1,4 @@
-// Arrays of float32 as JSON writes them: nested lists of numbers, [[1, 2.5], [3, 4]].
+// Converts float32 arrays from and to JSON: nested lists of numbers such as [[1, 2.5], [3, 4]].
 
 #ifndef SERVING_CPP_NESTED_ARRAY_H_
 #define SERVING_CPP_NESTED_ARRAY_H_
@@ -15,12 +15,12 @@ struct NestedArray {
   std::vector<float> values;  // Row-major.
 };
 
-// InvalidArgument where `json` is anything but one list whose lists of one depth are equally long
-// and which holds nothing but finite float32 numbers.
+// Returns InvalidArgument unless `json` is one list of finite float32 numbers in which all lists of
+// one depth have the same length.
 absl::StatusOr<NestedArray> ParseNestedArray(std::string_view json);
 
-// The shortest decimals that read back as the same float32. InvalidArgument where a value is NaN or
-// infinite, which JSON has no numbers for.
+// Writes the shortest decimals that read back as the same float32. Returns InvalidArgument if a
+// value is NaN or infinite, which JSON cannot represent.
 absl::StatusOr<std::string> FormatNestedArray(const NestedArray& array);
 
 #endif  // SERVING_CPP_NESTED_ARRAY_H_

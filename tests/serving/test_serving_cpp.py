@@ -205,7 +205,7 @@ def test_model_of_open_size_is_probed_with_the_size_given(serve, tmp_path):
     keras.Model(inputs, outputs).export(tmp_path, verbose=False)
     refused = serve(model=tmp_path)
     assert refused.returncode == 1
-    assert last_line(refused.stderr).endswith("[?,?,?,4]: say with --probe-shape which one to try")
+    assert last_line(refused.stderr).endswith("[?,?,?,4]: pass the one to try with --probe-shape")
     x = np.float32([[[[1, 2, 3, 5]]]])
     result = serve([json.dumps(x.tolist())], model=tmp_path, probe_shape="1x2x2x4")
     assert last_line(result.stderr).startswith("serving_cpp: ready")
