@@ -1,8 +1,7 @@
-"""How the functions and layers behave while a model is traced for an export.
+"""The switch that `export` sets and that `ops` and `layers` read while a model is traced.
 
-The one switch between `export`, which sets it, and `ops` and `layers`, which obey it. It holds for
-the thread that sets it and reaches through nested and shared layers, wrappers and subclassed
-models alike, as nothing in the model changes.
+It applies to the thread that sets it. The model itself does not change, so the switch reaches
+nested and shared layers, wrappers and subclassed models.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ import concurrent.futures
 import contextlib
 import contextvars
 import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -25,36 +26,36 @@ class ExportMode:
     """A trace of a model for an export: standardized kernels become constants of the graph.
 
     Args:
-        stock: whether the functions of `ops` are those of `stock`.
+        stock: whether the functions of `ops` use the ones of `stock`.
 
     Attributes:
-        stock: the same.
-        folded_bytes: the size of the constants so far.
+        stock: as given.
+        folded_bytes: the total size of the constants so far.
     """
 
-    def __init__(self, stock: bool):
+    def __init__(self, stock: bool) -> None:
         self.stock = stock
         self.folded_bytes = 0
-        self._constants = {}
+        self._constants: dict[tuple[Any, ...], tuple[tf.Graph, tf.Tensor]] = {}
 
     @contextlib.contextmanager
-    def active(self):
-        """Makes this what the functions and layers obey, for the time of a `with` block."""
+    def active(self) -> Iterator[ExportMode]:
+        """Applies this mode within a `with` block."""
         token = _CURRENT.set(self)
         try:
             yield self
         finally:
             _CURRENT.reset(token)
 
-    def constant(self, value):
+    def constant(self, value: tf.Tensor) -> tf.Tensor:
         """Returns an eager tensor as a constant of the graph under construction.
 
-        Equal tensors become one constant: a layer called twice has its kernel once.
+        Equal tensors share a constant, so a layer that is called twice stores its kernel once.
         """
         graph = tf.compat.v1.get_default_graph()
         array = value.numpy()
         digest = hashlib.sha256(array.tobytes()).digest()
-        # The graph is held too, as the id of one that is gone may come back.
+        # Holding the graph keeps its id from being reused.
         key = (id(graph), value.dtype, array.shape, digest)
         if key not in self._constants:
             self.folded_bytes += array.nbytes
@@ -63,36 +64,36 @@ class ExportMode:
 
 
 def stock_ops() -> bool:
-    """Whether the functions of `ops` are to be those of `stock`."""
+    """Returns whether the functions of `ops` must use the ones of `stock`."""
     mode = _CURRENT.get()
     return mode is not None and mode.stock
 
 
-def folded(compute):
-    """Calls a function that depends on variables alone; under an export, once and for all.
+def folded(compute: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """Calls a function that depends only on variables; in an export, turns the result constant.
 
     Args:
         compute: returns a tensor.
 
     Returns:
-        The tensor; in the graph of an export a constant of its value now.
+        The tensor. In the graph of an export, a constant with the current value.
     """
     mode = _CURRENT.get()
-    # In a stateless scope variables may read as tensors of the graph.
+    # In a stateless scope, variables may read as tensors of the graph.
     if mode is None or tf.executing_eagerly() or in_stateless_scope():
         return compute()
     return mode.constant(_call_outside_of_graphs(compute))
 
 
-def _call_outside_of_graphs(compute):
-    """Calls a function in a thread of its own, so eagerly and with no trace that notices it.
+def _call_outside_of_graphs(compute: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """Calls a function eagerly, in a thread of its own that no trace observes.
 
-    In `tf.init_scope` the graph under construction would take note of every variable that is read,
-    and the export would save them all.
+    In `tf.init_scope`, the graph under construction would capture every variable that is read, and
+    the export would save them all.
     """
     scope = get_autocast_scope()
 
-    def call():
+    def call() -> tf.Tensor:
         with AutocastScope(scope.dtype if scope else None):
             return compute()
 

@@ -68,7 +68,7 @@ def test_file_that_is_no_model_is_one_sentence(tmp_path, capsys):
 def test_failed_check_is_one_sentence(model_file, tmp_path, capsys):
     argv = ["export", str(model_file), str(tmp_path / "out"), "--portable", "--tolerance", "0"]
     assert tfgn_cli.main(argv) == 1
-    assert "tfgn: What was written differs from the model" in capsys.readouterr().err
+    assert "tfgn: The export differs from the model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_op_that_the_format_lacks_is_named(format, function, sentence, tmp_path)
 
 def test_file_that_does_not_run_is_not_left(tmp_path, monkeypatch):
     monkeypatch.setattr(tflite, "convert", lambda saved_model, path: path.write_text("no model"))
-    with pytest.raises(tfgn.ExportError, match="What was written does not run: "):
+    with pytest.raises(tfgn.ExportError, match="The exported model does not run: "):
         tfgn.export(small_resnet.build(), tmp_path / "model", True, "tflite")
     assert list(tmp_path.iterdir()) == []
 

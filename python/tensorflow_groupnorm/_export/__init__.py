@@ -1,4 +1,4 @@
-"""Models for serving: standardized kernels as constants, and if wished no custom op at all."""
+"""Exports models for serving: standardized kernels as constants, optionally no custom ops."""
 
 from .errors import ExportError
 from .export import Exported, export

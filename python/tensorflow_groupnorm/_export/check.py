@@ -1,8 +1,9 @@
-"""Compares what was written with the model it was made of, on a batch."""
+"""Compares an export with the model it was made from, on one batch."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,9 +11,9 @@ import tensorflow as tf
 
 from .errors import ExportError, first_line
 
-# Largest differences, relative to the largest magnitude of an output. The order of float32 sums
-# differs between runtimes; the op holds epsilon as a float32 also for float64; a layer in half
-# precision rounds to 11 or 8 bits, and what follows it amplifies that.
+# Largest differences, relative to the largest magnitude of an output. Runtimes sum float32 in
+# different orders; the op stores epsilon as a float32 for float64 inputs too; a layer in half
+# precision rounds to 11 or 8 bits, and the layers after it amplify that.
 _TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 _BATCH = 2
@@ -20,24 +21,26 @@ _UNKNOWN_SIZE = 64
 
 
 def default_tolerance(dtype: str) -> float:
-    """Returns the largest relative difference to allow for a model that computes in `dtype`."""
+    """Returns the largest relative difference allowed for a model that computes in `dtype`."""
     return _TOLERANCES[dtype]
 
 
-def as_batch(signature, example=None):
-    """Returns a batch to check on: an example, or two random samples.
+def as_batch(signature: list[Any], example: Any = None) -> list[Any]:
+    """Returns the batch to compare on: the example, or two random samples.
 
     Args:
         signature: of `named_signature`.
-        example: a structure of arrays like the model's input, a tuple of them for several
-            positional arguments, or None. Random floats are of the standard normal distribution,
-            integers 0 or 1, valid as indices of almost anything; unknown sizes are 64.
+        example: a structure of arrays like the model's input, or a tuple of them for several
+            positional arguments. If None, floats are drawn from the standard normal distribution
+            and integers from 0 and 1, which are valid as indices almost everywhere. Unknown sizes
+            are 64.
 
     Returns:
         A list of structures of tensors, one per positional argument.
 
     Raises:
-        ExportError: if the example does not fit the signature, or is needed and missing.
+        ExportError: if the example does not fit the signature, or if one is needed and None is
+            given.
     """
     if example is None:
         generator = np.random.default_rng(0)
@@ -57,18 +60,18 @@ def as_batch(signature, example=None):
         ) from error
 
 
-def example_of(signature, arrays) -> tuple:
-    """Returns arrays as `as_batch` takes an example.
+def example_of(signature: list[Any], arrays: np.ndarray | dict[str, np.ndarray]) -> tuple[Any, ...]:
+    """Returns arrays in the structure in which `as_batch` takes an example.
 
     Args:
         signature: of `named_signature`.
-        arrays: a dict from the names in the signature to arrays; an array, if there is one name.
+        arrays: a dict from the names in the signature to arrays, or one array for one name.
 
     Returns:
         A tuple of structures of arrays, one per positional argument.
 
     Raises:
-        ExportError: if the arrays are not those of the signature.
+        ExportError: if the names are not those of the signature.
     """
     names = [spec.name for spec in keras.tree.flatten(signature)]
     if not isinstance(arrays, dict):
@@ -86,7 +89,7 @@ def example_of(signature, arrays) -> tuple:
     return tuple(keras.tree.pack_sequence_as(signature, [arrays[name] for name in names]))
 
 
-def _random(spec, generator):
+def _random(spec: tf.TensorSpec, generator: np.random.Generator) -> tf.Tensor:
     if spec.shape.rank is None or spec.dtype == tf.string:
         raise ExportError(
             f"No random batch can be made for an input of shape {spec.shape} and dtype "
@@ -101,20 +104,20 @@ def _random(spec, generator):
     return tf.cast(generator.integers(0, 2, shape), spec.dtype)
 
 
-def by_name(signature, batch) -> dict[str, tf.Tensor]:
-    """Returns the tensors of a batch by the names in its signature."""
+def by_name(signature: list[Any], batch: list[Any]) -> dict[str, tf.Tensor]:
+    """Returns the tensors of a batch, keyed by the names in its signature."""
     names = [spec.name for spec in keras.tree.flatten(signature)]
     return dict(zip(names, keras.tree.flatten(batch), strict=True))
 
 
-def run_model(model, batch) -> dict:
-    """Returns the model's own outputs by the names that a signature gives them.
+def run_model(model: keras.Model, batch: list[Any]) -> dict[str, tf.Tensor]:
+    """Returns the outputs of the model, keyed by the names that a signature gives them.
 
     Raises:
-        ExportError: if it does not take the batch.
+        ExportError: if the model does not run on the batch.
     """
     try:
-        # In a graph, as the export: eagerly TensorFlow has fewer kernels for channels_first.
+        # In a graph, like the export: eagerly, TensorFlow has fewer kernels for channels_first.
         function = tf.function(lambda: model(*batch, training=False)).get_concrete_function()
         outputs = function()
     except Exception as error:
@@ -127,21 +130,22 @@ def run_model(model, batch) -> dict:
     return {f"output_{i}": tensor for i, tensor in enumerate(keras.tree.flatten(outputs))}
 
 
-def largest_difference(expected: dict, actual: dict) -> float:
-    """Returns the largest difference, relative to the largest magnitude of its output.
+def largest_difference(expected: dict[str, Any], actual: dict[str, Any]) -> float:
+    """Returns the largest difference of an output, relative to its largest magnitude.
 
-    Infinite where names, shapes or what is finite differ, or what has no magnitude does.
+    The difference is infinite if names, shapes or the positions of finite numbers differ, or if
+    outputs that are not numbers differ.
     """
     if expected.keys() != actual.keys():
         return math.inf
     return max((_difference(_array(expected[k]), _array(actual[k])) for k in expected), default=0.0)
 
 
-def _array(tensor):
+def _array(tensor: Any) -> np.ndarray:
     return np.asarray(tf.cast(tensor, tf.float32) if tensor.dtype == tf.bfloat16 else tensor)
 
 
-def _difference(expected, actual):
+def _difference(expected: np.ndarray, actual: np.ndarray) -> float:
     if expected.shape != actual.shape:
         return math.inf
     if expected.dtype.kind not in "fiu":

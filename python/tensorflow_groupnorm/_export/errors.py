@@ -1,25 +1,25 @@
-"""What can go wrong, in one sentence."""
+"""The error of an export, and error messages shortened to one line."""
 
 import re
 
-#: What to do about ops of lookup tables.
+#: The way around ops of lookup tables.
 LOOKUPS = (
-    "look strings and integers up before the model, and export it without StringLookup, "
-    "TextVectorization and the like"
+    "look strings and integers up before the model, and export it without layers such as "
+    "StringLookup, TextVectorization"
 )
 
 
 class ExportError(RuntimeError):
-    """A model could not be exported. The message says why, in one sentence; nothing is written."""
+    """A model could not be exported. The message says why; no file is written."""
 
 
 def first_line(error: Exception) -> str:
-    """Returns what an error says, without what TensorFlow and Keras put around it."""
-    # MLIR puts the place in the graph before, in brackets within brackets.
+    """Returns the message of an error without the context that TensorFlow and Keras add."""
+    # MLIR puts the location in the graph, with nested brackets, before the message.
     refused = re.search(r"error: loc\(.*\)\): (.*)$", str(error), flags=re.MULTILINE)
     if refused:
         return refused[1]
-    # TensorFlow puts a traceback of the graph's construction before, and names of nodes.
+    # TensorFlow adds the traceback of the graph's construction, and names of nodes.
     *_, message = re.split(r"^\s*\w+Error: ", str(error), flags=re.MULTILINE)
     message = re.sub(r"\x1b\[\d*m|\{\{.*?\}\}", "", message)
     lines = [line.strip() for line in message.splitlines()]

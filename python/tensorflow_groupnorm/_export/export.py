@@ -31,12 +31,13 @@ class Exported:
     """What `export` wrote.
 
     Attributes:
-        path: the folder of the SavedModel, or the file.
+        path: the directory of the SavedModel, or the file.
         format: `"saved_model"`, `"tflite"` or `"onnx"`.
         portable: whether it runs without the op library.
-        custom_ops: the ops it has that TensorFlow has not; empty where it is portable.
-        difference: the largest difference from the model on the batch it was checked on, relative
-            to the largest magnitude of an output; None where there was none.
+        custom_ops: the ops in it that stock TensorFlow does not have. Empty if it is portable.
+        difference: the largest difference from the outputs of the model on the batch that they were
+            compared on, relative to the largest magnitude of an output. None if they were not
+            compared.
     """
 
     path: Path
@@ -59,56 +60,60 @@ def export(
 ) -> Exported:
     """Writes a model for serving.
 
-    Standardized kernels are computed once and become constants: weight standardization costs
-    nothing at serving time. The GroupNorm op stays, and what serves the model needs the op library
-    of this package; with `portable=True` it is replaced by stock TensorFlow ops, and the model
-    runs wherever stock models run: in TensorFlow without this package, TensorFlow Serving, TFLite
-    and ONNX Runtime.
+    Standardized kernels are computed once and become constants, so weight standardization costs
+    nothing at serving time. By default, the fused GroupNorm op remains, and serving the model
+    requires the op library of this package. With `portable=True`, stock TensorFlow ops replace it,
+    and the model runs wherever stock models run: in TensorFlow without this package, TensorFlow
+    Serving, TFLite and ONNX Runtime.
 
-    What was written is loaded and run on a batch, and its outputs compared with the model's, before
-    it takes its place at `path`. Where the fused model does not even run here, on a batch of
-    random numbers, a warning says that it was not checked. The model itself is not changed.
+    Before the export is moved to `path`, it is loaded and run on a batch, and its outputs are
+    compared with those of the model. If a fused model does not run on this machine on random
+    numbers, it is exported without the comparison, and a warning says so. The model itself does not
+    change.
 
-    A SavedModel is as of `keras.Model.export`: the endpoint `serve`, the signature
-    `serving_default`, any batch size unless the model runs with the one that it declares alone. The
-    file `assets.extra/tensorflow_groupnorm.json` in it says which custom ops it has and which
-    packages and versions it needs. TFLite files hold TFLite's
-    builtin ops alone, ONNX files opset 18; both compute in float32 whatever the dtype policy.
+    A SavedModel has the endpoint `serve` and the signature `serving_default`, as from
+    `keras.Model.export`. It accepts any batch size, unless the model runs only with the one that
+    it declares. Its file `assets.extra/tensorflow_groupnorm.json` lists the custom ops, and the
+    packages and versions that it requires. TFLite files contain only TFLite's builtin ops; ONNX
+    files have opset 18. Both compute in float32, whatever the dtype policy of the model.
 
     Args:
         model: a built `keras.Model`: Functional, Sequential, or subclassed and called once.
-        path: where to write: the folder of a SavedModel, or the file.
-        portable: whether to leave out all custom ops. TFLite and ONNX need it.
+        path: the directory of the SavedModel, or the file, to write.
+        portable: whether to use only stock ops. Required for TFLite and ONNX.
         format: `"saved_model"`, `"tflite"` or `"onnx"`.
         input_signature: a list of structures of `keras.InputSpec` or `tf.TensorSpec`, one per
-            positional argument of the model, in place of what the model tells.
-        example: a batch to check on, structured as the model's input; random by default, with 64
-            for sizes that are not known. A tuple holds several positional arguments.
+            positional argument of the model, which replaces the model's own.
+        example: the batch to compare on, structured like the input of the model. A tuple holds
+            several positional arguments. By default, two random samples, with 64 for unknown
+            sizes.
         tolerance: the largest difference to accept, relative to the largest magnitude of an output.
-            By default 1e-4; for models that compute in float64 1e-6, in float16 1e-2 and in
-            bfloat16 5e-2.
-        overwrite: whether to replace what is at `path`: a file, a SavedModel or a link, not what
-            the link points to.
+            By default 1e-4; for models that compute in float64 1e-6, in float16 1e-2, in bfloat16
+            5e-2.
+        overwrite: whether to replace a file, a SavedModel or a symbolic link at `path`. The target
+            of a link is left alone.
 
     Returns:
-        An `Exported`, which tells what was written and the difference that was found.
+        An `Exported` with what was written and the difference that was found.
 
     Raises:
-        ExportError: if the model does not know the shapes of its inputs, does not run on the batch,
-            has nested outputs, calls custom ops by their raw name in spite of `portable`, has ops
-            that the format lacks, or if what was written differs from the model by more than
-            `tolerance`. Nothing is written then.
-        FileExistsError: if there is something at `path`, a link included, and `overwrite` is not
-            set, or if that is a folder of anything but a SavedModel.
-        NotADirectoryError: if `path` is below a file.
+        ExportError: if the input shapes of the model are unknown, the model does not run on the
+            batch, has nested outputs, calls custom ops by their raw names although `portable` is
+            set, or has ops that the format does not support; or if the export differs from the
+            model by more than `tolerance`. No file is written.
+        FileExistsError: if `path` exists and `overwrite` is not set, or if `path` is a directory
+            that does not hold a SavedModel.
+        NotADirectoryError: if a parent of `path` is a file.
         ImportError: if the format needs a package that is not installed.
-        TypeError: if `model` is no `keras.Model`.
-        ValueError: for another argument outside of the above.
+        RuntimeError: if Keras does not run on TensorFlow.
+        TypeError: if `model` is not a `keras.Model`.
+        ValueError: if another argument is invalid.
     """
     path = Path(path)
     _check_arguments(model, portable, format)
     _check_target(path, overwrite)
-    # What runs TFLite and ONNX files has convolutions in float32 alone.
+    # The runtimes of TFLite and ONNX files have convolutions only in float32.
+    precision: contextlib.AbstractContextManager[None]
     precision = contextlib.nullcontext() if format == "saved_model" else computing_in_float32(model)
     with precision, without_rematerialization(model):
         signature = named_signature(model, input_signature)
@@ -117,7 +122,7 @@ def export(
         except ExportError as error:
             if portable or example is not None:
                 raise
-            warnings.warn(f"The export is not checked. {error}", stacklevel=2)
+            warnings.warn(f"The export is not compared with the model. {error}", stacklevel=2)
             expected = None
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as unfinished, TemporaryDirectory(dir=unfinished.parent) as folder:
@@ -131,7 +136,7 @@ def export(
     return Exported(path, format, portable, custom_ops, difference)
 
 
-def _check_arguments(model, portable, format):
+def _check_arguments(model: keras.Model, portable: bool, format: str) -> None:
     if not on_tensorflow():
         raise RuntimeError(
             "export needs Keras on TensorFlow (KERAS_BACKEND=tensorflow). "
@@ -143,28 +148,32 @@ def _check_arguments(model, portable, format):
         raise ValueError(f"`format` must be one of {', '.join(FORMATS)}. Received: {format!r}")
     if format != "saved_model" and not portable:
         raise ValueError(
-            f"format={format!r} needs portable=True: what runs such a file has no fused ops."
+            f"format={format!r} needs portable=True: its runtimes do not have the fused ops."
         )
     if format == "onnx":
         onnx.require()
 
 
-def _check_target(path, overwrite):
+def _check_target(path: Path, overwrite: bool) -> None:
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
-            raise NotADirectoryError(f"{path} cannot be written: {parent} is no folder.")
+            raise NotADirectoryError(f"{path} cannot be written: {parent} is not a directory.")
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise FileExistsError(f"{path} exists already: set overwrite, or choose another path.")
+        raise FileExistsError(f"{path} exists: pass overwrite=True or choose another path.")
     if path.is_dir() and any(path.iterdir()) and not (path / "saved_model.pb").is_file():
-        raise FileExistsError(f"{path} is a folder that holds no SavedModel, and is left as it is.")
+        raise FileExistsError(
+            f"{path} is a directory without a SavedModel, which is never overwritten."
+        )
 
 
-def _on_a_batch(model, signature, given, example):
-    """Returns the signature, a batch of it and the model's outputs for that.
+def _on_a_batch(
+    model: keras.Model, signature: list[Any], given: list[Any] | None, example: Any
+) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Returns the signature, a batch that fits it and the outputs of the model on that batch.
 
-    The signature is of the batch size that the model declares where it takes no other one.
+    If the model runs only with the batch size that it declares, the signature has that size.
     """
     try:
         batch = check.as_batch(signature, example)
@@ -177,20 +186,22 @@ def _on_a_batch(model, signature, given, example):
         return declared, batch, check.run_model(model, batch)
 
 
-def _write(model, signature, folder, portable, format):
-    """Writes the model into a folder; returns the SavedModel or file, and its custom ops."""
+def _write(
+    model: keras.Model, signature: list[Any], folder: Path, portable: bool, format: str
+) -> tuple[Path, tuple[str, ...]]:
+    """Writes the model into a directory; returns the SavedModel or file, and its custom ops."""
     written = folder / "saved_model"
     saved_model.write(model, signature, written, stock=portable)
     custom_ops = saved_model.custom_ops(saved_model.ops(written))
     if portable and custom_ops:
         raise ExportError(
-            f"The model {model.name} has custom ops that a portable one cannot have: "
-            f"{', '.join(custom_ops)}. They are called by their raw name."
+            f"The model {model.name} calls custom ops by their raw names, which a portable model "
+            f"cannot contain: {', '.join(custom_ops)}."
         )
     if "StandardizeWeights" in custom_ops:
         warnings.warn(
-            f"The model {model.name} standardizes kernels at every call also when exported: they "
-            "are no variables, but computed in the call, or standardized by the raw op.",
+            f"The exported model {model.name} still standardizes kernels at every call: they are "
+            "computed in the call instead of stored in variables, or standardized by the raw op.",
             stacklevel=3,
         )
     if format == "saved_model":
@@ -200,20 +211,20 @@ def _write(model, signature, folder, portable, format):
     return file, tuple(custom_ops)
 
 
-def _run(written, format, inputs):
+def _run(written: Path, format: str, inputs: dict[str, Any]) -> dict[str, Any]:
     run = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}[format].run
     try:
         return run(written, inputs)
     except Exception as error:
-        raise ExportError(f"What was written does not run: {first_line(error)}") from error
+        raise ExportError(f"The exported model does not run: {first_line(error)}") from error
 
 
-def _require(difference, tolerance, model):
+def _require(difference: float, tolerance: float | None, model: keras.Model) -> None:
     if tolerance is None:
         tolerance = check.default_tolerance(compute_dtype(model))
     if not difference <= tolerance:
         raise ExportError(
-            f"What was written differs from the model {model.name}: the largest difference is "
-            f"{difference:.2g} of the largest magnitude of an output, and {tolerance:g} was "
-            "expected at most."
+            f"The export differs from the model {model.name}: the largest difference is "
+            f"{difference:.2g} of the largest magnitude of an output; the tolerance is "
+            f"{tolerance:g}."
         )

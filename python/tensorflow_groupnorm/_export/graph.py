@@ -1,17 +1,19 @@
-"""Rewrites a SavedModel in ops that converters know.
+"""Rewrites a SavedModel with ops that the converters support.
 
-What serves training, debugging and compilation alone goes; inference does not need it.
+Ops that only training, debugging or compilation needs are removed.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework import function_pb2, node_def_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
-#: Ops whose first output is their first input, whatever they check, forbid or print on the way.
+#: Ops whose first output is their first input, whatever else they check, prevent or print.
 IDENTITIES = frozenset(
     {
         "CheckNumerics",
@@ -29,26 +31,31 @@ IDENTITIES = frozenset(
     }
 )
 
-#: Ops that have no output: they print or check, and nothing but control dependencies follows.
+#: Ops without outputs, which print or check. Only control dependencies follow them.
 _EFFECTS = frozenset({"Assert", "PrintV2"})
 
-# With the first XLA compiles a function as a whole, and with both Grappler leaves it a function.
+# With the first, XLA compiles a function as a whole. With either, Grappler does not inline it.
 _KEPT_WHOLE = ("_XlaMustCompile", "_noinline")
 
 
-# f(x) = -(a - b), where one of a and b is 1 and the other an op that ONNX has.
+# f(x) = -(a - b), where one of a and b is 1 and the other an op that ONNX supports.
 _COMPLEMENTS = {"Erfc": ("Erf", "1"), "Expm1": ("1", "Exp")}
 
 
-def simplify(saved_model: Path, identities=IDENTITIES, *, without_complements=False):
+def simplify(
+    saved_model: Path,
+    identities: frozenset[str] = IDENTITIES,
+    *,
+    without_complements: bool = False,
+) -> None:
     """Rewrites the functions of a SavedModel in place.
 
-    Ops that are identities at inference become `Identity`, ops that only print or check go, and
-    functions may be inlined.
+    Ops that are identities at inference become `Identity`. Ops that only print or check are
+    removed. Functions may be inlined.
 
     Args:
-        saved_model: the folder.
-        identities: which of `IDENTITIES` to replace.
+        saved_model: its directory.
+        identities: the ops among `IDENTITIES` to replace.
         without_complements: whether to write erfc(x) as 1 - erf(x) and expm1(x) as exp(x) - 1.
     """
     file = saved_model / "saved_model.pb"
@@ -66,15 +73,15 @@ def simplify(saved_model: Path, identities=IDENTITIES, *, without_complements=Fa
     file.write_bytes(content.SerializeToString())
 
 
-def _simplify_nodes(nodes, identities):
-    """Returns the names of the nodes that went, and tensors by the names that they had."""
+def _simplify_nodes(nodes: Any, identities: frozenset[str]) -> tuple[set[str], dict[str, str]]:
+    """Returns the names of removed nodes, and a dict from old to new names of tensors."""
     removed = {node.name for node in nodes if node.op in _EFFECTS}
     renamed = {}
     for node in nodes:
         for name in _KEPT_WHOLE:
             node.attr.pop(name, None)
         if node.op in identities:
-            # In functions a tensor is called after its op's output, which is `output` of Identity.
+            # Functions name a tensor after the output of its op, which is `output` for Identity.
             output = op_def_registry.get(node.op).output_arg[0].name
             renamed[f"{node.name}:{output}:0"] = f"{node.name}:output:0"
             _become_identity(node)
@@ -90,7 +97,7 @@ def _simplify_nodes(nodes, identities):
     return removed, renamed
 
 
-def _become_identity(node):
+def _become_identity(node: node_def_pb2.NodeDef) -> None:
     data = node.input[0]
     control = [name for name in node.input[1:] if name.startswith("^")]
     node.op = "Identity"
@@ -99,7 +106,7 @@ def _become_identity(node):
         del node.attr[name]
 
 
-def _drop_control_results(function, removed):
+def _drop_control_results(function: function_pb2.FunctionDef, removed: set[str]) -> None:
     gone = [result for result, node in function.control_ret.items() if node in removed]
     for result in gone:
         del function.control_ret[result]
@@ -107,7 +114,7 @@ def _drop_control_results(function, removed):
     function.signature.control_output[:] = kept
 
 
-def _write_complements(nodes):
+def _write_complements(nodes: Any) -> None:
     for node in [node for node in nodes if node.op in _COMPLEMENTS]:
         operands = []
         for op in _COMPLEMENTS[node.op]:
@@ -125,6 +132,6 @@ def _write_complements(nodes):
                 operands.append(f"{operand.name}:y:0")
         difference = nodes.add(op="Sub", name=f"{node.name}/difference", input=operands)
         difference.attr["T"].CopyFrom(node.attr["T"])
-        # The output of Neg is called `y`, as theirs is.
+        # The output of Neg is named `y`, like that of the op it replaces.
         node.op = "Neg"
         node.input[:] = [f"{difference.name}:z:0"]

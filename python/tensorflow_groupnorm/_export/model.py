@@ -1,10 +1,12 @@
-"""What is exported of a Keras model: its call at inference, and the shapes of its inputs."""
+"""The inputs of a Keras model that is exported, and temporary changes for the export."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,32 +18,32 @@ from .errors import ExportError, first_line
 _PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
 
 
-def named_signature(model, given=None):
-    """Returns the inputs that a model takes, of any batch size.
+def named_signature(model: keras.Model, given: list[Any] | None = None) -> list[Any]:
+    """Returns the inputs that a model takes, with any batch size.
 
     Args:
         model: a built `keras.Model`.
-        given: a structure of `keras.InputSpec` or `tf.TensorSpec`, one per positional argument, in
-            place of what the model tells, or None.
+        given: a list of structures of `keras.InputSpec` or `tf.TensorSpec`, one per positional
+            argument, which replaces the model's own, or None.
 
     Returns:
-        A list of structures of `tf.TensorSpec`, one per positional argument. Each spec has a name
-        of its own, under which servers find the input.
+        A list of structures of `tf.TensorSpec`, one per positional argument. Each spec has a unique
+        name, under which servers find the input.
 
     Raises:
-        ExportError: if the model does not know its inputs yet.
+        ExportError: if the input shapes of the model are unknown.
     """
     if given is None:
         try:
             given = get_input_signature(model)
         except ValueError as error:
             raise ExportError(
-                f"The model {model.name} does not know the shapes of its inputs: call it once on a "
-                f"batch, or give input_signature. Keras says: {first_line(error)}"
+                f"The input shapes of the model {model.name} are unknown: call it once on a batch, "
+                f"or pass input_signature. Keras reports: {first_line(error)}"
             ) from error
-    position, names = itertools.count(), set()
+    position, names = itertools.count(), set[str]()
 
-    def named(spec):
+    def named(spec: Any) -> tf.TensorSpec:
         spec = make_tf_tensor_spec(spec)
         name = re.sub(r"\W", "_", spec.name or f"args_{next(position)}", flags=re.ASCII)
         while name in names:
@@ -52,11 +54,11 @@ def named_signature(model, given=None):
     return [keras.tree.map_structure(named, spec) for spec in given]
 
 
-def with_declared_batch(model, signature):
-    """Returns a signature of the batch sizes that the inputs of a model were declared with.
+def with_declared_batch(model: keras.Model, signature: list[Any]) -> list[Any]:
+    """Returns a signature with the batch sizes that the inputs of a model were declared with.
 
     Args:
-        model: a built `keras.Model`. A subclassed one declares none.
+        model: a built `keras.Model`. A subclassed model declares no batch size.
         signature: of `named_signature`, with the inputs of the model.
     """
     specs, inputs = keras.tree.flatten(signature), getattr(model, "inputs", None) or []
@@ -74,14 +76,15 @@ def with_declared_batch(model, signature):
 
 
 @contextlib.contextmanager
-def without_rematerialization(model):
-    """Lets nothing be computed again in a backward pass, for the time of a `with` block.
+def without_rematerialization(model: keras.Model) -> Iterator[None]:
+    """Turns rematerialization off within a `with` block.
 
-    There is none. In a graph TensorFlow refuses keyword arguments of a rematerialized call, such as
-    the `training=False` of a model that was built in a `keras.RematScope`.
+    An export has no backward pass to recompute for. In a graph, TensorFlow rejects keyword
+    arguments of a rematerialized call, such as the `training=False` of a model that was built in a
+    `keras.RematScope`.
     """
     operations = model._flatten_layers()
-    # The functional model inside a sequential one, which is none of its layers.
+    # The functional model inside a Sequential model is not one of its layers.
     inside = [getattr(layer, "_functional", None) for layer in operations]
     operations += [functional for functional in inside if functional is not None]
     operations += [op for layer in operations for op in getattr(layer, "operations", ())]
@@ -96,16 +99,16 @@ def without_rematerialization(model):
 
 
 class _Float32(keras.DTypePolicy):
-    """Computes in float32, from variables of any dtype."""
+    """Computes in float32 with variables of any dtype."""
 
-    def __init__(self, variable_dtype):
+    def __init__(self, variable_dtype: str) -> None:
         super().__init__("float32")
         self._variable_dtype = variable_dtype
 
 
 @contextlib.contextmanager
-def computing_in_float32(model):
-    """Lets all layers compute in float32, for the time of a `with` block.
+def computing_in_float32(model: keras.Model) -> Iterator[None]:
+    """Makes all layers compute in float32 within a `with` block.
 
     TFLite and ONNX Runtime have no convolutions in bfloat16 or float64.
     """
@@ -123,7 +126,7 @@ def computing_in_float32(model):
             layer._dtype_policy = policy
 
 
-def compute_dtype(model) -> str:
-    """Returns the least precise floating-point dtype that a layer of the model computes in."""
+def compute_dtype(model: keras.Model) -> str:
+    """Returns the least precise floating-point dtype in which a layer of the model computes."""
     dtypes = {layer.compute_dtype for layer in model._flatten_layers()} & _PRECISION.keys()
-    return min(dtypes, key=_PRECISION.get, default="float32")
+    return min(dtypes, key=lambda dtype: _PRECISION[dtype], default="float32")

@@ -1,11 +1,13 @@
-"""Converts a portable SavedModel to ONNX, and runs that."""
+"""Converts a portable SavedModel to ONNX, and runs ONNX files."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,13 +17,13 @@ from .errors import LOOKUPS, ExportError, first_line
 from .graph import IDENTITIES, simplify
 from .saved_model import ops
 
-#: The newest that tf2onnx writes. GroupNorm comes in primitives, as GroupNormalization of opset 18
-#: has a scale per group and the one of 21, with a scale per channel, is beyond it.
+#: The newest opset that tf2onnx writes. GroupNorm is written with primitive ops: GroupNormalization
+#: has a scale per group in opset 18, and a scale per channel only from opset 21 on.
 OPSET = 18
 
 
-def require():
-    """Raises ImportError, saying what to install, where a package that ONNX needs is missing."""
+def require() -> None:
+    """Raises ImportError, with what to install, if a package that ONNX needs is missing."""
     missing = [
         name
         for name in ("onnx", "tf2onnx", "onnxruntime")
@@ -34,15 +36,15 @@ def require():
         )
 
 
-def convert(saved_model: Path, path: Path):
-    """Writes an `.onnx` file whose inputs and outputs have the names of the signature.
+def convert(saved_model: Path, path: Path) -> None:
+    """Writes an `.onnx` file whose inputs and outputs are named as in the signature.
 
     Args:
-        saved_model: a SavedModel of stock ops with the signature `serving_default`; it is changed.
+        saved_model: a SavedModel of stock ops with the signature `serving_default`. It is modified.
         path: the file to write.
 
     Raises:
-        ExportError: if the model has an op that ONNX Runtime has no kernel for.
+        ExportError: if the model has an op that ONNX or ONNX Runtime does not support.
     """
     import onnx
     import tf2onnx
@@ -50,14 +52,14 @@ def convert(saved_model: Path, path: Path):
     tables = sorted(kind for kind in ops(saved_model) if "Table" in kind)
     if tables:
         raise ExportError(f"ONNX has no operator for {', '.join(tables)} ({LOOKUPS}).")
-    # tf2onnx knows EnsureShape, and takes sizes from it that TensorFlow cannot infer.
+    # tf2onnx supports EnsureShape and takes sizes from it that TensorFlow cannot infer.
     simplify(saved_model, IDENTITIES - {"EnsureShape"}, without_complements=True)
-    loaded = tf.saved_model.load(os.fspath(saved_model))  # Holds the variables of its functions.
+    loaded = tf.saved_model.load(os.fspath(saved_model))  # Keeps the variables alive.
     frozen, names = _frozen(loaded.signatures["serving_default"])
     logger = tf.get_logger()
     level = logger.level
     try:
-        logger.setLevel("ERROR")  # tf2onnx calls what TensorFlow has deprecated.
+        logger.setLevel("ERROR")  # tf2onnx calls deprecated functions of TensorFlow.
         with _transposes_kept():
             model, _ = tf2onnx.convert.from_graph_def(
                 frozen.graph.as_graph_def(),
@@ -82,15 +84,15 @@ def convert(saved_model: Path, path: Path):
         raise ExportError(f"ONNX has no operator for {', '.join(sorted(missing))} of TensorFlow.")
 
 
-def _frozen(signature):
-    """Returns a function without variables, and the names of its tensors in the signature.
+def _frozen(signature: Any) -> tuple[Any, dict[str, str]]:
+    """Returns a function without variables, and a dict from its tensors to their signature names.
 
-    The order in which a loaded signature lists its inputs depends on the hashes of their names.
+    Inputs are sorted: a loaded signature lists them in an order that depends on the hash seed.
     """
     specs = signature.structured_input_signature[1]
     inputs, outputs = sorted(specs), sorted(signature.structured_outputs)
 
-    def call(*tensors):
+    def call(*tensors: tf.Tensor) -> list[tf.Tensor]:
         results = signature(**dict(zip(inputs, tensors, strict=True)))
         return [tf.identity(results[name]) for name in outputs]
 
@@ -103,17 +105,17 @@ def _frozen(signature):
 
 
 @contextlib.contextmanager
-def _transposes_kept():
-    """Lets tf2onnx replace no transposition by a reshape, for the time of a `with` block.
+def _transposes_kept() -> Iterator[None]:
+    """Keeps tf2onnx from replacing transpositions by reshapes within a `with` block.
 
-    It does so where all but one axis have size 1, by sizes that it notes for each tensor. It notes
-    wrong ones for `x * x` behind a transposition.
+    tf2onnx does so if all axes but one have size 1, going by the sizes it has recorded for each
+    tensor. Those it records for `x * x` after a transposition are wrong.
     """
     from tf2onnx import optimizer
     from tf2onnx.optimizer.transpose_optimizer import TransposeOptimizer
 
     class Optimizer(TransposeOptimizer):
-        def post_optimize_action(self):
+        def post_optimize_action(self) -> None:
             pass
 
     optimizers = optimizer._optimizers
@@ -125,11 +127,11 @@ def _transposes_kept():
         optimizers["optimize_transpose"] = original
 
 
-def _mend(model):
-    """Writes what tf2onnx writes wrong for some convolutions, in place.
+def _mend(model: Any) -> None:
+    """Corrects in place what tf2onnx writes for some convolutions.
 
-    It takes all convolutions in three dimensions for ones of a single group, and gives zeros behind
-    a transposed convolution as negative padding.
+    tf2onnx writes a single group for every 3-D convolution, and expresses zeros to append after a
+    transposed convolution as negative padding.
     """
     import onnx
 
@@ -155,8 +157,8 @@ def _mend(model):
             node.attribute.append(onnx.helper.make_attribute("output_padding", padding))
 
 
-def _channels(model) -> dict[str, int]:
-    """Returns the sizes of axis 1 as far as they are known, by the names of tensors."""
+def _channels(model: Any) -> dict[str, int]:
+    """Returns the known sizes of axis 1 of 5-D tensors, by the names of the tensors."""
     import onnx
 
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -164,11 +166,11 @@ def _channels(model) -> dict[str, int]:
         value.name: value.type.tensor_type.shape.dim for value in [*graph.value_info, *graph.input]
     }
     sizes = {name: dim[1].dim_value for name, dim in shapes.items() if len(dim) == 5}
-    return {name: size for name, size in sizes.items() if size}  # 0 is an unknown one.
+    return {name: size for name, size in sizes.items() if size}  # 0 means unknown.
 
 
-def _missing(graph) -> set[str]:
-    """Returns the ops of a graph, and of those within it, that ONNX does not have."""
+def _missing(graph: Any) -> set[str]:
+    """Returns the ops of a graph and its subgraphs that ONNX does not have."""
     import onnx
 
     missing = {
@@ -183,8 +185,8 @@ def _missing(graph) -> set[str]:
     return missing
 
 
-def run(path: Path, inputs: dict) -> dict:
-    """Runs the file in ONNX Runtime.
+def run(path: Path, inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    """Runs a file in ONNX Runtime.
 
     Args:
         path: an `.onnx` file.
@@ -199,7 +201,7 @@ def run(path: Path, inputs: dict) -> dict:
     return dict(zip(names, session.run(names, feed), strict=True))
 
 
-def _session(path):
+def _session(path: Path) -> Any:
     import onnxruntime
 
     return onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])

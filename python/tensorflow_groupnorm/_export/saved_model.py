@@ -1,4 +1,4 @@
-"""Writes a model as a SavedModel, and reads and runs one."""
+"""Writes, inspects and runs SavedModels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,32 +15,34 @@ from tensorflow.core.protobuf import saved_model_pb2
 from .. import _export_mode, _library
 from .errors import ExportError, first_line
 
-#: Beside the model, in the folder that SavedModel sets aside for files of others.
+#: In the directory that the SavedModel format reserves for other files.
 REQUIREMENTS = Path("assets.extra", "tensorflow_groupnorm.json")
 
-# A protocol buffer, as which TensorFlow stores a graph, ends at 2 GiB; half is for all the rest.
+# TensorFlow stores a graph as a protocol buffer, which cannot exceed 2 GiB. Half of that is left
+# for everything else.
 _LARGEST_CONSTANTS = 1 << 30
 
 
-def write(model, signature, path: Path, *, stock: bool):
-    """Writes the model's call at inference, with standardized kernels as constants.
+def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) -> None:
+    """Writes the model's call at inference with standardized kernels as constants.
 
     Args:
         model: a `keras.Model`; it is not changed.
         signature: of `named_signature`.
-        path: a folder that does not exist yet.
-        stock: whether to use stock ops in place of the fused ones.
+        path: a directory that does not exist yet.
+        stock: whether to use stock ops instead of the fused ones.
 
     Raises:
-        ExportError: if the constants do not fit into a graph, or the outputs into a signature.
+        ExportError: if the model cannot be traced, its constants do not fit into a graph, or its
+            outputs do not fit into a signature.
     """
     archive = keras.export.ExportArchive()
-    # Makes lookup tables of the model part of it, but no variable that the call does not read.
+    # Saves the lookup tables of the model, but no variables that the call does not read.
     tables = tf.Module()
     tables.model = model
     archive.track(tables)
 
-    def serve(*args):
+    def serve(*args: Any) -> Any:
         return model(*args, training=False)
 
     with _export_mode.ExportMode(stock).active() as mode:
@@ -54,14 +57,14 @@ def write(model, signature, path: Path, *, stock: bool):
         if mode.folded_bytes > _LARGEST_CONSTANTS:
             raise ExportError(
                 f"The standardized kernels of {model.name} are {mode.folded_bytes / 2**30:.1f} "
-                "GiB of constants, and TensorFlow stores no graph of 2 GiB: use model.export(), "
-                "which keeps the StandardizeWeights ops."
+                "GiB of constants, and TensorFlow cannot store a graph of 2 GiB: use "
+                "model.export(), which keeps the StandardizeWeights ops."
             )
         archive.write_out(os.fspath(path), verbose=False)
     _write_requirements(path, stock)
 
 
-def _require_flat(outputs, model):
+def _require_flat(outputs: Any, model: keras.Model) -> None:
     if isinstance(outputs, dict):
         outputs = outputs.values()
     elif not isinstance(outputs, (list, tuple)):
@@ -69,16 +72,16 @@ def _require_flat(outputs, model):
     for output in outputs:
         if not isinstance(output, tf.Tensor | tf.TensorSpec):
             raise ExportError(
-                f"The model {model.name} has nested outputs: a signature has a tensor, or a list, "
-                "a tuple or a dict of tensors."
+                f"The model {model.name} has nested outputs. A signature can return a tensor, or a "
+                "list, tuple or dict of tensors."
             )
 
 
-def run(path: Path, inputs: dict) -> dict:
+def run(path: Path, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Runs the signature `serving_default` of a SavedModel.
 
     Args:
-        path: its folder.
+        path: its directory.
         inputs: a dict from the names of its inputs to tensors.
 
     Returns:
@@ -89,7 +92,7 @@ def run(path: Path, inputs: dict) -> dict:
 
 
 def ops(path: Path) -> set[str]:
-    """Returns the kinds of all ops of a SavedModel, those in its functions included."""
+    """Returns the types of all ops of a SavedModel, including those in its functions."""
     saved_model = saved_model_pb2.SavedModel()
     saved_model.ParseFromString((path / "saved_model.pb").read_bytes())
     graphs = [meta_graph.graph_def for meta_graph in saved_model.meta_graphs]
@@ -101,11 +104,11 @@ def ops(path: Path) -> set[str]:
 
 
 def custom_ops(kinds: set[str]) -> list[str]:
-    """Returns those kinds of ops that TensorFlow itself does not have, in order."""
+    """Returns the op types that stock TensorFlow does not have, in order."""
     return sorted(kind for kind in kinds if not hasattr(tf.raw_ops, kind))
 
 
-def _write_requirements(path: Path, stock: bool):
+def _write_requirements(path: Path, stock: bool) -> None:
     kinds = custom_ops(ops(path))
     version = importlib.metadata.version("tensorflow-groupnorm")
     ours = [kind for kind in kinds if kind in _library.OPS]

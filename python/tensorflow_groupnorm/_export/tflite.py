@@ -1,4 +1,4 @@
-"""Converts a portable SavedModel to TFLite, and runs that."""
+"""Converts a portable SavedModel to TFLite, and runs TFLite files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .errors import LOOKUPS, ExportError, first_line
 from .graph import simplify
 
 
-def convert(saved_model: Path, path: Path):
-    """Writes a `.tflite` file of TFLite's builtin ops alone.
+def convert(saved_model: Path, path: Path) -> None:
+    """Writes a `.tflite` file that contains only TFLite's builtin ops.
 
     Args:
-        saved_model: a SavedModel of stock ops with the signature `serving_default`; it is changed.
+        saved_model: a SavedModel of stock ops with the signature `serving_default`. It is modified.
         path: the file to write.
 
     Raises:
@@ -29,7 +29,7 @@ def convert(saved_model: Path, path: Path):
         os.fspath(saved_model), signature_keys=["serving_default"]
     )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    # Variables become constants: the file has no state to initialize.
+    # Variables become constants, so the file has no state to initialize.
     converter.experimental_enable_resource_variables = False
     try:
         content = converter.convert()
@@ -40,16 +40,16 @@ def convert(saved_model: Path, path: Path):
             reason += f" ({LOOKUPS})"
         elif "'tf.TensorList" in reason:
             reason += (
-                " (recurrent layers need a fixed batch size: give input_signature with one, or "
+                " (recurrent layers need a fixed batch size: pass input_signature with one, or "
                 "unroll them)"
             )
         raise ExportError(
-            f"TFLite cannot convert the model into its builtin ops: {reason}"
+            f"TFLite cannot convert the model to its builtin ops: {reason}"
         ) from error
     path.write_bytes(content)
 
 
-def run(path: Path, inputs: dict) -> dict:
+def run(path: Path, inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
     """Runs the signature `serving_default` in TensorFlow's own TFLite interpreter.
 
     Args:
@@ -60,7 +60,7 @@ def run(path: Path, inputs: dict) -> dict:
         A dict from the names of its outputs to arrays.
     """
     with warnings.catch_warnings():
-        # It is to move to a package of its own, and still is in TensorFlow.
+        # TensorFlow announces its move to another package, but still ships it.
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
         interpreter = tf.lite.Interpreter(os.fspath(path))
     arrays = {name: np.asarray(value) for name, value in inputs.items()}
