@@ -74,7 +74,7 @@ def test_options_that_leave_things(saved, tmp_path, capsys):
         (["IN", "OUT", "--report", "missing/r.json"], "argument --report: there is no folder"),
         (["IN", "OUT", "--groups", "0"], "`groups` must be a positive integer or -1"),
         (["IN", "OUT", "--groups", "2", "--group-size", "2"], "not allowed with argument"),
-        (["IN", "OUT", "--keep", "cnov"], "'cnov' is the name of none; close are 'conv'"),
+        (["IN", "OUT", "--keep", "cnov"], "no layer is named 'cnov'; similar names are 'conv'"),
         (["IN", "OUT", "--weight-standardization", "ws"], "invalid choice: 'ws'"),
     ],
 )

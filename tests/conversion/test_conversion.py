@@ -145,8 +145,8 @@ def test_report_as_text_and_as_json(capsys):
         ({"groups": 4, "group_size": 4}, "either `groups` or `group_size`.*groups=4, group_size=4"),
         ({"groups": 32, "group_size": 4}, "either `groups` or `group_size`.*groups=32"),
         ({"weight_standardization": "ws"}, "`weight_standardization`: `variant` must be one of"),
-        ({"weight_standardization": {"gain": True}}, "has the key 'variant'"),
-        ({"keep": ["stam"]}, "'stam' is the name of none; close are 'stem'"),
+        ({"weight_standardization": {"gain": True}}, "must have the key 'variant'"),
+        ({"keep": ["stam"]}, "no layer is named 'stam'; similar names are 'stem'"),
     ],
 )
 def test_invalid_arguments(arguments, message):

@@ -59,6 +59,7 @@ def check(name):
     return new, images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_converts_and_trains(name):
     check(name)

@@ -58,7 +58,7 @@ def test_what_follows_a_convolution_in_code_is_seen():
 def test_what_follows_a_convolution_in_other_code_is_assumed():
     model = functional(HeadOfTensorFlow(kind="bn", name="own"))
     _, report = convert(model, groups=2)
-    assert "taken to be a normalization" in changes(report)["own/logits"].reason
+    assert "assumed to be a normalization" in changes(report)["own/logits"].reason
 
 
 @register
@@ -121,7 +121,7 @@ def test_layers_in_plain_objects_are_converted_with_a_note():
     assert isinstance(converted.get_layer("own").helper.steps[0], Fused)
     np.testing.assert_allclose(converted(batch(model)), model(batch(model)), rtol=1e-4, atol=1e-5)
     assert report.notes == [
-        "Keras neither trains nor saves what only plain Python objects hold: "
+        "Keras neither trains nor saves layers that only plain Python objects hold: "
         "operations[1].helper.steps[0]"
     ]
 

@@ -23,7 +23,10 @@ from conversions import Fused, changes, convert, randomize
 from keras import layers
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -50,8 +50,8 @@ def test_classes_that_no_config_describes_are_kept_with_their_graph(cls, tmp_pat
     assert isinstance(converted, cls) and converted.described() == model.described()
     lost = "total" if cls is ChainOf else "encoder, taps"
     assert report.notes == [
-        "mine is saved as its graph, as its constructor cannot make it again: what is loaded lacks "
-        f"its {lost}"
+        "mine is saved as its graph, because its constructor cannot make it again: the loaded "
+        f"model lacks its {lost}"
     ]
     np.testing.assert_allclose(converted(x), model(x), rtol=1e-4, atol=1e-5)
     if cls is NamedFunctional:

@@ -215,7 +215,7 @@ def test_keep_by_name_and_by_function():
         assert type(converted.get_layer("norm0")) is layers.BatchNormalization
         assert report.count("replaced") == 9
         assert changes(report)["stem"].reason == "named in `keep`"
-        assert "behind it is kept" in changes(report)["conv0"].reason
+        assert "after it is kept" in changes(report)["conv0"].reason
 
 
 class Frozen(layers.Layer):

@@ -3,19 +3,19 @@
     convert -> copy, decide, edit, converted -> rules, fusion -> network
         -> composites -> change, walk
 
-- `walk`: the layers inside a layer, and the paths that lead to them.
-- `copy`: a model anew from its config, and its weights.
-- `decide`: a list of changes, a `change` for each layer that another takes the place of.
-    - `rules`: what becomes of a normalization, and of a convolution.
-    - `fusion`: which additions and activations a normalization takes into its kernel.
-    - `network`: who reads what in functional models; whether a normalization follows a layer.
-    - `composites`: the same of layers with a `call` of their own, as far as that can be followed.
-- `edit`: carries the changes out, in the copy and in what is loaded.
-- `converted`: models and layers with code of their own, as they are saved and loaded.
-- `rebuilt`: the same of models whose constructors cannot make them again.
+- `walk`: the layers inside a layer, and the paths to them.
+- `copy`: copies a model by its config, then its weights.
+- `decide`: lists the changes, one `change` for each layer to replace.
+    - `rules`: how a normalization and a convolution are replaced, and when they are kept.
+    - `fusion`: the additions and activations that a normalization absorbs.
+    - `network`: which call reads which tensor, and whether a normalization follows a layer.
+    - `composites`: the graphs of layers with a `call` of their own, if they can be traced.
+- `edit`: applies the changes, to the copy and to a model that is being loaded.
+- `converted`: saves and loads converted models and layers of custom classes.
+- `rebuilt`: the same for models whose constructors cannot make them again.
     - `derived`: what the classes of both have in common.
-- `arguments`: what layers and compiled models were made with.
-- `report`: what was done.
+- `arguments`: the arguments of layers and of `compile`.
+- `report`: the report of a conversion.
 """
 
 from .convert import convert

@@ -1,8 +1,9 @@
-"""What is to be changed in a model, and how layers are built."""
+"""The changes to make in a model, and how layers are built."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -15,11 +16,11 @@ class Build:
     """How a layer was built.
 
     Attributes:
-        config: the build config of the layer; None if it was not built.
-        scope: the name scope of the layer, which is in the paths of its variables.
+        config: the build config of the layer, or None if it was not built.
+        scope: the name scope of the layer, which is part of the paths of its variables.
     """
 
-    config: dict | None
+    config: dict[str, Any] | None
     scope: str
 
     @classmethod
@@ -28,8 +29,8 @@ class Build:
         config = layer.get_build_config() if layer.built else None
         return cls(config, (layer.path or "").rpartition("/")[0])
 
-    def apply(self, layer: keras.Layer):
-        """Builds another layer in the same way; if it has no `build`, by a trace of its `call`."""
+    def apply(self, layer: keras.Layer) -> None:
+        """Builds another layer in the same way, or traces its `call` if it has no `build`."""
         if layer.built or not self.config:
             return
         with name_scopes(self.scope):
@@ -41,16 +42,16 @@ class Build:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A layer that another takes the place of. All paths are from the model that is converted.
+    """The replacement of a layer. All paths start at the model that is converted.
 
     Attributes:
-        path: to the layer.
-        layer: the other, not built yet.
-        replaces: the name of the layer's class.
-        build: how the layer was built, and the other is to be.
-        addition: the path to the addition that it does as well, or None.
-        norm_input: which of the two inputs of the addition comes from the layer.
-        activation: the path to the activation that it does as well, or None.
+        path: the path to the layer to replace.
+        layer: the replacement, which is not built yet.
+        replaces: the class name of the layer to replace.
+        build: how the layer was built and its replacement is to be built.
+        addition: the path to the addition that the replacement absorbs, or None.
+        norm_input: the input of the addition, 0 or 1, that comes from the layer.
+        activation: the path to the activation that the replacement absorbs, or None.
     """
 
     path: Path
@@ -62,14 +63,11 @@ class Change:
     activation: Path | None = None
 
     def below(self, start: Path) -> Change:
-        """Returns the change with paths from the layer at `start`."""
-
-        def cut(path):
-            return None if path is None else path[len(start) :]
-
+        """Returns the change with paths that start at the layer at `start`."""
+        n = len(start)
         return dataclasses.replace(
             self,
-            path=cut(self.path),
-            addition=cut(self.addition),
-            activation=cut(self.activation),
+            path=self.path[n:],
+            addition=self.addition and self.addition[n:],
+            activation=self.activation and self.activation[n:],
         )

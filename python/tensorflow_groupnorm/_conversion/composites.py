@@ -1,46 +1,47 @@
-"""What layers with a `call` of their own do with the layers inside, followed symbolically."""
+"""The graphs of layers with a `call` of their own, from symbolic calls."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 
-from .._keras import Functional
+from .._keras import Functional, Node
 from .walk import functional
 
 
 class Composites:
-    """Follows the calls of layers; a context manager, at whose end no trace of that is left.
+    """Traces the calls of layers. A context manager that undoes the traces when it exits.
 
     Args:
         layers: all layers of the model.
     """
 
-    def __init__(self, layers: Iterable[keras.Layer]):
+    def __init__(self, layers: Iterable[keras.Layer]) -> None:
         self._before = [
             (layer, len(layer._inbound_nodes), len(layer._outbound_nodes), layer._called)
             for layer in layers
         ]
-        self._graphs = {}
+        self._graphs: dict[int, Functional | None] = {}
 
     def __enter__(self) -> Composites:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         for layer, inbound, outbound, called in self._before:
             del layer._inbound_nodes[inbound:]
             del layer._outbound_nodes[outbound:]
             layer._called = called
 
-    def graph(self, layer: keras.Layer, calls: list) -> Functional | None:
-        """Returns the graph of a layer that is made of layers, or None where there is none to see.
+    def graph(self, layer: keras.Layer, calls: Sequence[Node]) -> Functional | None:
+        """Returns the graph of a layer that is made of layers, or None if it cannot be traced.
 
         Args:
             layer: the layer.
-            calls: nodes at which it is called; without any, the shapes that it was built for tell
-                the inputs.
+            calls: the nodes at which it is called. If empty, the shapes that it was built for
+                determine the inputs.
         """
         if functional(layer) is not None:
             return functional(layer)
@@ -48,10 +49,10 @@ class Composites:
             self._graphs[id(layer)] = self._follow(layer, calls) if _is_composite(layer) else None
         return self._graphs[id(layer)]
 
-    def _follow(self, layer, calls):
+    def _follow(self, layer: keras.Layer, calls: Sequence[Node]) -> Functional | None:
         try:
             args, kwargs = _inputs(layer, calls)
-            # Nothing that the call assigns may reach the model.
+            # The scope keeps assignments in the call from reaching the model.
             with keras.StatelessScope(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 outputs = layer.call(*args, **kwargs)
@@ -59,21 +60,21 @@ class Composites:
             outputs = [x for x in keras.tree.flatten(outputs) if _is_symbolic(x)]
             return Functional(inputs, outputs)
         except Exception:
-            # Whatever the code of others does not do with symbolic tensors: it is not followed.
+            # Custom code may fail on symbolic tensors in any way.
             return None
 
 
-def _is_composite(layer) -> bool:
+def _is_composite(layer: keras.Layer) -> bool:
     own = type(layer).__module__.partition(".")[0] != "keras"
-    # A layer that is not built yet would be, by a call that is not the model's own.
+    # The trace would build layers that are not built yet.
     return own and bool(layer._layers) and all(inner.built for inner in layer._flatten_layers())
 
 
-def _is_symbolic(value) -> bool:
+def _is_symbolic(value: Any) -> bool:
     return isinstance(value, keras.KerasTensor)
 
 
-def _inputs(layer, calls):
+def _inputs(layer: keras.Layer, calls: Sequence[Node]) -> tuple[Any, Any]:
     if calls:
         arguments = calls[0].arguments
         return keras.tree.map_structure(_input_like, (arguments.args, arguments.kwargs))
@@ -84,7 +85,7 @@ def _inputs(layer, calls):
     return (), {key: _inputs_of(shape, layer) for key, shape in shapes.items()}
 
 
-def _inputs_of(shape, layer):
+def _inputs_of(shape: Any, layer: keras.Layer) -> Any:
     if isinstance(shape, (tuple, list)) and all(s is None or isinstance(s, int) for s in shape):
         return keras.Input(batch_shape=tuple(shape), dtype=layer.input_dtype)
     if isinstance(shape, dict):
@@ -92,7 +93,7 @@ def _inputs_of(shape, layer):
     return [_inputs_of(value, layer) for value in shape]
 
 
-def _input_like(value):
+def _input_like(value: Any) -> Any:
     if not _is_symbolic(value):
         return value
     return keras.Input(batch_shape=value.shape, dtype=value.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 from tfgn_base.variants import check_variant
@@ -13,7 +14,7 @@ from . import arguments, converted, copy, edit, rebuilt, rules
 from .change import Build, Change
 from .decide import decide
 from .report import ConversionReport
-from .walk import at, functional, walk
+from .walk import Path, at, functional, walk
 
 _DEFAULT_GROUPS = 32
 
@@ -21,7 +22,7 @@ _DEFAULT_GROUPS = 32
 def convert(
     model: keras.Model,
     norm: str | None = "gn",
-    weight_standardization: str | dict | None = "bit",
+    weight_standardization: str | dict[str, Any] | None = "bit",
     groups: int | None = None,
     *,
     group_size: int | None = None,
@@ -32,64 +33,67 @@ def convert(
     in_place: bool = False,
     report: Callable[[ConversionReport], object] | None = print,
 ) -> keras.Model:
-    """Returns a copy of a model with GroupNorm and weight standardization in it.
+    """Returns a copy of a model with GroupNorm and weight standardization.
 
     >>> model = tfgn.convert(keras.applications.ResNet50(weights=None))
 
-    - `BatchNormalization` becomes `tfgn.layers.GroupNormalization` with its gamma, beta, epsilon,
-      trainability and dtype. The moving statistics have no counterpart: the new model has to be
-      fine-tuned. Where a mask reaches the layer, it is used as before (`use_mask=True`).
-    - A stock `GroupNormalization` becomes the fused layer, with its own groups. The outputs stay
-      the same if `weight_standardization` is None.
-    - `LayerNormalization` normalizes each position by itself and is kept, unless asked otherwise.
-    - Convolutions that a normalization follows become standardized ones with the same weights.
-      Others stay as they are: without a normalization behind it a standardized kernel multiplies
-      the scale of its input by about the square root of its fan-in (`"nfnet"` and `"timm_scaled"`
-      divide by it; with them only the convolutions at the outputs are left). A batch normalization
-      that is kept does not count: its moving statistics are those of the old kernel.
-    - A ReLU or SiLU, and an addition of two tensors of one shape, that alone read the output of a
-      replaced normalization become part of it: `relu(norm(x) + shortcut)` is one layer, under the
-      name of the normalization. An operation that gives an output of the model stays.
+    - `BatchNormalization` is replaced by `tfgn.layers.GroupNormalization` with the same gamma,
+      beta, epsilon, dtype and `trainable`. The moving statistics have no counterpart, so the new
+      model has to be fine-tuned. If a mask reaches the layer, the new one uses it too
+      (`use_mask=True`).
+    - A stock `GroupNormalization` is replaced by the fused layer with the same groups. With
+      `weight_standardization=None`, the outputs stay the same.
+    - `LayerNormalization` normalizes each position separately and is kept by default.
+    - A convolution that is followed by a normalization is standardized and keeps its weights.
+      Other convolutions are kept: without a normalization after it, a standardized kernel
+      multiplies the scale of its input by about the square root of its fan-in. The variants
+      `"nfnet"` and `"timm_scaled"` divide by that factor, so they keep only the convolutions at
+      the outputs. A batch normalization that is kept does not count as a normalization here: its
+      moving statistics belong to the old kernel.
+    - A replaced normalization absorbs a ReLU or SiLU, and an addition of two tensors of the same
+      shape, if nothing else reads its output: `relu(norm(x) + shortcut)` becomes one layer with the
+      name of the normalization. An operation that produces an output of the model is kept.
 
-    Where the groups do not divide the channels, the largest divisor below is taken.
+    If the number of groups does not divide the channels, the largest smaller divisor is used.
 
-    The new model saves and loads as what it is, whatever it is made of. A layer or model of a class
-    with a `call` of its own is of a class derived from that class, with its methods; its config has
-    the config of the original and the changes. Loading needs `import tensorflow_groupnorm` and, as
-    always, the modules that register the model's own classes.
+    The new model can be saved and loaded, whatever its classes. Layers and models with a `call` of
+    their own get a class derived from their original class, whose config holds the original config
+    and the changes. Loading needs `import tensorflow_groupnorm` and the modules that register the
+    model's own classes.
 
     Args:
-        model: a built Keras model: functional, `Sequential`, subclassed, or nested. It is not
-            changed. Under a layer or model with a `call` of its own, the layers that are made in
-            `__init__` or `build` and held in attributes, lists, dicts and plain objects are
-            replaced; nothing is fused. What follows a convolution is seen if the `call` runs on
-            symbolic tensors; if not, a normalization is assumed where there are any.
-        norm: `"gn"`, or None to leave the normalizations.
-        weight_standardization: the name of a variant, see `tfgn.standardize_weights`; a dict with
-            `variant` and, optionally, `epsilon` and `gain`; or None to leave the convolutions.
-        groups: number of groups, 32 by default; -1 for as many as channels, 1 for all channels
-            together. Where there is one value per channel (a vector, an image of one pixel), one
-            group is used.
+        model: a built Keras model: functional, `Sequential`, subclassed or nested. It does not
+            change. In a layer or model with a `call` of its own, the layers that `__init__` or
+            `build` made are replaced if attributes, lists, dicts or plain objects hold them.
+            Nothing is fused there. Whether a normalization follows a convolution is known if the
+            `call` can be traced with symbolic tensors. Otherwise it is assumed if the layer
+            contains normalizations.
+        norm: `"gn"`, or None to keep the normalizations.
+        weight_standardization: a variant of `tfgn.standardize_weights`; a dict with `variant` and
+            optionally `epsilon` and `gain`; or None to keep the convolutions.
+        groups: number of groups, 32 by default. -1 is one group per channel, 1 is one group of all
+            channels. One group is used for inputs with one value per channel (vectors and images of
+            one pixel).
         group_size: channels per group, instead of `groups`.
-        epsilon: of the new GroupNormalization layers; None for that of each replaced layer.
-        layer_normalization: whether to replace `LayerNormalization` over the last axis of images
-            or sequences as well.
-        fuse: whether to take activations and additions into the normalizations.
-        keep: names of layers to leave as they are, or a function from a layer to whether to
-            leave it.
-        in_place: whether to change the model itself and return it, instead of a copy: for models
-            that cannot be made from a config. Other models that share layers with it must not be
-            saved afterwards.
-        report: is called with the `ConversionReport`: what was replaced, fused and kept, and why.
-            `print` by default; None for no report.
+        epsilon: epsilon of the new GroupNormalization layers, or None for that of each replaced
+            layer.
+        layer_normalization: whether to also replace `LayerNormalization` over the last axis of
+            images or sequences.
+        fuse: whether normalizations absorb activations and additions.
+        keep: names of layers to keep, or a function that returns whether to keep a layer.
+        in_place: whether to change and return the model itself instead of a copy, for models that
+            cannot be copied by their config. Do not save other models that share layers with it
+            afterwards.
+        report: called with a `ConversionReport` of what was replaced, fused and kept, and why.
+            None for no report.
 
     Returns:
-        The new model, an instance of the class of the given one and of its name, compiled if that
-        is, with a new optimizer.
+        The new model, with the class and name of `model`. If `model` is compiled, so is the new
+        model, with a new optimizer.
 
     Raises:
-        TypeError: if `model` is no Keras 3 model.
-        ValueError: if it is not built, cannot be copied, or an argument is invalid.
+        TypeError: if `model` is not a Keras 3 model.
+        ValueError: if `model` is not built or cannot be copied, or if an argument is invalid.
 
     References:
         - [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494)
@@ -117,8 +121,14 @@ def convert(
     return new
 
 
-def _convert(model, options, report, in_place, blank) -> keras.Model:
-    """Copies, decides, changes the copy, and carries over the state."""
+def _convert(
+    model: keras.Model,
+    options: rules.Options,
+    report: ConversionReport,
+    in_place: bool,
+    blank: copy.BlankWeights,
+) -> keras.Model:
+    """Copies the model, decides on the changes, applies them and copies the state."""
     new, pairs = model, []
     if in_place and copy.is_made_of_its_graph(model):
         rebuilt.mark(model, type(model))
@@ -149,15 +159,15 @@ def _convert(model, options, report, in_place, blank) -> keras.Model:
     for layer, conversion in records:
         converted.mark(layer, conversion)
     report.notes += _notes_on_rebuilt(new)
-    # Last, for an optimizer goes by what is trainable.
+    # Last, as an optimizer is built for the trainable variables.
     for old, other in [(old, other) for _, old, other in pairs] or [(model, model)]:
         if isinstance(old, keras.Model) and old.compiled:
             _compile(old, other, report)
     return new
 
 
-def _made_again(pairs, changed) -> list[Change]:
-    """Returns changes of the layers that came out different in the copy into ones that did not."""
+def _made_again(pairs: copy.Pairs, changed: set[Path]) -> list[Change]:
+    """Returns changes that replace layers whose arguments differ in the copy."""
     return [
         Change(path, copy.from_config(old), type(old).__name__, Build.of(old))
         for path, old, new in pairs
@@ -165,13 +175,13 @@ def _made_again(pairs, changed) -> list[Change]:
     ]
 
 
-def _by_recorder(model, changes) -> dict:
-    """Returns the changes by the paths to the layers whose configs have to tell of them.
+def _by_recorder(model: keras.Model, changes: list[Change]) -> dict[Path, list[Change]]:
+    """Groups the changes by the paths of the layers whose configs have to record them.
 
-    The config of a model of Keras' own class describes the layers inside as they are. Under a layer
-    or model of another class, its own config does not.
+    The config of a model of Keras' own class describes the layers inside as they are. That of a
+    layer or model of another class does not.
     """
-    recorders = {}
+    recorders: dict[Path, list[Change]] = {}
     for change in changes:
         for i in range(len(change.path)):
             holder = at(model, change.path[:i])
@@ -182,27 +192,27 @@ def _by_recorder(model, changes) -> dict:
     return recorders
 
 
-def _notes_on_rebuilt(model) -> list[str]:
+def _notes_on_rebuilt(model: keras.Model) -> list[str]:
     return [
-        f"{layer.name} is saved as its graph, as its constructor cannot make it again: what is "
-        f"loaded lacks its {', '.join(layer.not_saved())}"
+        f"{layer.name} is saved as its graph, because its constructor cannot make it again: the "
+        f"loaded model lacks its {', '.join(layer.not_saved())}"
         for _, layer in walk(model)
         if isinstance(layer, rebuilt.Rebuilt) and layer.not_saved()
     ]
 
 
-def _compile(old, new, report):
+def _compile(old: keras.Model, new: keras.Model, report: ConversionReport) -> None:
     try:
         arguments.compile_like(old, new)
     except arguments.NotCopiedError as error:
         report.notes.append(f"{old.name} is not compiled: {error}")
 
 
-def _check_model(model):
+def _check_model(model: keras.Model) -> None:
     if any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(model).__mro__):
         raise TypeError(
             "`model` must be a model of Keras 3. Received a model of tf-keras: save it with "
-            "model.save('old.h5'), and `tfgn convert old.h5 new.keras` reads that file"
+            "model.save('old.h5') and convert the file with `tfgn convert old.h5 new.keras`"
         )
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -210,12 +220,12 @@ def _check_model(model):
         )
     if not model.built or (isinstance(model, keras.Sequential) and functional(model) is None):
         raise ValueError(
-            "`model` must be built, so that the channels of its layers are known: call it on data, "
-            f"or build(input_shape). Received: the model {model.name!r}, which is not built"
+            "`model` must be built, so that the channels of its layers are known: call it on a "
+            f"batch, or call build(input_shape). Received: {model.name!r}, which is not built"
         )
 
 
-def _check_groups(groups, group_size):
+def _check_groups(groups: int | None, group_size: int | None) -> None:
     if groups is not None and (not isinstance(groups, int) or groups < -1 or groups == 0):
         raise ValueError(f"`groups` must be a positive integer or -1. Received: groups={groups!r}")
     if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
@@ -230,15 +240,15 @@ def _check_groups(groups, group_size):
         )
 
 
-def _standardization(given) -> dict | None:
+def _standardization(given: str | dict[str, Any] | None) -> dict[str, Any] | None:
     if given is None:
         return None
-    standardization = {"variant": given} if not isinstance(given, dict) else dict(given)
+    standardization: dict[str, Any] = dict(given) if isinstance(given, dict) else {"variant": given}
     unknown = standardization.keys() - {"variant", "epsilon", "gain"}
     if unknown or "variant" not in standardization:
         raise ValueError(
-            "`weight_standardization` as a dict has the key 'variant' and optionally 'epsilon' and "
-            f"'gain'. Received: weight_standardization={given!r}"
+            "`weight_standardization` as a dict must have the key 'variant' and may have 'epsilon' "
+            f"and 'gain'. Received: weight_standardization={given!r}"
         )
     try:
         check_variant(standardization["variant"], standardization.get("epsilon"))
@@ -247,16 +257,18 @@ def _standardization(given) -> dict | None:
     return standardization
 
 
-def _keep(model, keep) -> Callable[[keras.Layer], bool]:
+def _keep(
+    model: keras.Model, keep: Iterable[str] | Callable[[keras.Layer], bool]
+) -> Callable[[keras.Layer], bool]:
     if callable(keep):
         return keep
     names = {keep} if isinstance(keep, str) else set(keep)
     known = {layer.name for _, layer in walk(model)}
     for name in sorted(names - known):
         close = difflib.get_close_matches(name, known, n=3)
-        hint = f"; close are {', '.join(map(repr, close))}" if close else ""
+        hint = f"; similar names are {', '.join(map(repr, close))}" if close else ""
         raise ValueError(
-            f"`keep` must name layers of the model. Received: keep={sorted(names)}, of which "
-            f"{name!r} is the name of none{hint}"
+            f"`keep` must name layers of the model. Received: keep={sorted(names)}, but no layer "
+            f"is named {name!r}{hint}"
         )
     return lambda layer: layer.name in names

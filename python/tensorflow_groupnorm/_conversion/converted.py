@@ -1,14 +1,15 @@
-"""Models and layers of the user's own classes that were converted, and how they are loaded.
+"""Saves and loads converted models and layers of the user's own classes.
 
-Their own config knows nothing of the layers that were replaced inside. A converted one is of a
-class derived from its own, whose config has the old one and the changes: loading makes the original
-from its config, and changes it in the same way.
+Their own config does not describe the layers that were replaced inside. A converted layer gets a
+class derived from its own, whose config holds the original config and the changes. Loading makes
+the original from its config and applies the changes again.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -24,23 +25,23 @@ class Conversion:
     """How a layer was converted.
 
     Attributes:
-        original: the serialized layer as it was, or the error that serializing it raised.
-        changes: what was changed, with paths from the layer.
-        builds: how the layers that hold what was changed were built, by their paths, outer ones
+        original: the serialized layer before the conversion, or the error that serializing raised.
+        changes: the changes, with paths from the layer.
+        builds: how the layers that hold the replaced ones were built, by their paths, outer layers
             first.
     """
 
-    original: dict | Exception
+    original: dict[str, Any] | Exception
     changes: list[Change]
     builds: dict[Path, Build]
 
 
 def describe(layer: keras.Layer, changes: list[Change]) -> Conversion:
-    """Returns how a layer is about to be converted.
+    """Returns the record of a conversion that is about to happen.
 
     Args:
-        layer: the layer, not changed yet.
-        changes: with paths from it.
+        layer: the layer before it is changed.
+        changes: the changes, with paths from the layer.
     """
     try:
         original = keras.saving.serialize_keras_object(layer)
@@ -54,8 +55,8 @@ def describe(layer: keras.Layer, changes: list[Change]) -> Conversion:
     return Conversion(original, changes, builds)
 
 
-def mark(layer: keras.Layer, conversion: Conversion):
-    """Lets a layer that was changed be saved and loaded as what it is now."""
+def mark(layer: keras.Layer, conversion: Conversion) -> None:
+    """Gives a changed layer a class that saves and loads it with the changes."""
     kind = own_class(layer) if isinstance(layer, Converted) else type(layer)
     layer.__class__ = derived(Converted, kind)
     object.__setattr__(layer, "_conversion", conversion)
@@ -63,10 +64,12 @@ def mark(layer: keras.Layer, conversion: Conversion):
 
 @register(name="Converted")
 class Converted(Derived):
-    """Put before the class of a layer that was converted; registered for serialization."""
+    """The first base class of the class of a converted layer; registered for serialization."""
 
-    def get_config(self) -> dict:
-        """Returns the config of the original, the changes and what is frozen.
+    _conversion: Conversion
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the config of the original, the changes and the paths of frozen layers.
 
         Raises:
             NotImplementedError: if the original could not be serialized.
@@ -74,8 +77,8 @@ class Converted(Derived):
         conversion = self._conversion
         if isinstance(conversion.original, Exception):
             raise NotImplementedError(
-                f"The {type(self).__name__} {self.name!r} was converted and cannot be saved, as "
-                f"it could not be before: {conversion.original}"
+                f"The {type(self).__name__} {self.name!r} was converted and cannot be saved, "
+                f"because the original cannot be saved either: {conversion.original}"
             ) from conversion.original
         return {
             "name": self.name,
@@ -89,11 +92,13 @@ class Converted(Derived):
         }
 
     @staticmethod
-    def from_config(config: dict, custom_objects=None) -> keras.Layer:
-        """Makes the original from its config and changes it.
+    def from_config(
+        config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> keras.Layer:
+        """Makes the original from its config and applies the changes.
 
         Raises:
-            ValueError: if the original is not made of the layers that were changed.
+            ValueError: if the original does not contain the layers that were replaced.
         """
         serialized = config["original"]
         layer = keras.saving.deserialize_keras_object(serialized, custom_objects=custom_objects)
@@ -105,13 +110,13 @@ class Converted(Derived):
             for change, entry in zip(changes, config["changes"], strict=True):
                 kind = type(at(layer, change.path)).__name__
                 if kind != entry["replaces"]:
-                    raise LookupError(f"{entry['replaces']} was replaced there, now it is {kind}")
+                    raise LookupError(f"expected a {entry['replaces']} there, found a {kind}")
             conversion = Conversion(serialized, changes, builds)
             edit.apply(layer, changes)
         except LookupError as error:
             raise ValueError(
                 f"The {serialized['class_name']} {config['name']!r} was converted, and its class "
-                f"makes other layers now than it did then: {error}"
+                f"makes different layers now than it did then: {error}"
             ) from error
         mark(layer, conversion)
         layer.name = config["name"]
@@ -121,7 +126,7 @@ class Converted(Derived):
         return layer
 
 
-def _to_config(change: Change) -> dict:
+def _to_config(change: Change) -> dict[str, Any]:
     layer = keras.saving.serialize_keras_object(change.layer)
     layer.pop("build_config", None)
     return {
@@ -135,7 +140,7 @@ def _to_config(change: Change) -> dict:
     }
 
 
-def _from_config(entry: dict, custom_objects) -> Change:
+def _from_config(entry: dict[str, Any], custom_objects: dict[str, Any] | None) -> Change:
     return Change(
         path=tuple(entry["path"]),
         layer=keras.saving.deserialize_keras_object(entry["layer"], custom_objects=custom_objects),
@@ -147,12 +152,12 @@ def _from_config(entry: dict, custom_objects) -> Change:
     )
 
 
-def _build(entry: dict) -> Build:
+def _build(entry: dict[str, Any]) -> Build:
     return Build(_shapes(entry["config"]), entry["scope"])
 
 
-def _shapes(build_config):
-    """Returns a build config with the shapes as tuples, which JSON has as lists."""
+def _shapes(build_config: Any) -> Any:
+    """Returns a build config with tuples for shapes, which JSON stores as lists."""
     if isinstance(build_config, dict):
         return {key: _shapes(value) for key, value in build_config.items()}
     if isinstance(build_config, list) and all(

@@ -1,25 +1,30 @@
-"""Copies a model, and the state of its layers to another model with the same ones."""
+"""Copies a model by its config, and the state of layers to those of the copy."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from .._keras import Functional, SafeModeScope, functional_like_constructor, is_in_graph
+from .._keras import Functional, Node, SafeModeScope, functional_like_constructor, is_in_graph
 from . import arguments, rebuilt, rules
 from .change import Build
 from .derived import own_class
 from .walk import Path, at, attributes, dotted, functional, held_by, walk
 
+#: For each layer of a model: its path, itself and its counterpart in the copy.
+Pairs = list[tuple[Path, keras.Layer, keras.Layer]]
+
 _IN_PLACE = "`tfgn.convert(model, in_place=True)` changes the model itself, without a copy."
 
 
 class NotCopiedError(ValueError):
-    """A model or layer cannot be copied; the message says what, why and what to do."""
+    """A model or layer cannot be copied. The message says which, why and what to do."""
 
 
 class BlankWeights:
@@ -30,18 +35,18 @@ class BlankWeights:
     again.
     """
 
-    def __init__(self):
-        self._initializers = []
+    def __init__(self) -> None:
+        self._initializers: list[tuple[keras.Layer, str, keras.initializers.Initializer]] = []
 
     def __enter__(self) -> BlankWeights:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         for layer, name, initializer in self._initializers:
             vars(layer)[name] = initializer
 
-    def prepare(self, layer: keras.Layer):
-        """Prepares a layer that is not built yet; layers of other kinds stay as they are."""
+    def prepare(self, layer: keras.Layer) -> None:
+        """Prepares a layer that is not built yet; ignores layers of other kinds."""
         if isinstance(layer, keras.layers.Wrapper):
             layer = layer.layer
         if not rules.has_own_kernel(layer):
@@ -66,7 +71,7 @@ def copy(model: keras.Model, blank: BlankWeights) -> keras.Model:
 
 
 def has_config_of_keras(layer: keras.Layer) -> bool:
-    """Whether Keras' own config of a layer describes the layers inside as they are."""
+    """Returns whether Keras' config of a layer describes the layers inside as they are."""
     kind = type(layer)
     if kind.__module__.partition(".")[0] == "keras" or isinstance(layer, rebuilt.Rebuilt):
         return True
@@ -76,11 +81,11 @@ def has_config_of_keras(layer: keras.Layer) -> bool:
 
 
 @contextlib.contextmanager
-def own_objects_known(model: keras.Layer):
-    """Lets configs hold layers and functions of the user's own that are registered nowhere."""
+def own_objects_known(model: keras.Layer) -> Iterator[None]:
+    """Lets configs refer to layers and functions of the user's own that are not registered."""
     layers = [layer for _, layer in walk(model)]
     values = [value for layer in layers for value in vars(layer).values()]
-    # The configs come from objects of this process: a lambda in them is no risk.
+    # The configs come from objects of this process, so a lambda in them is no risk.
     scope = keras.saving.custom_object_scope(arguments.own_objects(layers + values))
     with SafeModeScope(False), scope, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
@@ -90,16 +95,16 @@ def own_objects_known(model: keras.Layer):
 
 
 class _Copier:
-    def __init__(self, blank):
+    def __init__(self, blank: BlankWeights) -> None:
         self._blank = blank
-        self._made = {}
+        self._made: dict[int, keras.Layer] = {}
 
-    def layer(self, layer):
+    def layer(self, layer: keras.Layer) -> keras.Layer:
         if id(layer) not in self._made:
             self._made[id(layer)] = self._new(layer)
         return self._made[id(layer)]
 
-    def _new(self, layer):
+    def _new(self, layer: keras.Layer) -> keras.Layer:
         if functional(layer) is None:
             new = _named_like(layer, from_config(layer))
             self._blank.prepare(new)
@@ -116,24 +121,24 @@ class _Copier:
         rebuilt.mark(new, kind)
         return new
 
-    def _of_its_graph(self, model):
+    def _of_its_graph(self, model: keras.Model) -> keras.Model:
         return self._sequential(model) if _is_sequential(model) else self._functional(model)
 
-    def _copy_attributes(self, old, new):
-        """Hands on attributes, with layers and tensors of the copy for those of the model."""
+    def _copy_attributes(self, old: keras.Model, new: keras.Model) -> None:
+        """Copies attributes, replacing layers and tensors of the model by those of the copy."""
         tensors = {
             id(ours): theirs
             for nodes in zip(_nodes(functional(old)), _nodes(functional(new)), strict=True)
             for ours, theirs in zip(*(node.outputs for node in nodes), strict=True)
         }
 
-        def counterpart(value):
+        def counterpart(value: Any) -> Any:
             if isinstance(value, keras.Layer):
                 return self.layer(value)
             if isinstance(value, (keras.Variable, tf.Variable)) or any(held_by(value)):
                 raise NotCopiedError(
                     f"The {type(old).__name__} {old.name!r} cannot be copied: its constructor "
-                    "cannot be called with what its `get_config` gives, and it holds "
+                    "cannot be called with what its `get_config` returns, and it holds "
                     f"{value!r}. {_IN_PLACE}"
                 )
             return tensors.get(id(value), arguments.without_state(value))
@@ -141,18 +146,18 @@ class _Copier:
         for name, value in attributes(old).items():
             setattr(new, name, keras.tree.map_structure(counterpart, value))
 
-    def _functional(self, model):
+    def _functional(self, model: keras.Model) -> keras.Model:
         inputs = keras.tree.map_structure(_input_like, model.input)
         with _taken_for_not_compiled(model):
             return keras.models.clone_model(model, inputs, clone_function=self.layer)
 
-    def _sequential(self, model):
+    def _sequential(self, model: keras.Model) -> keras.Model:
         layers = [_input_like(model._functional.inputs[0]), *map(self.layer, model.layers)]
         return keras.Sequential(layers, name=model.name)
 
 
-def _nodes(graph) -> list:
-    """Returns the calls of a graph, in an order that is that of a copy, too."""
+def _nodes(graph: Functional) -> list[Node]:
+    """Returns the calls of a graph, in an order that a copy has too."""
     return [
         node
         for operation in graph.operations
@@ -161,17 +166,17 @@ def _nodes(graph) -> list:
     ]
 
 
-def _is_sequential(layer) -> bool:
+def _is_sequential(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.Sequential)
 
 
-def _named_like(old, new):
-    new.name = old.name  # Not every config has it.
+def _named_like(old: keras.Layer, new: keras.Layer) -> keras.Layer:
+    new.name = old.name  # Not every config holds it.
     return new
 
 
 def from_config(layer: keras.Layer) -> keras.Layer:
-    """Returns a layer made anew with the same arguments."""
+    """Returns a new layer with the same arguments."""
     if type(layer) is keras.layers.Lambda:
         return _copy_lambda(layer)
     try:
@@ -180,19 +185,19 @@ def from_config(layer: keras.Layer) -> keras.Layer:
         said = arguments.first_paragraph(error) or type(error).__name__
         raise NotCopiedError(
             f"The {type(layer).__name__} {layer.name!r} cannot be copied: its `get_config` must "
-            f"return the arguments of its `__init__`. {_IN_PLACE} Python says: {said}"
+            f"return the arguments of its `__init__`. {_IN_PLACE} The error was: {said}"
         ) from error
 
 
 def is_made_of_its_graph(model: keras.Model) -> bool:
-    """Whether a model has a graph, and a constructor that cannot make it again."""
+    """Returns whether a model has a graph, and a constructor that cannot make it again."""
     if functional(model) is None or has_config_of_keras(model):
         return False
     return _by_its_constructor(model) is None
 
 
-def _by_its_constructor(model):
-    """Returns a copy of a model whose constructor makes its graph, or None if it cannot."""
+def _by_its_constructor(model: keras.Model) -> keras.Model | None:
+    """Returns a copy of a model made by its constructor, or None if its graph differs."""
     try:
         new = from_config(model)
     except NotCopiedError:
@@ -200,16 +205,21 @@ def _by_its_constructor(model):
     return new if functional(new) is not None and _kinds(new) == _kinds(model) else None
 
 
-def _kinds(model) -> list[tuple]:
-    """Returns the classes of a graph's operations and the shapes of what they give."""
-    return [
-        (type(operation), [x.shape for node in operation._inbound_nodes for x in node.outputs])
-        for operation in functional(model).operations
-    ]
+def _kinds(model: keras.Model) -> list[tuple[type, list[Any]]]:
+    """Returns the class and the output shapes of each operation of a graph."""
+    graph = functional(model)
+    return (
+        []
+        if graph is None
+        else [
+            (type(operation), [x.shape for node in operation._inbound_nodes for x in node.outputs])
+            for operation in graph.operations
+        ]
+    )
 
 
-def _copy_lambda(layer):
-    # Its config has the code of a lambda without the globals that the code needs.
+def _copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    # Its config holds the code of a lambda without the globals that the code needs.
     return keras.layers.Lambda(
         layer.function,
         output_shape=layer._output_shape,
@@ -222,8 +232,8 @@ def _copy_lambda(layer):
 
 
 @contextlib.contextmanager
-def _taken_for_not_compiled(model):
-    """Keeps Keras from compiling a clone, which it does by its config; see `compile_like`."""
+def _taken_for_not_compiled(model: keras.Model) -> Iterator[None]:
+    """Keeps Keras from compiling a clone from the config of the model; see `compile_like`."""
     compiled, model.compiled = model.compiled, False
     try:
         yield
@@ -231,7 +241,7 @@ def _taken_for_not_compiled(model):
         model.compiled = compiled
 
 
-def _input_like(tensor):
+def _input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
     operation = tensor._keras_history.operation
     if isinstance(operation, keras.layers.InputLayer):
         return type(operation).from_config(operation.get_config()).output
@@ -241,14 +251,14 @@ def _input_like(tensor):
 # The layers of a copy, and their state
 
 
-def counterparts(model: keras.Model, new: keras.Model) -> list[tuple[Path, keras.Layer, object]]:
-    """Returns, for each layer of a model, its path, itself and the layer of the copy.
+def counterparts(model: keras.Model, new: keras.Model) -> Pairs:
+    """Returns the layers of a model with those of the copy.
 
-    The layers of the copy are built on the way, so that those that a `build` makes exist, and
-    named as in the model.
+    Builds the layers of the copy, so that layers made in a `build` exist, and names them as in the
+    model.
 
     Raises:
-        NotCopiedError: if the copy is not made of the same layers.
+        NotCopiedError: if the copy does not contain the same layers.
     """
     pairs = []
     for path, old in walk(model):
@@ -256,7 +266,7 @@ def counterparts(model: keras.Model, new: keras.Model) -> list[tuple[Path, keras
             other = at(new, path)
         except LookupError:
             if not (old._trainable_variables or old._non_trainable_variables):
-                continue  # The layers inside come by themselves.
+                continue  # The layers inside are copied by themselves.
             raise NotCopiedError(
                 f"The model {model.name!r} cannot be copied: a copy made from its config has no "
                 f"{dotted(path)}, a {type(old).__name__}. {_IN_PLACE}"
@@ -274,39 +284,39 @@ def counterparts(model: keras.Model, new: keras.Model) -> list[tuple[Path, keras
 
 
 def differs(old: keras.Layer, new: keras.Layer) -> bool:
-    """Whether a layer of Keras' own was made with other arguments than its counterpart.
+    """Returns whether a layer of Keras' own has other arguments than its counterpart.
 
-    What a config of the user's own class leaves out, or a user has set on the layers of a model
-    since, is at its default in a copy.
+    In a copy, arguments have their defaults if a config of the user's class leaves them out or if
+    the user has changed them since.
     """
     if old is new or old._layers or type(old).__module__.partition(".")[0] != "keras":
         return False
     return _arguments_that_count(old) != _arguments_that_count(new)
 
 
-def _arguments_that_count(layer) -> dict | None:
+def _arguments_that_count(layer: keras.Layer) -> dict[str, str] | None:
     try:
         config = layer.get_config()
     except Exception:
-        return None  # Not every layer has a config that its model can do without.
+        return None  # A layer may have no config if that of its model does not need it.
     return {
         key: str(value)
         for key, value in config.items()
-        # The weights are copied, `trainable` is handed on.
+        # Weights and `trainable` are copied separately.
         if key not in ("name", "trainable", "seed", "batch_shape") and "initializer" not in key
     }
 
 
-def _name_like(old, new):
+def _name_like(old: keras.Layer, new: keras.Layer) -> None:
     new.name = old.name
-    if functional(old) is not None:
-        operations = zip(functional(old).operations, functional(new).operations, strict=True)
-        for ours, theirs in operations:
+    graph, copied = functional(old), functional(new)
+    if graph is not None and copied is not None:
+        for ours, theirs in zip(graph.operations, copied.operations, strict=True):
             theirs.name = ours.name
 
 
-def copy_state(old: keras.Layer, new: keras.Layer):
-    """Copies the variables and assets of a layer, without those of the layers inside."""
+def copy_state(old: keras.Layer, new: keras.Layer) -> None:
+    """Copies the variables and assets of a layer, except those of the layers inside."""
     if not old.built or old is new:
         return
     shapes = [
@@ -318,7 +328,7 @@ def copy_state(old: keras.Layer, new: keras.Layer):
             f"The {type(old).__name__} {old.name!r} cannot be copied: its weights have the shapes "
             f"{shapes[0]} in the model, and {shapes[1]} in a copy made from its config. {_IN_PLACE}"
         )
-    store = {}
+    store: dict[str, Any] = {}
     old.save_own_variables(store)
     if store:
         new.load_own_variables(store)
@@ -331,10 +341,10 @@ def copy_state(old: keras.Layer, new: keras.Layer):
             new.load_assets(folder)
 
 
-def copy_replaced(old: keras.Layer, new: keras.Layer):
-    """Copies the variables of a layer to the one that takes its place, but for moving statistics.
+def copy_replaced(old: keras.Layer, new: keras.Layer) -> None:
+    """Copies the variables of a layer, except moving statistics, to its replacement.
 
-    A normalization has fewer variables than the one it replaces, a standardized kernel a gain.
+    The replacement of a normalization has fewer variables, that of a convolution may have a gain.
     """
     if isinstance(new, keras.layers.Wrapper):
         new = new.layer

@@ -1,64 +1,83 @@
-"""Decides what becomes of each layer of a model, which stays as it is."""
+"""Decides which layers of a model to replace, and by what. The model does not change."""
 
 from __future__ import annotations
 
-import collections
 import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
-from .._keras import get_keras_mask, rematerialized_like
+from .._keras import Functional, Node, get_keras_mask, rematerialized_like
 from . import rules
 from .change import Build, Change
 from .composites import Composites
 from .fusion import Fusion, find_fusion
-from .network import AT_OUTPUT, BEFORE_KEPT, BEFORE_KERNEL, NORMALIZATIONS, Graph, Network
+from .network import (
+    AT_OUTPUT,
+    BEFORE_KEPT,
+    BEFORE_KERNEL,
+    NORMALIZATIONS,
+    Graph,
+    Network,
+    Reasons,
+)
 from .report import FUSED, KEPT, REPLACED, ConversionReport, LayerChange
+from .rules import Options
 from .walk import TRACKED, Path, captured, children, dotted, functional, walk
 
 _OPAQUE = (keras.layers.SpectralNormalization,)
 _UNREACHED = "a function or a set holds it, in which it cannot be replaced"
 
 
-def decide(model: keras.Model, options: rules.Options, report: ConversionReport) -> list[Change]:
-    """Returns what is to be changed in a model.
+def decide(model: keras.Model, options: Options, report: ConversionReport) -> list[Change]:
+    """Returns the changes to make in a model.
 
     Args:
-        model: the model; it is not changed.
-        options: what the user asked for.
-        report: is filled with what is replaced, fused and kept, and why.
+        model: the model. It does not change.
+        options: the arguments of `convert`.
+        report: receives what is replaced, fused and kept, and why.
     """
     return _Decider(model, options, report).changes
 
 
 class _Decider:
-    def __init__(self, model, options, report):
+    def __init__(self, model: keras.Model, options: Options, report: ConversionReport) -> None:
         self._options = options
         self._report = report
         self._found = list(walk(model))
         self._network = Network(self._found)
-        self._outputs = [] if functional(model) is None else functional(model).outputs
+        graph = functional(model)
+        self._outputs = [] if graph is None else graph.outputs
         self._holders = _holders(self._found)
-        self._taken = set()
-        self._seen = set()
-        self._few = []
-        self.changes = []
+        self._taken: set[int] = set()
+        self._seen: set[int] = set()
+        self._few: list[tuple[str, int]] = []
+        self.changes: list[Change] = []
         with Composites(layer for _, layer in self._found) as self._composites:
             self._visit(model, (), "", None)
         self._note_unreached()
         self._note_few_numbers()
         self._note_untracked(model)
 
-    def _visit(self, layer, path: Path, scope: str, reasons: list[str | None] | None, calls=()):
-        """Decides about a layer and those inside.
+    def _visit(
+        self,
+        layer: keras.Layer,
+        path: Path,
+        scope: str,
+        reasons: Reasons | None,
+        calls: Sequence[Node] = (),
+    ) -> None:
+        """Decides about a layer and the layers inside.
 
         Args:
             layer: the layer or model.
-            path: where it is.
-            scope: the names of what it is inside, for the report.
-            reasons: for each of its outputs, why no normalization follows, or None if one does;
+            path: the path to it.
+            scope: the names of the layers that contain it, for the report.
+            reasons: for each of its outputs, why no normalization follows, or None if one does.
                 None for the model that is converted.
-            calls: the nodes at which it is called, where they are known.
+            calls: the nodes at which it is called, if they are known.
         """
         if id(layer) in self._seen:
             return
@@ -68,7 +87,7 @@ class _Decider:
             if isinstance(layer, NORMALIZATIONS):
                 self._normalization(layer, path, scope)
             else:
-                reason = next(filter(None, reasons), None)
+                reason = next(filter(None, reasons or ()), None)
                 self._kernel(layer, path, scope, reason)
         elif not isinstance(layer, _OPAQUE):
             graph = self._composites.graph(layer, calls)
@@ -77,11 +96,19 @@ class _Decider:
             else:
                 self._composite(layer, path, inside, reasons)
 
-    def _graph(self, layer, graph, path, scope, reasons):
-        """Decides about a layer or model whose graph is known."""
-        if reasons is not None and len(reasons) != len(graph.outputs):
-            reasons = [next(filter(None, reasons), None)] * len(graph.outputs)
-        graph = Graph(graph, self._counts, self._composites, reasons)
+    def _graph(
+        self,
+        layer: keras.Layer,
+        functional: Functional,
+        path: Path,
+        scope: str,
+        reasons: Reasons | None,
+    ) -> None:
+        """Decides about the layers inside a layer or model whose graph is known."""
+        outputs = len(functional.outputs)
+        if reasons is not None and len(reasons) != outputs:
+            reasons = [next(filter(None, reasons), None)] * outputs
+        graph = Graph(functional, self._counts, self._composites, reasons)
         inside = list(children(layer))
         for below, child in inside:
             calls = graph.calls(child)
@@ -90,8 +117,10 @@ class _Decider:
         for below, child in inside:
             self._visit(child, path + below, scope, [rules.OUTSIDE] * _outputs_of(child))
 
-    def _composite(self, layer, path, scope, reasons):
-        """Decides about a layer that calls other layers in code that cannot be followed."""
+    def _composite(
+        self, layer: keras.Layer, path: Path, scope: str, reasons: Reasons | None
+    ) -> None:
+        """Decides about the layers inside a layer whose `call` cannot be traced."""
         inside = [child for _, child in walk(layer)][1:]
         norms = [norm for norm in inside if isinstance(norm, NORMALIZATIONS) and norm.built]
         reason = AT_OUTPUT if reasons is None else next(filter(None, reasons), None)
@@ -103,9 +132,9 @@ class _Decider:
         for below, child in children(layer):
             self._visit(child, path + below, scope, [reason] * _outputs_of(child))
 
-    # Layers that concern the conversion
+    # Normalizations and layers with a kernel
 
-    def _normalization(self, layer, path, scope):
+    def _normalization(self, layer: keras.Layer, path: Path, scope: str) -> None:
         decision = rules.normalization(layer, self._options, self._is_masked(layer))
         if decision.make is None:
             self._note(layer, scope, KEPT, decision)
@@ -127,18 +156,22 @@ class _Decider:
             for operation in (fusion.addition, fusion.activation_operation)
         )
         self._change(
-            *(layer, path, functools.partial(decision.make, fusion.activation)),
+            layer,
+            path,
+            functools.partial(decision.make, fusion.activation),
             addition=addition,
             norm_input=fusion.norm_input,
             activation=activation,
         )
 
-    def _change(self, layer, path, make, **fusion):
+    def _change(
+        self, layer: keras.Layer, path: Path, make: Callable[[], keras.Layer], **fusion: Any
+    ) -> None:
         with rematerialized_like(layer):
             new = make()
         self.changes.append(Change(path, new, type(layer).__name__, Build.of(layer), **fusion))
 
-    def _fusion(self, layer):
+    def _fusion(self, layer: keras.Layer) -> Fusion:
         fused = self._options.fuse and self._options.norm is not None
         if not fused or self._holders[id(layer)] > 1:
             return Fusion()
@@ -146,7 +179,7 @@ class _Decider:
         self._taken.add(id(fusion.addition))
         return fusion
 
-    def _kernel(self, layer, path, scope, reason):
+    def _kernel(self, layer: keras.Layer, path: Path, scope: str, reason: str | None) -> None:
         decision = rules.kernel(layer, self._options, reason)
         if decision.make is None:
             self._note(layer, scope, KEPT, decision)
@@ -154,21 +187,21 @@ class _Decider:
         self._note(layer, scope, REPLACED, decision)
         self._change(layer, path, decision.make)
 
-    def _counts(self, norm) -> bool:
+    def _counts(self, norm: keras.Layer) -> bool:
         return rules.counts(norm, self._options)
 
-    def _is_masked(self, layer) -> bool:
+    def _is_masked(self, layer: keras.Layer) -> bool:
         inputs = [tensor for node in self._network.calls(layer) for tensor in node.input_tensors]
         return any(get_keras_mask(tensor) is not None for tensor in inputs)
 
     # The report
 
-    def _note(self, layer, scope, action, decision):
+    def _note(self, layer: keras.Layer, scope: str, action: str, decision: rules.Decision) -> None:
         kind = rules.describe(layer)
         change = LayerChange(scope + layer.name, kind, action, decision.result, decision.reason)
         self._report.changes.append(change)
 
-    def _note_unreached(self):
+    def _note_unreached(self) -> None:
         for path, layer in self._found:
             unreached = [("", layer)] if TRACKED in path else captured(layer)
             for name, held in unreached:
@@ -177,17 +210,17 @@ class _Decider:
                     scope = f"{layer.name}.{name}/" if name else ""
                     self._note(held, scope, KEPT, rules.Decision(reason=_UNREACHED))
 
-    def _note_few_numbers(self):
+    def _note_few_numbers(self) -> None:
         if self._few:
             name, numbers = min(self._few, key=lambda norm: norm[1])
             self._report.notes.append(
-                f"groups of fewer than {rules.FEWEST_NUMBERS} numbers, whose statistics are "
-                f"noise, in {len(self._few)} of the normalizations at this input size ({name}: "
-                f"{numbers}): take fewer groups (`groups`), more channels per group "
+                f"groups of fewer than {rules.FEWEST_NUMBERS} numbers, whose statistics are noise, "
+                f"in {len(self._few)} of the normalizations at this input size ({name}: "
+                f"{numbers}): use fewer groups (`groups`), more channels per group "
                 "(`group_size`) or larger inputs"
             )
 
-    def _note_untracked(self, model):
+    def _note_untracked(self, model: keras.Model) -> None:
         tracked = {id(layer) for layer in model._flatten_layers()}
         names = [
             dotted(path)
@@ -196,18 +229,20 @@ class _Decider:
         ]
         if names:
             self._report.notes.append(
-                f"Keras neither trains nor saves what only plain Python objects hold: {names[0]}"
+                "Keras neither trains nor saves layers that only plain Python objects hold: "
+                + names[0]
                 + (f" and {len(names) - 1} more" if names[1:] else "")
             )
 
 
-def _outputs_of(layer) -> int:
-    return 1 if functional(layer) is None else len(functional(layer).outputs)
+def _outputs_of(layer: keras.Layer) -> int:
+    graph = functional(layer)
+    return 1 if graph is None else len(graph.outputs)
 
 
-def _holders(found) -> dict[int, int]:
-    """Returns, by the id of a layer, how many models and layers of layers call or hold it."""
-    held = collections.Counter()
+def _holders(found: list[tuple[Path, keras.Layer]]) -> Counter[int]:
+    """Returns, by the id of a layer, how many layers and models call or hold it."""
+    held: Counter[int] = Counter()
     for _, holder in found:
         held.update({id(child) for _, child in children(holder)})
     return held

@@ -1,8 +1,9 @@
-"""Classes that are derived from the user's own, to be saved in another way."""
+"""Classes derived from the user's own, to change how their instances are saved."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import keras
 
@@ -10,20 +11,21 @@ from .._keras import register
 
 
 class Derived:
-    """The part that such classes share; put before the class of the user's own."""
+    """The base of these classes, which all have the class of a layer as another one."""
 
-    def __reduce__(self):
-        # As the file that Keras saves. No module has these classes under their names.
-        _, arguments = super().__reduce__()
-        return keras.Model._unpickle_model, arguments
+    name: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickles the file that Keras saves: these classes are not attributes of their module.
+        return keras.Model._unpickle_model, super().__reduce__()[1]
 
 
 @functools.cache
 def derived(first: type[Derived], kind: type) -> type:
-    """Returns the class of `first` and of `kind`, under the name of the latter.
+    """Returns a class derived from `first` and `kind`, with the name of `kind`.
 
-    It is registered as `first` is, whose `from_config` loads it. `.weights.h5` files address what
-    is in a list by the name of its class.
+    It is registered under the name of `first`, whose `from_config` loads it. It keeps the name of
+    `kind` because `.weights.h5` files address layers in lists by the names of their classes.
     """
     body = {"__module__": __name__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     made = type(kind)(kind.__name__, (first, kind), body)
@@ -31,5 +33,5 @@ def derived(first: type[Derived], kind: type) -> type:
 
 
 def own_class(model: Derived) -> type:
-    """Returns the class of the user's own that the class of a model is derived from."""
+    """Returns the user's class that the class of a model is derived from."""
     return type(model).__bases__[1]

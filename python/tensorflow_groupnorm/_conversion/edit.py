@@ -1,6 +1,8 @@
-"""Puts layers in the place of others, in the graphs, attributes and lists of a model."""
+"""Replaces layers in the graphs, attributes and lists of a model."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 
@@ -10,21 +12,21 @@ from .network import Network
 from .walk import at, attributes, functional, items, walk
 
 
-def apply(root: keras.Layer, changes: list[Change]):
+def apply(root: keras.Layer, changes: list[Change]) -> None:
     """Changes a model or layer in place.
 
     Args:
-        root: the model or layer; what the changes concern is built.
-        changes: with paths from `root`.
+        root: the model or layer. The layers to replace are built.
+        changes: the changes, with paths from `root`.
 
     Raises:
-        LookupError: if a path leads nowhere.
+        LookupError: if there is nothing at a path.
     """
     found = list(walk(root))
     network = Network(found)
     holders = [layer for _, layer in found]
     replaced = []
-    absorbed = set()
+    absorbed: set[int] = set()
     for change in changes:
         old = at(root, change.path)
         operations = [
@@ -35,7 +37,7 @@ def apply(root: keras.Layer, changes: list[Change]):
         replaced.append((old, change, operations))
     for old, change, (addition, activation) in replaced:
         new = change.layer
-        # Where Keras numbers layers anew, another name might be that of a layer that stays.
+        # A number that Keras gives to a new layer may be that of a layer that stays.
         new.name = old.name
         change.build.apply(new)
         if addition is None and activation is None:
@@ -54,20 +56,25 @@ def apply(root: keras.Layer, changes: list[Change]):
             refresh_graph(functional(holder))
 
 
-def _arguments(node, old, new) -> tuple[tuple, dict]:
-    """Returns the arguments of a call for the layer that takes the place of the one called."""
+def _arguments(
+    node: Node, old: keras.Layer, new: keras.Layer
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the arguments of a call, for the replacement of the layer that is called."""
     args, kwargs = node.arguments.args, node.arguments.kwargs
     if not isinstance(old, keras.layers.BatchNormalization) or type(old) is type(new):
         return args, kwargs
-    # No other normalization asks whether the model is being trained.
+    # No other normalization takes `training`.
     given = dict(zip(("inputs", "training", "mask"), args, strict=False)) | kwargs
     inputs = given.pop("inputs")
     given.pop("training", None)
     return (inputs,), given
 
 
-def _call_fused(network, change, old, addition, activation):
-    # A Sequential that is rebuilt, as by each `add`, leaves calls behind that are in no graph.
+def _call_fused(
+    network: Network, change: Change, old: keras.Layer, addition: Any, activation: Any
+) -> None:
+    # Only `network` knows the call that counts: whenever a Sequential is rebuilt, as by `add`, it
+    # leaves calls behind that belong to no graph.
     (node,) = network.calls(old)
     args, kwargs = _arguments(node, old, change.layer)
     kwargs, last = dict(kwargs), node
@@ -79,8 +86,10 @@ def _call_fused(network, change, old, addition, activation):
     _call(change.layer, (args, kwargs), last)
 
 
-def _call(layer, arguments, node):
-    """Lets what a call gave be given by a call of another layer; who reads it need not know."""
+def _call(
+    layer: keras.Layer, arguments: tuple[tuple[Any, ...], dict[str, Any]], node: Node
+) -> None:
+    """Makes the outputs of a call those of a call of another layer. Its readers do not change."""
     args, kwargs = arguments
     for tensor in node.arguments.keras_tensors:
         producer = tensor._keras_history.operation
@@ -91,9 +100,9 @@ def _call(layer, arguments, node):
     layer._outbound_nodes.extend(readers)
 
 
-def _substitute(holder, by_id):
-    """Replaces layers by their ids in the attributes of a layer, and in what those hold."""
-    seen = set()
+def _substitute(holder: keras.Layer, by_id: dict[int, keras.Layer]) -> None:
+    """Replaces layers, given by their ids, in the attributes of a layer and inside of those."""
+    seen: set[int] = set()
     for old, new in [(child, by_id[id(child)]) for child in holder._layers if id(child) in by_id]:
         replace_tracked(holder, old, new)
     for name, value in attributes(holder).items():
@@ -102,14 +111,14 @@ def _substitute(holder, by_id):
             setattr(holder, name, new)
 
 
-def _substituted(value, by_id, seen):
+def _substituted(value: Any, by_id: dict[int, keras.Layer], seen: set[int]) -> Any:
     if isinstance(value, keras.Layer):
         return by_id.get(id(value), value)
     if id(value) in seen:
         return value
     seen.add(id(value))
-    new = [(key, item, _substituted(item, by_id, seen)) for key, item in items(value)]
-    new = {key: item for key, before, item in new if item is not before}
+    held = [(key, item, _substituted(item, by_id, seen)) for key, item in items(value)]
+    new: dict[Any, Any] = {key: item for key, before, item in held if item is not before}
     if not new:
         return value
     if isinstance(value, tuple):
@@ -125,7 +134,7 @@ def _substituted(value, by_id, seen):
     return value
 
 
-def _set_layers(model: keras.Sequential, layers: list):
+def _set_layers(model: keras.Sequential, layers: list[keras.Layer]) -> None:
     if [*map(id, layers)] == [*map(id, model._layers)]:
         return
     for layer in list(model._layers):

@@ -1,4 +1,4 @@
-"""Finds the additions and activations that a normalization can take into its kernel."""
+"""Finds the additions and activations that a normalization can absorb."""
 
 from __future__ import annotations
 
@@ -6,46 +6,47 @@ import dataclasses
 
 import keras
 
-from .._keras import AddOperation, ReluOperations, SiluOperation
+from .._keras import AddOperation, Node, ReluOperations, SiluOperation
 from ..layers._activations import fused_name, resolve
 from .network import Network
 
 
 @dataclasses.dataclass(frozen=True)
 class Fusion:
-    """`activation(norm(x) + residual)`, all of which becomes one layer.
+    """The operations of `activation(norm(x) + residual)` that become one layer.
 
     Attributes:
-        addition: the operation that adds, or None.
-        norm_input: which of its two inputs the normalization's output is.
+        addition: the addition, or None.
+        norm_input: the input of the addition, 0 or 1, that comes from the normalization.
         activation: `"relu"`, `"silu"` or None.
-        activation_operation: the operation that applies it, or None.
+        activation_operation: the operation that applies the activation, or None.
     """
 
-    addition: object = None
+    addition: keras.Operation | None = None
     norm_input: int = 0
     activation: str | None = None
-    activation_operation: object = None
+    activation_operation: keras.Operation | None = None
 
     @property
-    def absorbed(self) -> list:
-        """The operations that are no layers of their own any more."""
+    def absorbed(self) -> list[keras.Operation]:
+        """The operations that become part of the normalization."""
         return [op for op in (self.addition, self.activation_operation) if op is not None]
 
 
-def find_fusion(network: Network, norm, outputs: list, taken: set[int]) -> Fusion:
-    """Returns what follows a normalization and can be fused into it.
+def find_fusion(
+    network: Network, norm: keras.Layer, outputs: list[keras.KerasTensor], taken: set[int]
+) -> Fusion:
+    """Returns the operations after a normalization that can be fused into it.
 
-    Everything fused is called once, in one dtype, and nothing else reads what lies between. The
-    addition is of two tensors of one shape: `norm(x) + residual` is then what the layer computes,
-    and the activation is applied to the sum.
+    They are called once and have one dtype, and nothing else reads the tensors between them. The
+    addition adds two tensors of the same shape, as the fused layer does before its activation.
 
     Args:
         network: the calls of the model.
         norm: the normalization layer.
-        outputs: tensors whose operations stay: the outputs of the model that is converted. Their
-            names are those of its outputs, and a dict of losses or labels goes by them.
-        taken: the ids of additions that other normalizations have taken.
+        outputs: the outputs of the model that is converted. The operations that produce them stay,
+            as their names are those that dicts of losses and labels use.
+        taken: the ids of additions that other normalizations have absorbed.
     """
     calls = network.calls(norm)
     if len(calls) != 1 or len(calls[0].outputs) != 1:
@@ -60,8 +61,10 @@ def find_fusion(network: Network, norm, outputs: list, taken: set[int]) -> Fusio
     return Fusion(addition, norm_input, activation, operation)
 
 
-def _next(network: Network, tensor, outputs: list):
-    """Returns the call that alone reads the tensor, of an operation that is called once."""
+def _next(
+    network: Network, tensor: keras.KerasTensor, outputs: list[keras.KerasTensor]
+) -> Node | None:
+    """Returns the only call that reads the tensor, of an operation that is called once."""
     node = network.only_reader(tensor)
     if node is None or len(network.calls(node.operation)) != 1 or len(node.outputs) != 1:
         return None
@@ -70,7 +73,12 @@ def _next(network: Network, tensor, outputs: list):
     return node if node.outputs[0].dtype == tensor.dtype else None
 
 
-def _addition(network: Network, output, outputs: list, taken: set[int]):
+def _addition(
+    network: Network,
+    output: keras.KerasTensor,
+    outputs: list[keras.KerasTensor],
+    taken: set[int],
+) -> tuple[keras.Operation | None, int]:
     node = _next(network, output, outputs)
     if node is None or type(node.operation) not in (keras.layers.Add, AddOperation):
         return None, 0
@@ -82,14 +90,17 @@ def _addition(network: Network, output, outputs: list, taken: set[int]):
     return node.operation, 0 if inputs[0] is output else 1
 
 
-def _activation(network: Network, output, outputs: list):
+def _activation(
+    network: Network, output: keras.KerasTensor, outputs: list[keras.KerasTensor]
+) -> tuple[str | None, keras.Operation | None]:
     node = _next(network, output, outputs)
-    name = None if node is None else activation_name(node.operation)
-    return (None, None) if name is None else (name, node.operation)
+    if node is None or (name := activation_name(node.operation)) is None:
+        return None, None
+    return name, node.operation
 
 
-def activation_name(operation) -> str | None:
-    """Returns `"relu"` or `"silu"` for an operation that is just that, else None."""
+def activation_name(operation: keras.Operation) -> str | None:
+    """Returns `"relu"` or `"silu"` for an operation that computes exactly that, else None."""
     if isinstance(operation, keras.Layer):
         function = resolve(operation, operation.compute_dtype)
         name = fused_name(function)

@@ -1,13 +1,14 @@
-"""The graphs of functional models: who reads what, and what a normalization follows."""
+"""The graphs of functional models: which call reads which tensor, and what follows a layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 
 from .. import layers
-from .._keras import Functional, is_in_graph
+from .._keras import Functional, Node, is_in_graph
 from .composites import Composites
 from .walk import Path, attributes, functional, items
 
@@ -19,39 +20,42 @@ NORMALIZATIONS = (
 )
 _KERNELS = ("kernel", "_kernel", "depthwise_kernel", "embeddings", "recurrent_kernel")
 
+#: For each output of a layer, why no normalization follows it, or None if one does.
+Reasons = list[str | None]
+
 #: Why a convolution is not followed by a normalization.
 AT_OUTPUT = "its output leaves the model without a normalization"
 BEFORE_KERNEL = "the next layer with a kernel comes before a normalization"
-BEFORE_KEPT = "the normalization behind it is kept"
+BEFORE_KEPT = "the normalization after it is kept"
 
 
-def unwrap(operation):
-    """Returns the layer inside `TimeDistributed`, any other operation as it is."""
+def unwrap(operation: keras.Operation) -> keras.Operation:
+    """Returns the layer inside `TimeDistributed`, and any other operation as it is."""
     while isinstance(operation, keras.layers.TimeDistributed):
         operation = operation.layer
     return operation
 
 
 def runs_its_graph(model: keras.Model) -> bool:
-    """Whether a model with a graph computes what the graph says: its class has no other `call`."""
+    """Returns whether a model computes its graph: its class does not override `call`."""
     return type(model).call in (Functional.call, keras.Sequential.call)
 
 
 class Network:
-    """All calls within a model, its submodels and those that it holds in attributes.
+    """All calls in a model, in its submodels and in models that it holds in attributes.
 
-    Functional models may share calls: a feature extractor those of the model it is a part of.
+    Functional models may share calls, as a feature extractor does with the model it is part of.
 
     Args:
-        found: the layers of the model with their paths, of `walk`.
+        found: the layers of the model with their paths, from `walk`.
     """
 
-    def __init__(self, found: Iterable[tuple[Path, keras.Layer]]):
-        self._calls = {}
-        self._readers = {}
-        self._pinned = set()
-        self._paths = {}
-        nodes = {}
+    def __init__(self, found: Iterable[tuple[Path, keras.Layer]]) -> None:
+        self._calls: dict[int, list[Node]] = {}
+        self._readers: dict[int, list[Node]] = {}
+        self._pinned: set[int] = set()
+        self._paths: dict[int, Path] = {}
+        nodes: dict[int, Node] = {}
         for path, layer in found:
             self._pin(attributes(layer).values())
             graph = functional(layer)
@@ -71,8 +75,9 @@ class Network:
             for tensor in node.input_tensors:
                 self._readers.setdefault(id(tensor), []).append(node)
 
-    def _pin(self, values):
-        pending, seen = list(values), set()
+    def _pin(self, values: Iterable[Any]) -> None:
+        """Records tensors that are used other than as inputs of calls, so that they must stay."""
+        pending, seen = list(values), set[int]()
         while pending:
             value = pending.pop()
             if isinstance(value, keras.KerasTensor):
@@ -81,16 +86,16 @@ class Network:
                 seen.add(id(value))
                 pending += [item for _, item in items(value)]
 
-    def calls(self, operation) -> list:
+    def calls(self, operation: keras.Operation) -> list[Node]:
         """Returns the calls of an operation."""
         return self._calls.get(id(operation), [])
 
-    def only_reader(self, tensor):
-        """Returns the one call that reads a tensor which is nowhere else at hand, or None."""
+    def only_reader(self, tensor: keras.KerasTensor) -> Node | None:
+        """Returns the only call that reads a tensor, or None if anything else uses it."""
         readers = self._readers.get(id(tensor), [])
         return readers[0] if len(readers) == 1 and id(tensor) not in self._pinned else None
 
-    def path(self, operation) -> Path:
+    def path(self, operation: keras.Operation) -> Path:
         """Returns the path to an operation of a graph."""
         return self._paths[id(operation)]
 
@@ -100,10 +105,10 @@ class Graph:
 
     Args:
         model: the functional model.
-        counts: whether a normalization takes back the scale of what it reads.
-        composites: follows the calls of layers that are made of layers.
-        outputs: for each output of the model, in order, why no normalization follows it where
-            the model is used, or None if one does. Defaults to the end of all there is.
+        counts: returns whether a normalization makes the scale of its input irrelevant.
+        composites: traces the calls of layers that are made of layers.
+        outputs: for each output of the model, why no normalization follows it where the model is
+            used, or None if one does. By default, the outputs are read by nothing.
     """
 
     def __init__(
@@ -111,15 +116,16 @@ class Graph:
         model: Functional,
         counts: Callable[[keras.Layer], bool],
         composites: Composites,
-        outputs: list[str | None] | None = None,
-    ):
+        outputs: Reasons | None = None,
+    ) -> None:
         self.model = model
         self._counts = counts
         self._composites = composites
-        self._reasons = [AT_OUTPUT] * len(model.outputs) if outputs is None else outputs
-        self._calls = {}
-        self._readers = {}
-        self._memo = {}
+        at_outputs: Reasons = [AT_OUTPUT] * len(model.outputs)
+        self._reasons = at_outputs if outputs is None else outputs
+        self._calls: dict[int, list[Node]] = {}
+        self._readers: dict[int, list[Node]] = {}
+        self._memo: dict[int, str | None] = {}
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
                 if node.is_input:
@@ -128,20 +134,20 @@ class Graph:
                 for tensor in node.input_tensors:
                     self._readers.setdefault(id(tensor), []).append(node)
 
-    def calls(self, operation) -> list:
+    def calls(self, operation: keras.Operation) -> list[Node]:
         """Returns the calls of an operation in this graph."""
         return self._calls.get(id(operation), [])
 
-    def reasons(self, operation) -> list[str | None]:
+    def reasons(self, operation: keras.Operation) -> Reasons:
         """Returns, for each output of an operation, why one of its calls is not normalized."""
         calls = [self._outputs(node) for node in self.calls(operation)]
         return [next(filter(None, reasons), None) for reasons in zip(*calls, strict=True)]
 
-    def not_normalized(self, tensor) -> str | None:
-        """Returns why not every path from the tensor meets a normalization before a kernel.
+    def not_normalized(self, tensor: keras.KerasTensor) -> str | None:
+        """Returns why a path from the tensor does not reach a normalization before a kernel.
 
         Returns:
-            `AT_OUTPUT`, `BEFORE_KERNEL`, `BEFORE_KEPT`, or None if every path does.
+            `AT_OUTPUT`, `BEFORE_KERNEL`, `BEFORE_KEPT`, or None if every path reaches one.
         """
         if id(tensor) not in self._memo:
             reasons = [
@@ -154,10 +160,10 @@ class Graph:
             self._memo[id(tensor)] = next(filter(None, reasons), None)
         return self._memo[id(tensor)]
 
-    def _outputs(self, node) -> list[str | None]:
+    def _outputs(self, node: Node) -> Reasons:
         return [self.not_normalized(output) for output in node.outputs]
 
-    def _reasons_behind(self, node, tensor):
+    def _reasons_behind(self, node: Node, tensor: keras.KerasTensor) -> Reasons:
         operation = node.operation
         if isinstance(unwrap(operation), NORMALIZATIONS):
             return [None if self._counts(unwrap(operation)) else BEFORE_KEPT]
@@ -175,12 +181,12 @@ class Graph:
         return self._outputs(node)
 
 
-def _has_kernel(operation) -> bool:
+def _has_kernel(operation: keras.Operation) -> bool:
     if not isinstance(operation, keras.Layer):
         return False
     if any(hasattr(operation, name) for name in _KERNELS):
         return True
     if isinstance(operation, layers.WeightStandardization):
         return True
-    # A layer made of layers: what comes first in it is not known.
+    # In a layer made of layers, the first layer is not known.
     return bool(operation._layers) and bool(operation.weights)

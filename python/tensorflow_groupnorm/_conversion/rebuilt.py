@@ -1,13 +1,15 @@
-"""Functional and `Sequential` models of classes whose constructors cannot make them again.
+"""Saves and loads models with a graph whose constructors cannot make them again.
 
-Such a model keeps its class and is saved as its graph. Loading makes the graph and gives it the
-class, without calling the constructor.
+Such a functional or `Sequential` model keeps its class and is saved as its graph. Loading makes the
+graph and gives it the class without calling the constructor.
 """
 
 from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -18,18 +20,18 @@ from .walk import attributes
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def mark(model: keras.Model, kind: type):
-    """Gives a model a class, which is derived from `kind` and saves it as its graph."""
+def mark(model: keras.Model, kind: type) -> None:
+    """Gives a model a class derived from `kind` that saves it as its graph."""
     make_functional(kind)
     model.__class__ = derived(Rebuilt, kind)
 
 
 @register(name="Rebuilt")
 class Rebuilt(Derived):
-    """Put before the class of a model that is saved as its graph; registered for serialization."""
+    """The first base class of the class of a rebuilt model; registered for serialization."""
 
-    def get_config(self) -> dict:
-        """Returns the class, the graph, and the attributes that are plain values or layers."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the class, the graph and the attributes that are plain values or layers."""
         kind = own_class(self)
         with _as_plain(self):
             graph = keras.saving.serialize_keras_object(self)
@@ -47,16 +49,18 @@ class Rebuilt(Derived):
         }
 
     @staticmethod
-    def from_config(config: dict, custom_objects=None) -> keras.Model:
-        """Makes the graph and gives it the class, or says in a warning that there is none."""
+    def from_config(
+        config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> keras.Model:
+        """Makes the graph and gives it the class, or warns that the class is not registered."""
         graph = dict(config["graph"])
         model = keras.saving.deserialize_keras_object(graph, custom_objects=custom_objects)
         kind = find_class(config["class"], custom_objects)
         if kind is None:
             warnings.warn(
-                f"{config['name']} is a plain {graph['class_name']} model: its class "
+                f"{config['name']} is loaded as a plain {graph['class_name']} model: its class "
                 f"{config['class']['class_name']} is not registered. Import the module that "
-                "registers it, or name it in `custom_objects`.",
+                "registers it, or pass it in `custom_objects`.",
                 stacklevel=2,
             )
             return model
@@ -72,7 +76,7 @@ class Rebuilt(Derived):
 
 
 @contextlib.contextmanager
-def _as_plain(model):
+def _as_plain(model: keras.Model) -> Iterator[None]:
     own = type(model)
     model.__class__ = keras.Sequential if isinstance(model, keras.Sequential) else Functional
     try:
@@ -81,14 +85,14 @@ def _as_plain(model):
         model.__class__ = own
 
 
-def _to_config(value, model) -> dict | None:
+def _to_config(value: Any, model: keras.Model) -> dict[str, Any] | None:
     if isinstance(value, keras.Layer):
         places = [i for i, layer in enumerate(model.layers) if layer is value]
         return {"layer": places[0]} if places else None
     return {"value": value} if _is_plain(value) else None
 
 
-def _is_plain(value) -> bool:
+def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
     if isinstance(value, list):
@@ -96,5 +100,5 @@ def _is_plain(value) -> bool:
     return isinstance(value, _PLAIN)
 
 
-def _from_config(entry: dict, model):
+def _from_config(entry: dict[str, Any], model: keras.Model) -> Any:
     return model.layers[entry["layer"]] if "layer" in entry else entry["value"]

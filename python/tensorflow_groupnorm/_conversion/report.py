@@ -1,9 +1,10 @@
-"""What a conversion did, layer by layer."""
+"""The report of a conversion, layer by layer."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 REPLACED, FUSED, KEPT = "replaced", "fused", "kept"
 _SHOWN_NAMES = 2
@@ -11,15 +12,15 @@ _SHOWN_NAMES = 2
 
 @dataclasses.dataclass(frozen=True)
 class LayerChange:
-    """What became of one layer.
+    """What a conversion did with one layer.
 
     Attributes:
-        name: of the layer; those of the models and layers it is inside come before it, with
-            slashes.
-        type: its class, with what tells it from others of the class.
-        action: `"replaced"`, `"fused"` (it is part of a replaced normalization now) or `"kept"`.
-        result: what stands in its place; empty for a layer that was kept.
-        reason: why it was kept, or what differs from what was asked for; may be empty.
+        name: the name of the layer, after those of the models and layers that contain it, separated
+            by slashes.
+        type: the name of its class.
+        action: `"replaced"`, `"fused"` (absorbed by a replaced normalization) or `"kept"`.
+        result: the replacement; empty for a layer that was kept.
+        reason: why it was kept, or how the result differs from what was asked for; may be empty.
     """
 
     name: str
@@ -35,11 +36,11 @@ class ConversionReport:
 
     Attributes:
         model: name of the model.
-        changes: one `LayerChange` for each normalization, each layer with a kernel, each fused
-            addition and activation. Layers of other kinds are copied and not listed.
-        dropped: what the original had and the new model has no use for, such as the moving
-            statistics: a dict from the name of the weight to the number of layers that had it.
-        notes: sentences on what else the new model lacks.
+        changes: one `LayerChange` for each normalization, layer with a kernel, and fused addition
+            or activation. Layers of other kinds are copied and not listed.
+        dropped: the weights that the new model does not have, such as moving statistics: a dict
+            from the name of a weight to the number of layers that had it.
+        notes: sentences on other limitations of the new model.
     """
 
     model: str
@@ -51,16 +52,16 @@ class ConversionReport:
         """Returns how many layers were `"replaced"`, `"fused"` or `"kept"`."""
         return sum(change.action == action for change in self.changes)
 
-    def to_dict(self) -> dict:
-        """Returns the report as JSON has it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as dicts and lists that JSON can store."""
         return dataclasses.asdict(self)
 
     def table(self, every_layer: bool = False) -> str:
         """Returns the report as text.
 
         Args:
-            every_layer: whether each layer has a line of its own; else the layers that fared
-                alike share one.
+            every_layer: whether each layer gets a line of its own. By default, layers with the same
+                class, result and reason share a line.
         """
         actions = (REPLACED, FUSED, KEPT)
         counts = ", ".join(f"{self.count(action)} {action}" for action in actions)
@@ -78,14 +79,14 @@ class ConversionReport:
 
 
 def _lines(action: str, changes: list[LayerChange], every_layer: bool) -> list[str]:
-    def alike(change):
+    def alike(change: LayerChange) -> tuple[str, str, str]:
         return (change.type, change.result, change.reason)
 
     rows = []
     if every_layer:
         rows = [(change.name, *alike(change)) for change in changes]
     else:
-        groups = {}
+        groups: dict[tuple[str, str, str], list[str]] = {}
         for change in changes:
             groups.setdefault(alike(change), []).append(change.name)
         rows = [(_names(names), *key) for key, names in groups.items()]

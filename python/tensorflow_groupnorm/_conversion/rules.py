@@ -1,10 +1,11 @@
-"""What becomes of a normalization, and of a layer with a kernel."""
+"""The decisions about a normalization, and about a layer with a kernel."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 from tfgn_base.variants import VARIANTS
@@ -20,7 +21,7 @@ _CARRIED = (
     *("beta_initializer", "gamma_initializer", "beta_regularizer", "gamma_regularizer"),
     *("beta_constraint", "gamma_constraint"),
 )
-_STANDARDIZED = {
+_STANDARDIZED: dict[type, Any] = {
     keras.layers.Conv1D: layers.StandardizedConv1D,
     keras.layers.Conv2D: layers.StandardizedConv2D,
     keras.layers.Conv3D: layers.StandardizedConv3D,
@@ -33,25 +34,25 @@ _STANDARDIZED = {
 _WRAPPED = (keras.layers.DepthwiseConv1D, keras.layers.SeparableConv1D)
 _CONVOLUTIONS = (*_STANDARDIZED, *_WRAPPED)
 
-#: Said of convolutions in a layer that has normalizations as well, and whose code is not followed.
-ASSUMED = "what follows it in call() is not known; taken to be a normalization"
+#: The reason for a convolution in a layer with normalizations whose `call` cannot be traced.
+ASSUMED = "what follows it in call() is not known; assumed to be a normalization"
 
-#: Said of layers that a model or layer holds, but does not call in its graph.
+#: The reason for a layer that a model or layer holds but does not call in its graph.
 OUTSIDE = "it is called outside of the graph, if at all; what follows it is not known"
 
-#: The variables of a batch normalization that no other has a use for.
+#: The variables of a batch normalization that other normalizations do not have.
 MOVING_STATISTICS = ("moving_mean", "moving_variance")
 
-#: Statistics of fewer numbers are noise: their relative standard error is above 1 / sqrt(32).
+#: Statistics of fewer numbers are noise: their relative standard error exceeds 1 / sqrt(32).
 FEWEST_NUMBERS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the user asked for, see `convert`."""
+    """The arguments of `convert`, checked."""
 
     norm: str | None
-    standardization: dict | None
+    standardization: dict[str, Any] | None
     groups: int
     group_size: int | None
     epsilon: float | None
@@ -62,29 +63,29 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What becomes of a layer.
+    """Whether to keep or to replace a layer.
 
     Attributes:
-        make: makes the layer that replaces it; None to keep it. A normalization's takes the
+        make: makes the replacement, or None to keep the layer. For a normalization, it takes the
             activation to fuse.
         result: the replacement in words.
-        reason: why the layer is kept, or what differs from what was asked for.
-        drops: names of weights that the replacement has no use for.
-        few: how many numbers a group has, where they are fewer than `FEWEST_NUMBERS`.
+        reason: why the layer is kept, or how the result differs from what was asked for.
+        drops: names of weights that the replacement does not have.
+        few: the number of numbers in a group if it is below `FEWEST_NUMBERS`, or None.
     """
 
-    make: Callable | None = None
+    make: Callable[..., keras.Layer] | None = None
     result: str = ""
     reason: str = ""
     drops: tuple[str, ...] = ()
     few: int | None = None
 
 
-def counts(layer, options: Options) -> bool:
-    """Whether a normalization takes back the scale that a standardized kernel gives its input.
+def counts(layer: keras.Layer, options: Options) -> bool:
+    """Returns whether a normalization makes the scale of a standardized kernel irrelevant.
 
-    Layer, RMS and group normalization do. Batch normalization does not while it uses the moving
-    statistics, which are those of the old kernel: it has to be replaced, or to be trained on.
+    Layer, RMS and group normalization do. Batch normalization does not while it uses its moving
+    statistics, which belong to the old kernel: it has to be replaced or trained further.
     """
     if not isinstance(layer, keras.layers.BatchNormalization):
         return True
@@ -93,20 +94,20 @@ def counts(layer, options: Options) -> bool:
     return normalization(layer, options).make is not None
 
 
-def concerns(layer, options: Options) -> bool:
-    """Whether a conversion has to say what became of this layer."""
+def concerns(layer: keras.Layer, options: Options) -> bool:
+    """Returns whether the report of a conversion lists a layer of this kind."""
     if isinstance(layer, NORMALIZATIONS):
         return options.norm is not None
     has_kernel = has_own_kernel(layer) or isinstance(layer, HasStandardizedWeights)
     return options.standardization is not None and has_kernel
 
 
-def has_own_kernel(layer) -> bool:
-    """Whether a layer is a convolution or a Dense layer, standardized or not."""
+def has_own_kernel(layer: keras.Layer) -> bool:
+    """Returns whether a layer is a convolution or a Dense layer, standardized or not."""
     return isinstance(layer, (*_CONVOLUTIONS, keras.layers.Dense))
 
 
-def describe(layer) -> str:
+def describe(layer: keras.Layer) -> str:
     """Returns the name of a layer's class."""
     if isinstance(layer, HasStandardizedWeights):
         return keras.saving.get_registered_name(type(layer)).split(">")[-1]
@@ -116,12 +117,12 @@ def describe(layer) -> str:
 # Normalizations
 
 
-def normalization(layer, options: Options, masked: bool = False) -> Decision:
+def normalization(layer: keras.Layer, options: Options, masked: bool = False) -> Decision:
     """Decides about a normalization layer.
 
     Args:
         layer: the layer.
-        options: what the user asked for.
+        options: the arguments of `convert`.
         masked: whether its input has a mask.
     """
     if options.keep(layer):
@@ -150,7 +151,7 @@ def normalization(layer, options: Options, masked: bool = False) -> Decision:
     return Decision(reason="only Keras' own Batch-, Layer- and GroupNormalization are replaced")
 
 
-def _why_keep_layer_normalization(layer, options: Options) -> str | None:
+def _why_keep_layer_normalization(layer: keras.Layer, options: Options) -> str | None:
     shape = _input_shape(layer)
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     if len(axes) != 1:
@@ -163,13 +164,15 @@ def _why_keep_layer_normalization(layer, options: Options) -> str | None:
 
 
 def _to_group_normalization(
-    layer, options: Options, reason: str = "", masked: bool = False
+    layer: keras.Layer, options: Options, reason: str = "", masked: bool = False
 ) -> Decision:
     axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
     shape = _input_shape(layer)
     channels = shape[axis]
+    assert channels is not None  # Keras builds no normalization without them.
     others = [n for i, n in enumerate(shape) if i not in (0, axis % len(shape))]
-    values = None if None in others else math.prod(others)
+    known = [n for n in others if n is not None]
+    values = math.prod(known) if len(known) == len(others) else None
     if values == 1 and channels == 1:
         return Decision(reason="there is one value per sample: nothing to normalize it with")
     arguments, note = _choose_groups(channels, values, options)
@@ -178,11 +181,11 @@ def _to_group_normalization(
     mask_note = ""
     if masked:
         config["use_mask"] = True
-        mask_note = "masked positions take no part in its statistics (use_mask=True)"
+        mask_note = "its statistics leave out masked positions (use_mask=True)"
     if options.epsilon is not None:
         config["epsilon"] = options.epsilon
     batch = isinstance(layer, keras.layers.BatchNormalization)
-    few = values is not None and values * (channels // _groups(channels, **arguments))
+    numbers = None if values is None else values * (channels // _groups(channels, **arguments))
     return Decision(
         lambda activation=None: layers.GroupNormalization.from_config(
             {**config, "activation": activation}
@@ -190,20 +193,22 @@ def _to_group_normalization(
         f"GroupNormalization, {_division_text(channels, **arguments)}",
         "; ".join(filter(None, (reason, note, mask_note))),
         MOVING_STATISTICS if batch else (),
-        few if few and few < FEWEST_NUMBERS else None,
+        numbers if numbers and numbers < FEWEST_NUMBERS else None,
     )
 
 
-def _groups(channels: int, groups: int | None = None, group_size: int | None = None) -> int:
+def _groups(channels: int, groups: int = -1, group_size: int | None = None) -> int:
     if group_size is not None:
         return channels // group_size
     return channels if groups == -1 else groups
 
 
-def _choose_groups(channels: int, values: int | None, options: Options):
-    """Returns the layer's arguments, and what differs from what was asked for."""
+def _choose_groups(
+    channels: int, values: int | None, options: Options
+) -> tuple[dict[str, int], str]:
+    """Returns the arguments of the layer, and how they differ from what was asked for."""
     if values == 1:
-        # More groups would leave a few channels each, or one, whose normalized value is 0.
+        # More groups would have few channels each. With one, the normalized value is 0.
         differs = options.groups != 1 or options.group_size is not None
         return {"groups": 1}, "one value per channel: a single group" if differs else ""
     if options.group_size is not None:
@@ -232,20 +237,20 @@ def _groups_text(groups: int) -> str:
     return f"{groups} group" + ("s" if groups != 1 else "")
 
 
-def _division_text(channels: int, groups: int | None = None, group_size: int | None = None) -> str:
-    """Returns how a layer divides its channels, in the terms of the argument that was given."""
+def _division_text(channels: int, groups: int = -1, group_size: int | None = None) -> str:
+    """Returns how a layer divides its channels, in terms of the argument that was given."""
     if group_size is not None:
         return f"{group_size} channel{'s' if group_size != 1 else ''} per group"
     return _groups_text(channels if groups == -1 else groups)
 
 
-def _input_shape(layer) -> tuple:
-    """Returns the shape that a normalization was built for; where that is not known, its rank."""
+def _input_shape(layer: keras.Layer) -> tuple[int | None, ...]:
+    """Returns the shape that a normalization was built for, as far as it is known."""
     build_config = layer.get_build_config() or {}
     if "input_shape" in build_config:
         return tuple(build_config["input_shape"])
     axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
-    shape = [None] * (axis + 2 if axis >= 0 else 1 - axis)
+    shape: list[int | None] = [None] * (axis + 2 if axis >= 0 else 1 - axis)
     shape[axis] = next(iter(layer.weights)).shape[0] if layer.weights else None
     return tuple(shape)
 
@@ -253,14 +258,15 @@ def _input_shape(layer) -> tuple:
 # Layers with a kernel
 
 
-def kernel(layer, options: Options, not_normalized: str | None) -> Decision:
+def kernel(layer: keras.Layer, options: Options, not_normalized: str | None) -> Decision:
     """Decides about a layer with a kernel.
 
     Args:
         layer: the layer.
-        options: what the user asked for.
+        options: the arguments of `convert`; `options.standardization` is not None.
         not_normalized: why no normalization follows it, or None if one does.
     """
+    assert options.standardization is not None
     if options.keep(layer):
         return Decision(reason="named in `keep`")
     if isinstance(layer, HasStandardizedWeights):
@@ -288,15 +294,16 @@ def kernel(layer, options: Options, not_normalized: str | None) -> Decision:
     return Decision(make, result, not_normalized if not_normalized == ASSUMED else "")
 
 
-def _standardized(layer, arguments: dict):
+def _standardized(
+    layer: keras.Layer, arguments: dict[str, Any]
+) -> tuple[Callable[[], keras.Layer], str]:
     config = config_of(layer)
     if type(layer) in _STANDARDIZED:
         cls = _STANDARDIZED[type(layer)]
-        return lambda: cls.from_config(
-            {**config, **arguments}
-        ), f"Standardized{type(layer).__name__}"
+        result = f"Standardized{type(layer).__name__}"
+        return lambda: cls.from_config({**config, **arguments}), result
 
-    def wrapped():
+    def wrapped() -> keras.Layer:
         inner = type(layer).from_config(config)
         return layers.WeightStandardization(inner, name=layer.name, **arguments)
 
