@@ -53,6 +53,11 @@ def pytest_configure(config):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_itemcollected(item):
+    if "run_python" in item.fixturenames:
+        item.add_marker("slow")
+
+
 @pytest.hookimpl(trylast=True)  # after those that other markers leave out
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--fast"):
@@ -88,7 +93,10 @@ def _seed():
 
 @pytest.fixture
 def run_python():
-    """Runs code in a fresh interpreter: `run_python(code, **environment) -> CompletedProcess`."""
+    """Runs code in a fresh interpreter: `run_python(code, **environment) -> CompletedProcess`.
+
+    Importing TensorFlow takes seconds: a test with this fixture is marked as slow.
+    """
 
     def run(code, **environment):
         return subprocess.run(

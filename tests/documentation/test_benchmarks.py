@@ -8,6 +8,8 @@ import sys
 import pytest
 from paths import ROOT
 
+pytestmark = pytest.mark.slow  # Each test starts processes that import TensorFlow.
+
 
 def run(*arguments):
     return python("-m", "benchmarks", *arguments)
@@ -160,7 +162,6 @@ def test_a_quick_run_compiles_no_step():
     assert python("-c", code).stdout == "BN;ours GN + WS\n"
 
 
-@pytest.mark.slow
 def test_the_step_is_compiled_to_the_same_step():
     code = """if True:
         import keras

@@ -18,7 +18,10 @@ import tensorflow_groupnorm as tfgn
 from paths import EXAMPLES
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 ARGUMENTS = {
     "convert_model.py": ["--application", "MobileNet", "--epochs", "3", "--out", "model.keras"],

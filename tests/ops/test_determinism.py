@@ -82,6 +82,7 @@ def from_threads(call):
         return [future.result() for future in [pool.submit(digest, call) for _ in range(4)]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [eagerly, under_jit])
 def test_repeated_calls(call):
     assert digest(call) == digest(call)
@@ -93,6 +94,7 @@ def test_twenty_calls(call):
     assert len({digest(call) for _ in range(20)}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [eagerly, under_jit])
 def test_calls_from_several_python_threads(call):
     assert set(from_threads(call)) == {digest(call)}

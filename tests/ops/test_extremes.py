@@ -13,6 +13,7 @@ from group_norm_checks import check
 from parameters import named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("case", named(cases.group_norms("extreme")))
 def test_shapes(case, dtype):

@@ -54,6 +54,7 @@ def trained(monkeypatch):
 # The whole study, trained in processes of its own.
 
 
+@pytest.mark.slow
 def test_study_trains_reports_and_is_not_trained_again(folder, tmp_path, capfd, monkeypatch):
     assert tfgn_cli.main(small(folder, tmp_path, "--workers", "2")) == 0
     answer = json.loads((tmp_path / "results.json").read_text())
@@ -79,6 +80,7 @@ def test_study_trains_reports_and_is_not_trained_again(folder, tmp_path, capfd, 
     assert "4 done before" in " ".join(capfd.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_only_the_current_runs(folder, tmp_path, capfd):
     argv = small(folder, tmp_path, "--norms", "none", "--batch-sizes", "4,1", "--epochs", "100")
     argv += ["--workers", "2"]
