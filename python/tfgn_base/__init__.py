@@ -1,6 +1,6 @@
-"""What the library shares with its applications, and what works without TensorFlow.
+"""Code that the library and its applications share and that works without TensorFlow.
 
-The command checks its input and removes a plugin before TensorFlow is imported, or where it cannot
-be. `tensorflow_groupnorm/__init__.py` imports TensorFlow, which takes seconds, so what both need
-stands here. These modules import the standard library and each other, and nothing else.
+Importing `tensorflow_groupnorm` imports TensorFlow, which takes seconds. The command checks its
+arguments before that, and removes a plugin even if TensorFlow cannot be imported. These modules
+import only the standard library and each other.
 """

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Writes files and directories completely or not at all."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-#: What the folder of unfinished files is called at first, beside where they go.
+#: The prefix of the directory for an unfinished file, which is created next to its target.
 UNFINISHED = ".tfgn-unfinished-"
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Lets a file or a folder take its name only once it is complete.
+    """Moves a file or directory to its path only once it is complete.
 
-    What is at `path` is replaced: a file, a folder or a link, not what the link points to. If the
-    `with` block raises, it stays as it was. A file replaces a file in one step, for which other
-    processes see the old one or the new one.
+    It replaces a file, directory or symbolic link at `path`, but not the target of the link. If
+    the `with` block raises, `path` does not change. A file is replaced atomically: other processes
+    see the old or the new one.
 
     Args:
-        path: where the file or the folder is to appear, in a folder that exists.
+        path: the target, in a directory that exists.
 
     Yields:
-        Where to write it: a path of the same name, in a new and hidden folder beside `path`.
+        The path to write to, with the same name, in a new hidden directory next to `path`.
 
     Raises:
-        FileNotFoundError: if the block wrote nothing there.
+        FileNotFoundError: if the block writes nothing there.
         OSError: if `path` cannot be written.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as temporary:
         unfinished, replaced = Path(temporary, "new", path.name), Path(temporary, "replaced")
         unfinished.parent.mkdir()
         yield unfinished
-        # os.replace() needs two files, or a folder and a name that is free.
+        # os.replace() requires two files, or a folder and an unused name.
         if os.path.lexists(path) and (_is_folder(unfinished) or _is_folder(path)):
             os.replace(path, replaced)
         try:
@@ -45,8 +45,8 @@ def whole(path: Path) -> Iterator[Path]:
             raise
 
 
-def write_text(path: Path, text: str):
-    """Writes a text file in UTF-8, whole or not at all; see `whole`."""
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, completely or not at all; see `whole`."""
     with whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 

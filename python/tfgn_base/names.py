@@ -1,7 +1,7 @@
-"""Names that the command knows before it imports the library."""
+"""Names that the command needs before it imports the library."""
 
-#: What `tensorflow_groupnorm.export` can write.
+#: The formats of `tensorflow_groupnorm.export`.
 FORMATS = ("saved_model", "tflite", "onnx")
 
-#: The file of the op library.
+#: The file name of the op library.
 OP_LIBRARY = "_tfgn_ops.so"

@@ -1,8 +1,8 @@
-"""A copy of the op library where TensorFlow loads it by itself, at `import tensorflow`.
+"""Installs a copy of the op library that TensorFlow loads at `import tensorflow`.
 
-TensorFlow loads every shared object in `site-packages/tensorflow-plugins`; one for another minor
-version makes `import tensorflow` fail. Hence nothing here imports TensorFlow: a copy can be
-removed, and named as the reason, when TensorFlow cannot be imported any more.
+TensorFlow loads every shared object in `site-packages/tensorflow-plugins`. A library for another
+minor version makes `import tensorflow` fail. This module does not import TensorFlow, so that it can
+report and remove such a copy.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 from .files import whole, write_text
@@ -24,7 +25,7 @@ from .names import OP_LIBRARY
 FOLDER = "tensorflow-plugins"
 _RECORD = "tensorflow_groupnorm.json"
 
-# What the child processes run. The second one is in the place of any stock tool.
+# The code of the child processes. The second one stands for any stock tool.
 _FIND = """
 import json, tensorflow as tf, tensorflow_groupnorm as tfgn
 tfgn.group_norm(tf.ones([1, 4]), groups=2)
@@ -36,31 +37,33 @@ graph_def = tf.compat.v1.GraphDef()
 graph_def.node.add(name="probe", op="GroupNorm")
 try:
     tf.graph_util.import_graph_def(graph_def)
-except ValueError:  # TensorFlow knows the op, and misses its attributes.
+except ValueError:  # TensorFlow knows the op and reports that its attributes are missing.
     pass
 """
 
 
 class PluginError(RuntimeError):
-    """The plugin could not be installed or removed. The message says why, in one sentence."""
+    """The plugin could not be installed or removed. The message says why in one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plugin:
-    """A copy of the op library that TensorFlow loads by itself.
+    """A copy of the op library that TensorFlow loads as a plugin.
 
     Attributes:
-        path: the copy.
-        tensorflow: the version of TensorFlow that it was tried with; None where nobody knows.
+        path: the path of the copy.
+        tensorflow: the version of TensorFlow that it was tested with, or None if unknown.
     """
 
     path: Path
     tensorflow: str | None
 
     def problem(self) -> str | None:
-        """Tells why `import tensorflow` fails, or will, with this copy; None if it does not."""
+        """Returns why `import tensorflow` fails with this copy, or None if it does not."""
         installed = _installed_tensorflow()
-        if None in (installed, self.tensorflow) or _minor(installed) == _minor(self.tensorflow):
+        if installed is None or self.tensorflow is None:
+            return None
+        if _minor(installed) == _minor(self.tensorflow):
             return None
         return (
             f"{self.path} is for TensorFlow {_minor(self.tensorflow)}, and TensorFlow {installed} "
@@ -69,12 +72,12 @@ class Plugin:
 
 
 def site_packages() -> Path:
-    """Returns the site-packages of the running interpreter."""
+    """Returns the site-packages folder of the running interpreter."""
     return Path(sysconfig.get_path("purelib"))
 
 
 def installed() -> Plugin | None:
-    """Returns the copy of the running interpreter, or None."""
+    """Returns the copy in the site-packages of the running interpreter, or None."""
     folder = site_packages() / FOLDER
     if not (folder / OP_LIBRARY).exists():
         return None
@@ -85,20 +88,20 @@ def installed() -> Plugin | None:
 
 
 def install() -> Plugin:
-    """Copies the op library to where TensorFlow loads it, and tries whether it does.
+    """Copies the op library to where TensorFlow loads it, and tests that it does.
 
-    A copy that is there already is replaced. What fails leaves everything as it was.
+    Replaces a copy that exists. A failure leaves everything as it was.
 
     Raises:
-        PluginError: if the op library does not go with the installed TensorFlow, or cannot be
+        PluginError: if the op library does not work with the installed TensorFlow, or cannot be
             copied.
     """
     folder = site_packages() / FOLDER
     copy, record = folder / OP_LIBRARY, folder / _RECORD
     with _set_aside(copy, record):
         library, tensorflow = json.loads(_run(_FIND).splitlines()[-1])
-        # In one step, as TensorFlow may be imported by others at this moment. It does not look into
-        # folders, such as that of the unfinished copy.
+        # Atomically, because another process may import TensorFlow at any time. TensorFlow does not
+        # look into subdirectories, such as that of the unfinished copy.
         try:
             folder.mkdir(exist_ok=True)
             with whole(copy) as unfinished:
@@ -116,7 +119,7 @@ def remove() -> Path | None:
     """Removes the copy.
 
     Returns:
-        Where it was, or None if there was none.
+        The path of the copy, or None if there was none.
 
     Raises:
         PluginError: if it cannot be removed.
@@ -128,14 +131,14 @@ def remove() -> Path | None:
         (folder / _RECORD).unlink(missing_ok=True)
     except OSError as error:
         raise PluginError(f"The plugin cannot be removed: {error}") from error
-    with contextlib.suppress(OSError):  # Plugins of others are in it, or it is not there.
+    with contextlib.suppress(OSError):  # It holds other plugins, or does not exist.
         folder.rmdir()
     return folder / OP_LIBRARY if existed else None
 
 
 @contextlib.contextmanager
-def _set_aside(*paths):
-    """Moves files out of TensorFlow's sight; back again if the `with` block fails."""
+def _set_aside(*paths: Path) -> Iterator[None]:
+    """Renames files so that TensorFlow does not load them, and back if the `with` block fails."""
     aside = {path: path.with_name(f"{path.name}.replaced") for path in paths if path.exists()}
     for path, kept in aside.items():
         os.replace(path, kept)
@@ -143,7 +146,7 @@ def _set_aside(*paths):
         yield
     except BaseException:
         for path in paths:
-            with contextlib.suppress(OSError):  # Not there, or neither is the folder.
+            with contextlib.suppress(OSError):  # It was not written.
                 path.unlink()
         for path, kept in aside.items():
             os.replace(kept, path)
@@ -162,7 +165,7 @@ def _run(code: str) -> str:
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
         reason = lines[-1].removeprefix("ImportError: ")
-        raise PluginError(f"The op library was tried, and is not installed: {reason}")
+        raise PluginError(f"The op library does not load and was not installed: {reason}")
     return result.stdout
 
 

@@ -1,7 +1,10 @@
 """The published definitions of weight standardization, each stated once."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,9 +17,9 @@ class Variant:
             `1 / sqrt(var + epsilon)`, `"add_to_stddev"` is `1 / (sqrt(var) + epsilon)`,
             `"clamp_variance"` is `1 / sqrt(max(var, epsilon))`.
         ddof: the variance divides by `fan_in - ddof`.
-        scale_by_fan_in: whether the result is multiplied by `1 / sqrt(fan_in)`.
+        scale_by_fan_in: whether to multiply the result by `1 / sqrt(fan_in)`.
         epsilon_over_fan_in: whether epsilon bounds `var * fan_in` instead of `var`.
-        source: the repository the formula comes from.
+        source: the repository that publishes the formula.
     """
 
     epsilon: float
@@ -51,18 +54,18 @@ VARIANTS = {
 }
 
 
-def check_variant(variant, epsilon=None):
+def check_variant(variant: str, epsilon: float | None = None) -> Variant:
     """Returns the `Variant` of that name.
 
     Args:
         variant: a key of `VARIANTS`.
-        epsilon: the epsilon to use with it, or `None`.
+        epsilon: the epsilon to use with it, or `None` for its own.
 
     Returns:
         The `Variant`.
 
     Raises:
-        ValueError: if there is no such variant, or `epsilon` is not a number >= 0.
+        ValueError: if there is no such variant, or if `epsilon` is not a finite number >= 0.
     """
     if not isinstance(variant, str) or variant not in VARIANTS:
         names = ", ".join(repr(name) for name in VARIANTS)
@@ -75,21 +78,21 @@ def check_variant(variant, epsilon=None):
     return VARIANTS[variant]
 
 
-def resolve(variant, epsilon, fan_in):
+def resolve(variant: str, epsilon: float | None, fan_in: Any) -> dict[str, Any]:
     """Returns the attributes of the StandardizeWeights op for a variant.
 
     Args:
         variant: a key of `VARIANTS`.
         epsilon: a number >= 0, or `None` for the variant's own.
-        fan_in: the number of weights per output channel; a float tensor where it is not known
-            yet.
+        fan_in: the number of weights per output channel, as an int, or as a float tensor if it is
+            not known yet.
 
     Returns:
-        A dict with the keys `epsilon`, `epsilon_mode`, `ddof` and `scale`; numbers, or tensors
-        where they depend on a tensor `fan_in`.
+        A dict with the keys `epsilon`, `epsilon_mode`, `ddof` and `scale`. Values that depend on a
+        tensor `fan_in` are tensors.
 
     Raises:
-        ValueError: as `check_variant`.
+        ValueError: see `check_variant`.
     """
     chosen = check_variant(variant, epsilon)
     epsilon = chosen.epsilon if epsilon is None else float(epsilon)

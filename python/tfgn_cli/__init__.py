@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import sys
+from collections.abc import Callable
 
 from tfgn_base import plugin
 
@@ -32,11 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     args = parser.parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.command
     installed = plugin.installed()
-    if installed and installed.problem() and args.command is not install_plugin.run:
-        return fail(installed.problem())
+    problem = installed and installed.problem()
+    if problem and command is not install_plugin.run:
+        return fail(problem)
     try:
-        return args.command(args)
+        return command(args)
     except ImportError as error:
         return fail(str(error))
     except KeyboardInterrupt as interrupt:

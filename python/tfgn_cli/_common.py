@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import NoReturn
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -13,7 +14,7 @@ EXIT_INTERRUPTED = 130
 class Parser(argparse.ArgumentParser):
     """Reports invalid arguments in one sentence, without the usage text."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -38,11 +39,11 @@ class Case:
     name: str
     shape: tuple[int, ...]
     inputs: int
-    stock: Callable
-    fused: Callable
+    stock: Callable[..., tf.Tensor]
+    fused: Callable[..., tf.Tensor]
 
 
-def run(shapes: list[tuple[int, ...]], groups: int, repeats: int) -> dict:
+def run(shapes: list[tuple[int, ...]], groups: int, repeats: int) -> dict[str, Any]:
     """Times every case and prints a table.
 
     Args:
@@ -83,7 +84,7 @@ def _group_norm_cases(shape: tuple[int, ...], groups: int) -> list[Case]:
     plain = keras.layers.GroupNormalization(groups)
     plain.build(shape)
 
-    def fused(activation=None):
+    def fused(activation: str | None = None) -> layers.GroupNormalization:
         layer = layers.GroupNormalization(groups, activation=activation)
         layer.build(shape)
         return layer
@@ -109,7 +110,7 @@ def _standardize_case(shape: tuple[int, ...]) -> Case:
 def _time(case: Case, backward: bool, repeats: int) -> tuple[float, float]:
     """Returns the median milliseconds of `case.stock` and `case.fused`, which take turns."""
     functions = [_graph(function, backward) for function in (case.stock, case.fused)]
-    times = ([], [])
+    times: tuple[list[float], list[float]] = ([], [])
     for _ in range(WARM_UP + repeats):
         for function, seconds in zip(functions, times, strict=True):
             # Fresh inputs are where a network finds them: not in the cache of the last call.
@@ -124,13 +125,15 @@ def _time(case: Case, backward: bool, repeats: int) -> tuple[float, float]:
     return stock_ms, fused_ms
 
 
-def _graph(function: Callable, backward: bool) -> Callable:
+def _graph(function: Callable[..., tf.Tensor], backward: bool) -> Callable[..., Any]:
     @tf.function
-    def forward(upstream, *inputs):
+    def forward(upstream: tf.Tensor, *inputs: tf.Tensor) -> tf.Tensor:
         return function(*inputs)
 
     @tf.function
-    def forward_and_backward(upstream, *inputs):
+    def forward_and_backward(
+        upstream: tf.Tensor, *inputs: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             y = function(*inputs)
@@ -139,7 +142,7 @@ def _graph(function: Callable, backward: bool) -> Callable:
     return forward_and_backward if backward else forward
 
 
-def _table(rows: list[dict]) -> Table:
+def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="Milliseconds per call (median)", box=box.SIMPLE)
     for column in ("computation", "shape", "pass"):
         table.add_column(column)

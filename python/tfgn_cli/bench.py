@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from ._common import words
 
@@ -12,7 +13,7 @@ from ._common import words
 BENCH_SHAPES = ("2x56x56x64", "2x28x28x512", "2x64x64x320")
 
 
-def add(commands):
+def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tfgn bench` to the subparsers `commands`."""
     parser = commands.add_parser(
         "bench",

@@ -9,16 +9,21 @@ import os
 import re
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tfgn_base.files import whole
 from tfgn_base.variants import VARIANTS
 
 from ._common import fail, words
 
+if TYPE_CHECKING:
+    import keras
+    from tensorflow_groupnorm import ConversionReport
+
 _LOADING_ERRORS = (ValueError, TypeError, OSError, LookupError, AttributeError)
 
 
-def add(commands):
+def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tfgn convert` to the subparsers `commands`."""
     parser = commands.add_parser(
         "convert",
@@ -57,7 +62,7 @@ def add(commands):
     parser.set_defaults(command=lambda args: _convert(args, parser))
 
 
-def _add_details(parser: argparse.ArgumentParser):
+def _add_details(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer-normalization", action="store_true", help="replace LayerNormalization as well"
     )
@@ -97,7 +102,7 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         return fail(failure)
     reports = []
 
-    def show(report):
+    def show(report: ConversionReport) -> None:
         reports.append(report)
         print(report.table(every_layer=args.every_layer))
 
@@ -131,13 +136,13 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def _load(path: Path):
+def _load(path: Path) -> tuple[keras.Model | None, str]:
     """Returns the model in a file and an empty string, or None and the reason as a sentence."""
     import keras
 
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         return None, f"{path} is not a model that Keras can load: it is no .keras archive"
-    failure = None
+    failure: Exception | None = None
     # What a model was compiled with is not worth more than the model.
     for arguments in ({}, {"compile": False}):
         try:
@@ -151,7 +156,7 @@ def _load(path: Path):
     return None, f"{path} is not a model that Keras can load: {_reason(failure)}"
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | None) -> str:
     text = str(error).strip()
     unknown = re.search(r"(?:Could not locate (?:class|function)|Unknown \w+:) '([^']+)'", text)
     if unknown:
@@ -168,7 +173,7 @@ class _NotSavedError(Exception):
     """Why nothing was written."""
 
 
-def _save(model, path: Path):
+def _save(model: keras.Model, path: Path) -> None:
     """Writes the model to a file, and keeps the file only if the model can be read back from it.
 
     Raises:
@@ -190,7 +195,7 @@ def _save(model, path: Path):
             raise _NotSavedError(f"another model was read back: {difference}")
 
 
-def _difference(model, loaded) -> str:
+def _difference(model: keras.Model, loaded: keras.Model) -> str:
     """Returns how two models differ, or an empty string."""
     import numpy as np
     from tensorflow_groupnorm._conversion import described
@@ -213,7 +218,7 @@ def _difference(model, loaded) -> str:
     return "" if largest <= 1e-6 else f"its outputs differ by {largest:.2g} of their magnitude"
 
 
-def _check(args: argparse.Namespace, parser: argparse.ArgumentParser):
+def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if not args.input.is_file():
         parser.error(f"argument IN: there is no file {args.input}")
     if args.output.suffix != ".keras":

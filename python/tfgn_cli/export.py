@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tfgn_base.names import FORMATS
 
 from ._common import fail
 
+if TYPE_CHECKING:
+    import numpy as np
+    from tensorflow_groupnorm._export import Exported
 
-def add(commands):
+
+def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tfgn export` to the subparsers `commands`."""
     parser = commands.add_parser(
         "export",
@@ -96,7 +101,9 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def _read_example(path: Path, parser: argparse.ArgumentParser):
+def _read_example(
+    path: Path, parser: argparse.ArgumentParser
+) -> np.ndarray | dict[str, np.ndarray]:
     """Returns the array of an .npy file, or the arrays of an .npz file by their names."""
     if not path.is_file():
         parser.error(f"argument --example: there is no file {path}")
@@ -108,14 +115,13 @@ def _read_example(path: Path, parser: argparse.ArgumentParser):
         content = np.load(path, allow_pickle=False)
         return content if path.suffix == ".npy" else dict(content)
     except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        if "allow_pickle" in str(error):
-            error = (
-                "it holds Python objects; make arrays of strings with np.array(texts, dtype=str)"
-            )
-        parser.error(f"argument --example: {path} cannot be read: {error}")
+        reason = str(error)
+        if "allow_pickle" in reason:
+            reason = "it holds Python objects; store strings with np.array(texts, dtype=str)"
+        parser.error(f"argument --example: {path} cannot be read: {reason}")
 
 
-def _summary(exported, batch: str) -> str:
+def _summary(exported: Exported, batch: str) -> str:
     needs = ", ".join(exported.custom_ops)
     checked = "not checked"
     if exported.difference is not None:

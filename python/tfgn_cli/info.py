@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 
-def add(commands):
+def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tfgn info` to the subparsers `commands`."""
     parser = commands.add_parser(
         "info",

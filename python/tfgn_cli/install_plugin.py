@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from tfgn_base import plugin
 
 from ._common import fail
 
 
-def add(commands):
+def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tfgn install-plugin` to the subparsers `commands`."""
     parser = commands.add_parser(
         "install-plugin",

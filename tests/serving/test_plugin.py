@@ -118,7 +118,7 @@ def test_library_that_fails_is_not_installed(step, before, site_packages, monkey
     monkeypatch.setattr(plugin, "_FIND", found)
     monkeypatch.setattr(plugin, step, "raise ImportError('built for another.')")
     assert tfgn_cli.main(["install-plugin"]) == 1
-    sentence = "tfgn: The op library was tried, and is not installed: built for another.\n"
+    sentence = "tfgn: The op library does not load and was not installed: built for another.\n"
     assert capsys.readouterr().err == sentence
     assert contents(folder) == expected
 
