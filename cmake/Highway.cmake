@@ -1,4 +1,5 @@
 # Highway as the target tfgn_highway: an installed one, else the pinned release, built here as a static library.
+# TFGN_HIGHWAY_VERSION is its version, e.g. 1.0.3.
 # FETCHCONTENT_SOURCE_DIR_HIGHWAY=<dir> takes sources that are already there instead.
 include(FetchContent)
 
@@ -33,6 +34,25 @@ if(TARGET hwy)
   set_property(DIRECTORY "${highway_SOURCE_DIR}" PROPERTY EXCLUDE_FROM_ALL ON)
   target_compile_definitions(hwy PRIVATE "${disabled}")
   target_link_libraries(tfgn_highway INTERFACE hwy)
+  set(include "${highway_SOURCE_DIR}")
 else()
   target_link_libraries(tfgn_highway INTERFACE hwy::hwy)
+  get_target_property(include hwy::hwy INTERFACE_INCLUDE_DIRECTORIES)
+endif()
+
+# Releases differ in which of the two headers has the version.
+set(TFGN_HIGHWAY_VERSION "")
+foreach(part MAJOR MINOR PATCH)
+  foreach(header base highway)
+    set(file "${include}/hwy/${header}.h")
+    file(STRINGS "${file}" line REGEX "^#define HWY_${part} [0-9]+$" LIMIT_COUNT 1)
+    if(line)
+      string(REGEX MATCH "[0-9]+$" number "${line}")
+      list(APPEND TFGN_HIGHWAY_VERSION ${number})
+    endif()
+  endforeach()
+endforeach()
+list(JOIN TFGN_HIGHWAY_VERSION "." TFGN_HIGHWAY_VERSION)
+if(NOT TFGN_HIGHWAY_VERSION MATCHES "^[0-9]+\\.[0-9]+\\.[0-9]+$")
+  message(FATAL_ERROR "The headers in ${include}/hwy do not state the version of Highway")
 endif()

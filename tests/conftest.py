@@ -131,7 +131,7 @@ def wheel(tmp_path_factory):
     script = [ROOT / "build_pip_pkg.sh", "--no-isolation", "--python", sys.executable]
     built = subprocess.run(
         [*script, "--out", tmp_path_factory.mktemp("wheel")],
-        env=os.environ | {"SKBUILD_BUILD_DIR": str(ROOT / "build" / "{wheel_tag}")},
+        env=os.environ | {"SKBUILD_BUILD_DIR": str(ROOT / "build" / "{cache_tag}")},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -15,7 +15,10 @@ _spec = importlib.util.find_spec("tensorflow_groupnorm")
 if _spec is None:
     raise ImportError("tensorflow_groupnorm is not installed")
 sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
-from tensorflow_groupnorm import _native  # noqa: E402
+try:
+    from tensorflow_groupnorm import _native
+except ImportError as error:
+    raise ImportError(f"{error}. `./dev setup` builds this module.") from error
 
 
 def versions() -> dict:

@@ -13,7 +13,7 @@ namespace {
 
 py::dict BuildInfo() {
   using namespace py::literals;
-  return py::dict("version"_a = TFGN_VERSION, "compiler"_a = "gcc " __VERSION__,
+  return py::dict("version"_a = TFGN_VERSION, "compiler"_a = TFGN_COMPILER,
                   "highway"_a = tfgn::HighwayVersion());
 }
 

@@ -8,9 +8,10 @@ what they are: `tf2.21/_tfgn_ops.so`, `tf2.21/_tfgn_xla.so`, `tf2.21/build.json`
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import filecmp
 import functools
-import importlib
+import importlib.metadata
 import importlib.resources
 import json
 import os
@@ -19,7 +20,7 @@ import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import tensorflow as tf
 from tfgn_base.names import OP_LIBRARY
@@ -47,16 +48,25 @@ def build_info() -> dict[str, Any]:
         kernels for CPUs only) and `xla` (whether they have kernels for `jit_compile=True`).
 
     Raises:
-        ImportError: if the compiled module is missing or cannot be loaded.
+        ImportError: if the package has no libraries, or cannot read what they were built from.
     """
-    build = _native().build_info()
-    minors = _minors()
-    libraries = _build_of(_installed_minor()) if _installed_minor() in minors else {}
-    return build | {
+    minors, installed = _minors(), _installed_minor()
+    if not minors:
+        raise ImportError(
+            f"The op library of tensorflow-groupnorm is missing: {_package()} has no folder such "
+            f"as tf{installed}. Reinstall the package."
+        )
+    served = installed in minors
+    # One compiler and one Highway build the libraries for all minors.
+    build = _build_of(installed if served else minors[-1])
+    return {
+        "version": build["version"],
+        "compiler": build["compiler"],
+        "highway": build["highway"],
         "tensorflow_minors": minors,
-        "tensorflow": libraries.get("tensorflow", ""),
-        "cuda": libraries.get("cuda", ""),
-        "xla": libraries.get("xla", False),
+        "tensorflow": build["tensorflow"] if served else "",
+        "cuda": build["cuda"] if served else "",
+        "xla": build["xla"] if served else False,
     }
 
 
@@ -64,9 +74,15 @@ def cpu_target() -> str:
     """Names the instruction set that the CPU kernels use on this machine, as Highway does.
 
     Raises:
-        ImportError: if the compiled module is missing or cannot be loaded.
+        ImportError: if the op library cannot be used with the running TensorFlow.
     """
-    return _native().cpu_target()
+    ops = _load_ops()
+    if ops.error is not None:
+        raise ImportError(ops.error)
+    # NOLOAD: to load a library anew would register its ops a second time.
+    function = ctypes.CDLL(ops.path, mode=os.RTLD_NOLOAD).tfgn_cpu_target
+    function.restype = ctypes.c_char_p
+    return function().decode()
 
 
 def load() -> types.ModuleType | None:
@@ -79,7 +95,7 @@ def load() -> types.ModuleType | None:
     Raises:
         ImportError: instead of the warning, if the environment variable `TFGN_REQUIRE_FUSED` is 1.
     """
-    module = _load_ops()[0]
+    module = _load_ops().module
     if module is not None:
         _load_xla()
     return module
@@ -106,7 +122,7 @@ def plugin_path() -> str:
 
 def load_error() -> str | None:
     """Tells why `load()` returns None; None if it does not."""
-    return _load_ops()[1]
+    return _load_ops().error
 
 
 def xla_error() -> str | None:
@@ -121,13 +137,21 @@ def xla_error() -> str | None:
     return _load_xla()
 
 
+class _Ops(NamedTuple):
+    """The loaded op library, or why it is not loaded."""
+
+    module: types.ModuleType | None = None
+    path: str | None = None
+    error: str | None = None
+
+
 @functools.cache
-def _load_ops() -> tuple[types.ModuleType | None, str | None]:
+def _load_ops() -> _Ops:
     try:
-        return _load_ops_or_raise(), None
+        return _load_ops_or_raise()
     except ImportError as error:
         _warn(error, "the layers run in stock TensorFlow ops, slower")
-        return None, str(error)
+        return _Ops(error=str(error))
 
 
 @functools.cache
@@ -157,14 +181,9 @@ def _warn(error: ImportError, consequence: str) -> None:
     )
 
 
-def _load_ops_or_raise() -> types.ModuleType:
+def _load_ops_or_raise() -> _Ops:
     info = build_info()
     minors, installed = info["tensorflow_minors"], _installed_minor()
-    if not minors:
-        raise ImportError(
-            f"The op library of tensorflow-groupnorm is missing: {_package()} has no folder such "
-            f"as tf{installed}. Reinstall the package."
-        )
     # The C++ interface changes with every minor: a library for another one fails in dlopen with
     # an undefined symbol at best.
     if installed not in minors:
@@ -174,10 +193,10 @@ def _load_ops_or_raise() -> types.ModuleType:
             f"is installed. Install {'the' if len(minors) == 1 else 'a'} matching one with "
             f'`pip install "tensorflow=={minors[-1]}.*"`.'
         )
-    if (version := _build_of(installed)["version"]) != info["version"]:
+    if info["version"] != (version := importlib.metadata.version("tensorflow-groupnorm")):
         raise ImportError(
             f"The libraries for TensorFlow {installed} in {_package()} are of tensorflow-groupnorm "
-            f"{version}, but its compiled module is of {info['version']}. Reinstall the package."
+            f"{info['version']}, but version {version} is installed. Reinstall the package."
         )
     library = _find(OP_LIBRARY, "The op library")
     registered = [name for name in OPS if _is_registered(name)]
@@ -194,7 +213,7 @@ def _load_ops_or_raise() -> types.ModuleType:
             "NodeDef`. Do not load the other library: `import tensorflow_groupnorm` loads the ops. "
             "A plugin of TensorFlow is replaced with `tfgn install-plugin`."
         )
-    return module
+    return _Ops(module, path)
 
 
 def _load_xla_or_raise() -> None:
@@ -258,16 +277,6 @@ def _explained(library: Path, what: str) -> Iterator[None]:
         raise ImportError(
             f"{what} of tensorflow-groupnorm cannot be loaded into TensorFlow "
             f"{tf.__version__}: {error}. Reinstall the package."
-        ) from error
-
-
-def _native() -> types.ModuleType:
-    try:
-        return importlib.import_module(f"{__package__}._native")
-    except ImportError as error:
-        raise ImportError(
-            f"The compiled module of tensorflow-groupnorm cannot be imported: {error}. Reinstall "
-            "the package."
         ) from error
 
 

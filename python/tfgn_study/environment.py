@@ -19,9 +19,9 @@ def collect() -> dict[str, Any]:
         `machine`, `cores` (usable by this process), `gpus` (number), `fused` (whether the fused ops
         are on), `reason` (why not, or `None`), `xla` (whether they compile under
         `jit_compile=True`), `xla_reason` (why not, or `None`), `plugin` (the copy of the op library
-        that TensorFlow loads by itself, or `None`). `built_for` (a list of TensorFlow minors),
-        `cpu_target` and `cuda` (version of the toolkit, `""` for a CPU build) are `None` if the
-        compiled part cannot be loaded.
+        that TensorFlow loads by itself, or `None`), `cpu_target` (`None` if the fused ops are off).
+        `built_for` (a list of TensorFlow minors) and `cuda` (version of the toolkit, `""` for a CPU
+        build) are `None` if the package has no libraries.
 
     Raises:
         ImportError: if the fused ops are off, and the environment variable `TFGN_REQUIRE_FUSED`
@@ -37,9 +37,9 @@ def collect() -> dict[str, Any]:
 
         reason, xla_reason = _library.load_error(), _library.xla_error()
     try:
-        build, cpu_target = _library.build_info(), _library.cpu_target()
+        build = _library.build_info()
     except ImportError:
-        build, cpu_target = {}, None
+        build = {}
     copy = plugin.installed()
     return {
         "tensorflow_groupnorm": importlib.metadata.version("tensorflow-groupnorm"),
@@ -50,7 +50,7 @@ def collect() -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "gpus": len(tf.config.list_physical_devices("GPU")),
-        "cpu_target": cpu_target,
+        "cpu_target": _library.cpu_target() if reason is None else None,
         "cuda": build.get("cuda"),
         "fused": reason is None,
         "reason": reason,
@@ -69,7 +69,7 @@ def text(environment: dict[str, Any]) -> str:
     Returns:
         One line per fact.
     """
-    unknown = "unknown: the compiled module cannot be loaded"
+    unknown = "unknown: the package has no libraries"
     built = environment["built_for"] is not None
     cuda = f"built with CUDA {environment['cuda']}" if environment["cuda"] else "not built in"
     facts = {
@@ -80,7 +80,7 @@ def text(environment: dict[str, Any]) -> str:
         "Python": environment["python"],
         "machine": f"{environment['machine']}, {environment['cores']} cores, "
         f"{environment['gpus']} GPUs",
-        "CPU target": environment["cpu_target"] if built else unknown,
+        "CPU target": environment["cpu_target"] or "unknown: the fused ops are off",
         "CUDA": cuda if built else unknown,
         "TensorFlow plugin": environment["plugin"] or "not installed",
         "XLA (jit_compile=True)": _on_or_off(environment["xla_reason"])

@@ -204,11 +204,13 @@ def test_gpu_benchmarks_refuse_in_one_sentence_where_there_is_no_gpu():
 
 
 def test_stock_ops_are_not_measured_as_ours(tmp_path):
-    # Every process finds the package, and not its compiled module.
+    # Every process finds the package, and neither its libraries nor the module of the kernels.
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys; sys.modules['tensorflow_groupnorm._native'] = None"
+        "import importlib.resources, pathlib, sys\n"
+        "sys.modules['tensorflow_groupnorm._native'] = None\n"
+        f"importlib.resources.files = lambda package: pathlib.Path({str(tmp_path)!r})\n"
     )
-    for framework, cause in (("kernels", "_native"), ("tensorflow", "Reinstall the package")):
+    for framework, cause in (("kernels", "./dev setup"), ("tensorflow", "Reinstall the package")):
         code = f"from benchmarks import rounds; rounds.Workers().get({framework!r})"
         error = python("-c", code, PYTHONPATH=str(tmp_path)).stderr.splitlines()[-1]
         assert f"WorkerError: {framework} cannot be measured: " in error and cause in error

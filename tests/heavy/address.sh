@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in -h | --help) help ;; esac
 
 folder=$root/build/address
-configure "$folder" '-DTFGN_SANITIZE=address;undefined' -DTFGN_XLA=ON \
+configure "$folder" '-DTFGN_SANITIZE=address;undefined' -DTFGN_XLA=ON -DTFGN_NATIVE=ON \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)"
 build "$folder"
 

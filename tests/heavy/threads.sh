@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 case ${1:-} in -h | --help) help ;; esac
 
 folder=$root/build/threads
-configure "$folder" -DTFGN_SANITIZE=thread -DTFGN_TENSORFLOW=OFF -DTFGN_PYTHON=OFF -DTFGN_BUILD_TESTS=ON
+configure "$folder" -DTFGN_SANITIZE=thread -DTFGN_TENSORFLOW=OFF -DTFGN_BUILD_TESTS=ON
 build "$folder" --target kernels_test stages_test
 for test in stages_test kernels_test; do
   TSAN_OPTIONS=halt_on_error=1 "$folder/tests/cc/$test" --gtest_brief=1

@@ -11,7 +11,7 @@ case ${1:-} in -h | --help) help ;; esac
 needs valgrind valgrind
 
 folder=$root/build/valgrind
-configure "$folder" -DTFGN_TENSORFLOW=OFF -DTFGN_PYTHON=OFF -DTFGN_BUILD_TESTS=ON
+configure "$folder" -DTFGN_TENSORFLOW=OFF -DTFGN_BUILD_TESTS=ON
 build "$folder" --target kernels_test stages_test
 for test in stages_test kernels_test; do
   valgrind --quiet --error-exitcode=1 --track-origins=yes \

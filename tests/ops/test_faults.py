@@ -9,7 +9,7 @@ import time
 
 import environments
 import pytest
-from paths import EXAMPLES, python_path
+from paths import EXAMPLES, SUPPORT, python_path
 from workers import printed_json, worker_environments
 
 # x, its gradients and w take 64 MiB each; less than that is left. TensorFlow retries an allocation
@@ -175,11 +175,11 @@ def test_fork_after_import(answer):
 FORK_OF_NATIVE = """
 import json, os
 import numpy as np
-from tensorflow_groupnorm import _native
+from native_module import native
 
 x = np.random.default_rng(0).normal(size=(2, 32, 32, 64)).astype("float32")
 def norm():
-    return _native.group_norm_forward(x, groups=32, threads=2)[0].tobytes()
+    return native.group_norm_forward(x, groups=32, threads=2)[0].tobytes()
 before = norm()
 child = os.fork()
 if not child:
@@ -190,7 +190,7 @@ print(json.dumps("both"))
 
 
 def test_fork_after_a_kernel_ran(answer):
-    assert answer(FORK_OF_NATIVE) == "both"
+    assert answer(FORK_OF_NATIVE, PYTHONPATH=python_path(SUPPORT)) == "both"
 
 
 WORKER = """

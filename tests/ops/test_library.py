@@ -167,7 +167,7 @@ def test_libraries_of_another_version_of_the_package_are_not_loaded(run_python, 
     fused, (warning,) = run_and_read(run_python, code)
     assert not fused
     assert f"for TensorFlow {MINOR} in {package} are of tensorflow-groupnorm 0.0.9" in warning
-    assert f"its compiled module is of {build['version']}." in warning
+    assert f"but version {build['version']} is installed." in warning
 
 
 def test_another_build_of_the_library_is_not_joined_by_ours(run_python, library, tmp_path):

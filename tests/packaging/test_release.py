@@ -1,7 +1,8 @@
-"""The release: source archive -> one wheel for several TensorFlows -> a clean environment of each.
+"""The release: source archive -> one wheel -> a clean environment of each TensorFlow and Python.
 
-Not part of the default run: `python -m pytest -m minors`. Takes about an hour on 2 cores, gigabytes
-of downloads and 12 GB of disk. Environment variables:
+Not part of the default run: `python -m pytest -m minors`. Takes more than an hour on 2 cores,
+gigabytes of downloads and 20 GB of disk. Versions of Python that the machine lacks are skipped;
+those of pyenv are found without being in PATH. Environment variables:
 
   TFGN_WHEEL         tests this wheel, with the minors that it has, instead of building one
   TFGN_ENVIRONMENTS  where the TensorFlows that the build needs are kept for the next run
@@ -23,6 +24,7 @@ from paths import ROOT, SUPPORT
 pytestmark = pytest.mark.minors
 
 MINORS = ("2.19", "2.20", "2.21")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # Nothing of the environment that runs the tests may reach those that are tested.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
@@ -63,21 +65,41 @@ def minors_of(wheel):
     return {match.group(1) for match in matches if match}
 
 
-def test_the_wheel_holds_the_kernels_of_python_once_and_the_ops_once_for_each_minor(wheel):
+def interpreter(version):
+    """An interpreter of a version of Python, or None where the machine has none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python{version}"), *pyenv.glob(f"{version}.*/bin/python")]
+    print_version = "import sys; print('%d.%d' % sys.version_info[:2])"
+    for candidate in filter(None, [sys.executable, *candidates]):
+        # pyenv puts commands into PATH that fail.
+        result = subprocess.run([candidate, "-c", print_version], capture_output=True, text=True)
+        if result.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def test_the_wheel_holds_the_ops_once_for_each_minor(wheel):
     if "TFGN_WHEEL" not in os.environ:
         assert minors_of(wheel) == set(MINORS)
-    names = zipfile.ZipFile(wheel).namelist()
-    assert len([name for name in names if "/_native." in name]) == 1
     # What TensorFlow 2.19 has no headers for.
-    assert "tensorflow_groupnorm/tf2.19/_tfgn_xla.so" not in names
+    assert "tensorflow_groupnorm/tf2.19/_tfgn_xla.so" not in zipfile.ZipFile(wheel).namelist()
 
 
-@pytest.mark.parametrize("minor", MINORS)
-def test_the_wheel_runs_beside(wheel, minor, tmp_path):
+OF_THIS_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.mark.parametrize(
+    ("version", "minor"),
+    [(OF_THIS_PYTHON, minor) for minor in MINORS]
+    + [(version, MINORS[-1]) for version in PYTHONS if version != OF_THIS_PYTHON],
+)
+def test_the_wheel_runs_beside(wheel, version, minor, tmp_path):
     if minor not in minors_of(wheel):
         pytest.skip(f"{wheel.name} has no libraries for TensorFlow {minor}")
+    if (builder := interpreter(version)) is None:
+        pytest.skip(f"there is no Python {version} on this machine")
     environment = tmp_path / "environment"
-    run(sys.executable, "-m", "venv", environment)
+    run(builder, "-m", "venv", environment)
     python = environment / "bin" / "python"
     # As a user does who has reasons for that minor. What the wheel asks for has to agree.
     run(python, "-m", "pip", "install", "--quiet", wheel, f"tensorflow=={minor}.*")
@@ -85,6 +107,7 @@ def test_the_wheel_runs_beside(wheel, minor, tmp_path):
     # -I, from elsewhere: the sources here are not what is tested.
     smoke = run(python, "-I", SUPPORT / "smoke.py", cwd=tmp_path)
     facts = json.loads(smoke.splitlines()[-1])
+    assert facts["python"].startswith(f"{version}.")
     assert facts["tensorflow"].startswith(f"{minor}.")
     assert facts["fused"] is True
     assert facts["xla"] == (minor != "2.19"), facts["xla_reason"]
