@@ -3,18 +3,20 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+unset TFGN_NATIVE # The module for tests and benchmarks does not travel.
 
 usage() {
   cat <<'HELP'
 Usage: build_pip_pkg.sh [--out DIR] [--python PYTHON] [--no-isolation]
                         [--tensorflow MINOR... [--environments DIR]]
 
-Builds the wheel for PYTHON, checks it and prints its path. Shared libraries that the wheel needs
-and a user's machine may lack (Debian's libhwy.so.1) travel inside it; TensorFlow's own never do.
+Builds the wheel, checks it and prints its path. One wheel serves every version of Python. Shared
+libraries that it needs and a user's machine may lack (Debian's libhwy.so.1) travel inside it;
+TensorFlow's own never do.
 
   --out DIR             where the wheel goes (default: dist/ beside this script)
-  --python PYTHON       the interpreter to build for (default: python3)
-  --no-isolation        build with the CMake, pybind11, ... installed for PYTHON, instead of an
+  --python PYTHON       the interpreter that runs the build (default: python3)
+  --no-isolation        build with the CMake, Ninja, ... installed for PYTHON, instead of an
                         environment of its own; without --tensorflow also with its TensorFlow
   --tensorflow MINOR... the minors of TensorFlow that the one wheel serves, from 2.19 on, for
                         example 2.19 2.20 2.21 (default: that of the TensorFlow built with). Each is
@@ -23,8 +25,8 @@ and a user's machine may lack (Debian's libhwy.so.1) travel inside it; TensorFlo
   --environments DIR    where these environments are kept for the next call (default: nowhere)
 
 What is checked: the libraries link what they should of TensorFlow and look for it where it will be,
-everything else that they link is inside or on every Linux, the wheel asks pip for the minors that
-it serves, and it is not larger than PyPI takes.
+everything else that they link is inside or on every Linux, nothing depends on the version of Python,
+the wheel asks pip for the minors that it serves, and it is not larger than PyPI takes.
 HELP
 }
 

@@ -19,6 +19,7 @@ from dependencies import tensorflow_requirement
 
 # The largest file that PyPI takes without asking. TensorFlow inside, and it is four times that.
 LARGEST_WHEEL = 100 << 20
+TAG = "py3-none-manylinux"
 # What every Linux has, or the C++ runtime that TensorFlow's own wheel needs of it, too.
 SYSTEM = re.compile(
     r"(ld-linux-.*|lib(c|dl|m|pthread|rt))\.so\.\d+|libstdc\+\+\.so\.6|libgcc_s\.so\.1"
@@ -55,6 +56,7 @@ def check(wheel: Path) -> str:
         files = {path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file()}
         libraries = sorted(path for path in files if ".so" in path.suffixes)
         _check_names(files)
+        _check_tags(wheel, Path(folder))
         lines = [f"{wheel.name}: {_mib(size)}, {_check_minors(Path(folder), files)}"]
         for library in libraries:
             needed = _check_links(Path(folder), library, files)
@@ -71,6 +73,17 @@ def _check_names(files: set[Path]):
             raise WheelError(f"it holds a library of somebody else's that is not Highway, {path}")
         if path.suffix in (".h", ".a", ".o", ".pyc"):
             raise WheelError(f"it holds {path}, which nobody needs at run time")
+        if path.suffix == ".so" and (len(path.suffixes) > 1 or path.stem == "_native"):
+            raise WheelError(f"it holds {path}, a module for one version of Python")
+
+
+def _check_tags(wheel: Path, folder: Path):
+    """Checks that pip takes it for every version of Python, by its name and by what it holds."""
+    (metadata,) = folder.glob("*.dist-info/WHEEL")
+    tags = re.findall(r"^Tag: (.*)$", metadata.read_text(), re.M)
+    for tag in ["-".join(wheel.stem.split("-")[2:]), *tags]:
+        if not tag.startswith(TAG):
+            raise WheelError(f"it is tagged {tag}, not {TAG}_...")
 
 
 def _check_minors(folder: Path, files: set[Path]) -> str:
@@ -100,7 +113,7 @@ def _check_minors(folder: Path, files: set[Path]) -> str:
 def _check_links(folder: Path, library: Path, files: set[Path]) -> set[str]:
     """Checks what a library needs and where it looks for that; returns what is not the system's."""
     result = subprocess.run(
-        ["readelf", "--dynamic", "--wide", folder / library],
+        ["readelf", "--dynamic", "--dyn-syms", "--wide", folder / library],
         capture_output=True,
         text=True,
         check=True,
@@ -108,6 +121,9 @@ def _check_links(folder: Path, library: Path, files: set[Path]) -> set[str]:
     )
     needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", result.stdout))
     needed = {name for name in needed if not SYSTEM.fullmatch(name)}
+    # Of pybind11 or Python's C API, which differs from version to version.
+    if of_python := re.findall(r" UND (_?Py[A-Z_]\w*)", result.stdout):
+        raise WheelError(f"{library} needs {of_python[0]} of the Python that loads it")
     # RPATH where patchelf has been over it.
     found = re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.*)\]", result.stdout)
     places = [place for entry in found for place in entry.split(":")]

@@ -15,6 +15,7 @@ from paths import ROOT
 pytestmark = pytest.mark.compiles
 
 METADATA = "tensorflow_groupnorm-0.1.0.dist-info/METADATA"
+WHEEL = "tensorflow_groupnorm-0.1.0.dist-info/WHEEL"
 BUILD = "tensorflow_groupnorm/tf2.21/build.json"
 OPS = "tensorflow_groupnorm/tf2.21/_tfgn_ops.so"
 FRAMEWORK, CC = check_wheel.FRAMEWORK, check_wheel.CC
@@ -23,10 +24,11 @@ HIGHWAY = "$ORIGIN/../../tensorflow_groupnorm.libs"
 
 
 @functools.cache
-def library(needed, runpath=()):
-    """A library that is empty but for what it links and where it looks for that."""
-    compile_ = ["g++", "-shared", "-x", "c++", "/dev/null", "-x", "none", "-Wl,--no-as-needed"]
+def library(needed, runpath=(), code=""):
+    """A library of some C++ code, what it links and where it looks for that."""
+    compile_ = ["g++", "-shared", "-fPIC", "source.cc", "-Wl,--no-as-needed"]
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "source.cc").write_text(code)
         for name in needed:
             soname = f"-Wl,-soname,{name}"
             subprocess.run([*compile_, soname, "-o", name], cwd=folder, check=True)
@@ -39,10 +41,11 @@ class Wheel:
     """A small wheel of one minor."""
 
     def __init__(self, folder):
-        self.path = folder / "tensorflow_groupnorm-0.1.0-any.whl"
+        self.path = folder / "tensorflow_groupnorm-0.1.0-py3-none-manylinux_2_34_x86_64.whl"
         self.files = {
             METADATA: "Name: tensorflow-groupnorm\nVersion: 0.1.0\n"
             "Requires-Dist: tensorflow<2.22,>=2.21\n",
+            WHEEL: "Wheel-Version: 1.0\nTag: py3-none-manylinux_2_34_x86_64\n",
             BUILD: json.dumps({"version": "0.1.0", "tensorflow": "2.21.0", "xla": False}),
             OPS: library((FRAMEWORK, "libhwy.so.1"), (*PLACES, HIGHWAY)),
             "tensorflow_groupnorm.libs/libhwy.so.1": library(()),
@@ -91,6 +94,9 @@ def test_a_library_that_links_what_it_must_not_stops_the_release(wheel, needed, 
         ("tensorflow_groupnorm.libs/libz-1a2b.so.1", "", "", "somebody else's"),
         ("tensorflow_groupnorm/ops.h", "", "", "which nobody needs at run time"),
         ("tensorflow_groupnorm/tf2.21/_tfgn_xla.so", "", "", "tf2.21 has _tfgn_xla.so"),
+        ("tensorflow_groupnorm/_native.cpython-311-x86_64-linux-gnu.so", "", "", "one version of"),
+        ("tensorflow_groupnorm/_native.so", "", "", "one version of Python"),
+        (WHEEL, "py3-none", "cp311-cp311", "tagged cp311-cp311-manylinux_2_34_x86_64, not py3-"),
         (BUILD, "false", "true", "tf2.21 lacks _tfgn_xla.so"),
         (BUILD, "2.21", "2.20", "libraries for TensorFlow 2.20"),
         (BUILD, "0.1.0", "0.0.9", "is of version 0.0.9, the re"),
@@ -105,6 +111,20 @@ def test_a_wheel_that_holds_or_asks_for_what_it_must_not_is_not_released(
     assert old in content
     wheel.files[name] = content.replace(old, new) if old else content
     with pytest.raises(check_wheel.WheelError, match=message):
+        check_wheel.check(wheel.write())
+
+
+def test_a_wheel_that_is_tagged_for_one_machine_is_not_released(wheel):
+    wheel.path = wheel.path.with_name("tensorflow_groupnorm-0.1.0-py3-none-linux_x86_64.whl")
+    with pytest.raises(check_wheel.WheelError, match="it is tagged py3-none-linux_x86_64, not"):
+        check_wheel.check(wheel.write())
+
+
+@pytest.mark.parametrize("name", ["PyList_New", "_Py_Dealloc"])
+def test_a_library_that_needs_one_python_stops_the_release(wheel, name):
+    code = f'extern "C" void* {name}(long);\nvoid* F() {{ return {name}(0); }}\n'
+    wheel.files[OPS] = library((FRAMEWORK,), PLACES, code)
+    with pytest.raises(check_wheel.WheelError, match=f"needs {name} of the Python that loads it"):
         check_wheel.check(wheel.write())
 
 
