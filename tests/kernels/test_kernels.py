@@ -5,8 +5,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import reference
+from native_module import native
 from parameters import named
-from tensorflow_groupnorm import _native as native
 
 TYPES = {name: np.dtype(getattr(ml_dtypes, name, name)) for name in cases.ELEMENT_TYPES}
 EPSILON = float(np.float32(1e-3))  # as an attribute of an op holds it
