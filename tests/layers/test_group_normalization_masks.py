@@ -241,6 +241,7 @@ for before, after, jitted in zip(initial, *trained):
 """
 
 
+@pytest.mark.slow
 def test_fit_with_and_without_xla(run_python):
     # In an interpreter of its own: Keras does without XLA while determinism is enabled.
     run = run_python(FIT)

@@ -29,6 +29,7 @@ def pytest_sessionfinish(session):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["group_norm", "stock.group_norm"])
 def test_keras_own_tests_pass(tmp_path, function):
     (tmp_path / "in_place_of_keras.py").write_text(PLUGIN.format(function=function))

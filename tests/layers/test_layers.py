@@ -176,6 +176,7 @@ def test_config_of_the_new_arguments():
         layer.build((None, 6, 4))
 
 
+@pytest.mark.slow
 def test_keras_file_loads_after_the_import_alone(tmp_path, run_python):
     inputs = keras.Input((None, None, 3))
     x = tfgn.layers.StandardizedConv2D(8, 3, padding="same", variant="nfnet", gain=True)(inputs)

@@ -66,6 +66,7 @@ def test_convolution_normalization_pooling_dense(stripes):
     np.testing.assert_allclose(one, many[:1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_group_normalization_with_weight_standardization(stripes, policy):
     def convolution(filters, strides=1):
@@ -90,6 +91,7 @@ def test_group_normalization_with_weight_standardization(stripes, policy):
     np.testing.assert_allclose(one, many[:1], rtol=1e-4, atol=1e-4 if policy == "float32" else 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "layer", "group"])
 def test_three_normalizations_side_by_side(norm, stripes, sequences):
     if norm == "layer":
