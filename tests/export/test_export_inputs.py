@@ -131,6 +131,15 @@ def test_nested_outputs_are_refused_in_a_sentence(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_onnx_has_no_name_for_both_an_input_and_an_output(tmp_path):
+    image = keras.Input((4, 4, 4), name="image")
+    model = keras.Model({"image": image}, {"image": tfgn.layers.GroupNormalization(2)(image)})
+    with pytest.raises(tfgn.ExportError, match="image names both an input and an output"):
+        tfgn.export(model, tmp_path / "model.onnx", True, "onnx")
+    assert list(tmp_path.iterdir()) == []
+    tfgn.export(model, tmp_path / "model.tflite", True, "tflite")
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_batch_size_that_a_model_insists_on_is_kept(format, tmp_path):
     inputs = keras.Input((8, 4), batch_size=3)

@@ -55,7 +55,14 @@ def convert(saved_model: Path, path: Path) -> None:
     # tf2onnx supports EnsureShape and takes sizes from it that TensorFlow cannot infer.
     simplify(saved_model, IDENTITIES - {"EnsureShape"}, without_complements=True)
     loaded = tf.saved_model.load(os.fspath(saved_model))  # Keeps the variables alive.
-    frozen, names = _frozen(loaded.signatures["serving_default"])
+    signature = loaded.signatures["serving_default"]
+    shared = signature.structured_input_signature[1].keys() & signature.structured_outputs.keys()
+    if shared:
+        raise ExportError(
+            f"{', '.join(sorted(shared))} names both an input and an output of the model, and ONNX "
+            "has one name for one tensor. Give the output another key."
+        )
+    frozen, names = _frozen(signature)
     logger = tf.get_logger()
     level = logger.level
     try:

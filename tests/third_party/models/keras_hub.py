@@ -193,7 +193,10 @@ def hgnetv2_classifier():
     )
 
 
-@package.model()
+NESTED = ("has nested outputs", "a signature has no place for the tuples in its dict of outputs")
+
+
+@package.model(impossible=dict.fromkeys(("saved_model", "tflite", "onnx"), NESTED))
 def d_fine():
     import keras_hub
 
@@ -312,16 +315,14 @@ def images(size):
     return batch
 
 
-@package.model(
-    batch=images(32),
-    impossible={
-        "tflite": (
-            "it has none for Conv2D",
-            "its attention reshapes images of no known size, which loses the channels that TFLite "
-            "needs of a convolution's input; with an Input of a fixed size it is possible",
-        )
-    },
+UNKNOWN_CHANNELS = (
+    "it has none for Conv2D",
+    "its attention reshapes images of no known size, which loses the channels that TFLite "
+    "needs of a convolution's input; with an Input of a fixed size it is possible",
 )
+
+
+@package.model(batch=images(32), impossible={"tflite": UNKNOWN_CHANNELS})
 def vae():
     return vae_backbone()
 
@@ -339,7 +340,16 @@ def prompts(model):
     }
 
 
-@package.model(batch=prompts)
+@package.model(
+    batch=prompts,
+    impossible={
+        "tflite": UNKNOWN_CHANNELS,
+        "onnx": (
+            "names both an input and an output",
+            "its images and latents are inputs and outputs, and ONNX has one name for one tensor",
+        ),
+    },
+)
 def stable_diffusion_3():
     import keras_hub
     from keras_hub.src.models.clip.clip_text_encoder import CLIPTextEncoder

@@ -71,7 +71,14 @@ def unetr():
     return UNETR(encoder=encoder, num_classes=2, feature_size=8, norm_name="batch")
 
 
-@package.model()
+@package.model(
+    impossible={
+        "tflite": (
+            "it has none for Transpose",
+            "TFLite transposes up to six axes, and windows of a volume have eight",
+        )
+    }
+)
 def swin_unetr():
     from medicai.models import SwinBackbone, SwinUNETR
 
