@@ -22,8 +22,8 @@
 from importlib.metadata import version
 
 from . import layers, models, stock
-from ._conversion import ConversionReport, convert
-from ._export import ExportError, export
+from ._conversion import ConversionReport, LayerChange, convert
+from ._export import Exported, ExportError, export
 from ._library import FusedOpsUnavailableWarning, build_info, plugin_path
 from .clipping import adaptive_grad_clip
 from .ops import group_norm, raw_ops, standardize_weights
@@ -33,7 +33,9 @@ __version__ = version("tensorflow-groupnorm")
 __all__ = [
     "ConversionReport",
     "ExportError",
+    "Exported",
     "FusedOpsUnavailableWarning",
+    "LayerChange",
     "adaptive_grad_clip",
     "build_info",
     "convert",

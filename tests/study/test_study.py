@@ -12,22 +12,15 @@ import numpy as np
 import pytest
 import tfgn_cli
 from PIL import Image
-from study_runs import fake_result, no_track, study
+from study_runs import fake_result, no_track, study, two_classes
 from tfgn_study.data import dataset as data
 from tfgn_study.train import pool
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes of 12 images that a mean tells apart."""
     root = tmp_path_factory.mktemp("images[old]")
-    rng = np.random.default_rng(0)
-    for name, low in (("dark", 0), ("bright", 128)):
-        (root / name).mkdir()
-        for i in range(12):
-            pixels = rng.integers(low, low + 128, (10, 14, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.{'png' if i % 2 else 'jpg'}")
-    return root
+    return two_classes(root, 12, (10, 14), (0, 128), (128, 256), ("jpg", "png"))
 
 
 def small(folder, out, *options):

@@ -8,24 +8,15 @@ import sys
 import time
 
 import environments
-import numpy as np
 import pytest
-from PIL import Image
+from study_runs import two_classes
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes of 16 images that a mean tells apart."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for name, low in (("dark", 0), ("bright", 64)):
-        (root / name).mkdir()
-        for i in range(16):
-            pixels = rng.integers(low, low + 160, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{i}.png")
-    return root
+    return two_classes(tmp_path_factory.mktemp("images"), 16, (8, 8), (0, 160), (64, 224))
 
 
 def start(folder, out, epochs):

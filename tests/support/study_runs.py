@@ -1,6 +1,28 @@
 """Studies and runs: options, configurations, and results without a training."""
 
+import numpy as np
+from PIL import Image
 from tfgn_study import config, options
+
+
+def two_classes(root, count, size, dark, bright, endings=("png",)):
+    """Writes two classes of images that a mean tells apart; returns the folder.
+
+    Args:
+        root: the folder of the class folders.
+        count: images per class.
+        size: height and width.
+        dark: lowest and highest value, exclusive, of the pixels of one class.
+        bright: the same of the other class.
+        endings: of the files, in turn.
+    """
+    rng = np.random.default_rng(0)
+    for name, (low, high) in (("dark", dark), ("bright", bright)):
+        (root / name).mkdir()
+        for i in range(count):
+            pixels = rng.integers(low, high, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{i}.{endings[i % len(endings)]}")
+    return root
 
 
 def study(**given):

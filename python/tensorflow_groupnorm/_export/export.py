@@ -28,7 +28,7 @@ from .model import (
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What `export` wrote.
+    """What `export` wrote, and what it found out about it.
 
     Attributes:
         path: the directory of the SavedModel, or the file.
