@@ -121,13 +121,38 @@ def test_inputs_that_are_outputs_or_unused_and_outputs_that_are_one_tensor(forma
         np.testing.assert_allclose(actual[name], y, atol=1e-5)
 
 
-def test_nested_outputs_are_refused_in_a_sentence(tmp_path):
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, {"y": [tfgn.layers.GroupNormalization(2)(inputs), inputs * 2]})
-    with pytest.raises(
-        tfgn.ExportError, match="has nested outputs. A signature can return a tensor"
-    ):
-        tfgn.export(model, tmp_path / "model")
+@pytest.mark.parametrize("format", FORMATS)
+def test_nested_outputs_are_named_by_their_paths(format, tmp_path):
+    x = keras.Input((4, 4, 4), name="x")
+    y = tfgn.layers.GroupNormalization(2)(x)
+    model = keras.Model(x, {"boxes": [y, y * 2], "scores": (y + 1, {"best": y - 1}), "sum": y + y})
+    path = tfgn.export(model, tmp_path / "model", True, format).path
+    batch = np.random.default_rng(0).standard_normal([2, 4, 4, 4]).astype("float32")
+    actual = export_runtimes.RUN[format](path, {"x": batch})
+    y = np.asarray(model.layers[1](batch))
+    expected = {"boxes_0": y, "boxes_1": 2 * y, "scores_0": y + 1, "scores_1_best": y - 1}
+    assert actual.keys() == {*expected, "sum"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_nested_list_of_outputs(tmp_path):
+    x = keras.Input((4,))
+    model = keras.Model(x, [[x + 1, x + 2], x + 3])
+    path = tfgn.export(model, tmp_path / "model").path
+    signature = tf.saved_model.load(path).signatures["serving_default"]
+    assert signature.structured_outputs.keys() == {"output_0_0", "output_0_1", "output_1"}
+
+
+def test_outputs_that_are_no_tensors_are_refused_in_a_sentence(tmp_path):
+    class Odd(keras.Model):
+        def call(self, x):
+            return {"y": x + 1, "label": "cat"}
+
+    model = Odd()
+    model(np.ones([2, 4], np.float32))
+    with pytest.raises(tfgn.ExportError, match="outputs is of the type str"):
+        tfgn.export(model, tmp_path / "model", example=np.ones([2, 4], np.float32))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,6 +229,6 @@ def test_strings(build, example, format, tmp_path):
     ],
 )
 def test_strings_that_a_format_has_no_ops_for(build, example, format, ops, tmp_path):
-    with pytest.raises(tfgn.ExportError, match=f"{ops}.*without StringLookup, TextVectorization"):
+    with pytest.raises(tfgn.ExportError, match=f"{ops}.*without layers such as StringLookup, TextVectorization"):
         tfgn.export(build(), tmp_path / "model", True, format, example=example)
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from .errors import ExportError, first_line
+from .model import named_outputs
 
 # Largest differences, relative to the largest magnitude of an output. Runtimes sum float32 in
 # different orders; the op stores epsilon as a float32 for float64 inputs too; a layer in half
@@ -118,16 +119,16 @@ def run_model(model: keras.Model, batch: list[Any]) -> dict[str, tf.Tensor]:
     """
     try:
         # In a graph, like the export: eagerly, TensorFlow has fewer kernels for channels_first.
-        function = tf.function(lambda: model(*batch, training=False)).get_concrete_function()
-        outputs = function()
+        function = tf.function(lambda: named_outputs(model(*batch, training=False)))
+        outputs = function.get_concrete_function()()
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(
             f"The model {model.name} does not run on the batch that the export is checked on: "
             f"{first_line(error)} (`example`, or --example FILE, gives another batch)"
         ) from error
-    if isinstance(outputs, dict):
-        return outputs
-    return {f"output_{i}": tensor for i, tensor in enumerate(keras.tree.flatten(outputs))}
+    return outputs
 
 
 def largest_difference(expected: dict[str, Any], actual: dict[str, Any]) -> float:

@@ -98,9 +98,9 @@ def export(
 
     Raises:
         ExportError: if the input shapes of the model are unknown, the model does not run on the
-            batch, has nested outputs, calls custom ops by their raw names although `portable` is
-            set, or has ops that the format does not support; or if the export differs from the
-            model by more than `tolerance`. No file is written.
+            batch, has outputs that are no tensors, calls custom ops by their raw names although
+            `portable` is set, or has ops that the format does not support; or if the export differs
+            from the model by more than `tolerance`. No file is written.
         FileExistsError: if `path` exists and `overwrite` is not set, or if `path` is a directory
             that does not hold a SavedModel.
         NotADirectoryError: if a parent of `path` is a file.

@@ -54,6 +54,35 @@ def named_signature(model: keras.Model, given: list[Any] | None = None) -> list[
     return [keras.tree.map_structure(named, spec) for spec in given]
 
 
+def named_outputs(outputs: Any) -> dict[str, tf.Tensor]:
+    """Returns the outputs of a model by name, as a signature returns them.
+
+    A dict gives its keys, and a tensor, list or tuple `output_0`, `output_1`, and so on, as in the
+    signatures of TensorFlow. Signatures are flat: a nested tensor is named by the path to it,
+    `boxes_0` for the first tensor of the list `boxes`.
+
+    Args:
+        outputs: a tensor, or a structure of dicts, lists and tuples of tensors.
+
+    Raises:
+        ExportError: if something in the structure is no tensor.
+    """
+    if not isinstance(outputs, dict):
+        outputs = {"output": outputs if isinstance(outputs, (list, tuple)) else [outputs]}
+    named: dict[str, tf.Tensor] = {}
+    for path, tensor in keras.tree.flatten_with_path(outputs):
+        if not isinstance(tensor, tf.Tensor):
+            raise ExportError(
+                "A signature can return tensors, and dicts, lists and tuples of them. One of the "
+                f"model's outputs is of the type {type(tensor).__name__}."
+            )
+        name = "_".join(map(str, path))
+        while name in named:
+            name += "_"
+        named[name] = tensor
+    return named
+
+
 def with_declared_batch(model: keras.Model, signature: list[Any]) -> list[Any]:
     """Returns a signature with the batch sizes that the inputs of a model were declared with.
 

@@ -14,6 +14,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from .. import _export_mode, _library
 from .errors import ExportError, first_line
+from .model import named_outputs
 
 #: In the directory that the SavedModel format reserves for other files.
 REQUIREMENTS = Path("assets.extra", "tensorflow_groupnorm.json")
@@ -43,17 +44,15 @@ def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) 
     archive.track(tables)
 
     def serve(*args: Any) -> Any:
-        return model(*args, training=False)
+        return named_outputs(model(*args, training=False))
 
     with _export_mode.ExportMode(stock).active() as mode:
         try:
-            function = archive.add_endpoint("serve", serve, signature)
-            outputs = function.get_concrete_function().structured_outputs
+            archive.add_endpoint("serve", serve, signature)
         except ValueError as error:
             raise ExportError(
                 f"Keras cannot trace the model {model.name}: {first_line(error)}"
             ) from error
-        _require_flat(outputs, model)
         if mode.folded_bytes > _LARGEST_CONSTANTS:
             raise ExportError(
                 f"The standardized kernels of {model.name} are {mode.folded_bytes / 2**30:.1f} "
@@ -62,19 +61,6 @@ def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) 
             )
         archive.write_out(os.fspath(path), verbose=False)
     _write_requirements(path, stock)
-
-
-def _require_flat(outputs: Any, model: keras.Model) -> None:
-    if isinstance(outputs, dict):
-        outputs = outputs.values()
-    elif not isinstance(outputs, (list, tuple)):
-        outputs = [outputs]
-    for output in outputs:
-        if not isinstance(output, tf.Tensor | tf.TensorSpec):
-            raise ExportError(
-                f"The model {model.name} has nested outputs. A signature can return a tensor, or a "
-                "list, tuple or dict of tensors."
-            )
 
 
 def run(path: Path, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

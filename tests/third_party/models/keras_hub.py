@@ -193,10 +193,7 @@ def hgnetv2_classifier():
     )
 
 
-NESTED = ("has nested outputs", "a signature has no place for the tuples in its dict of outputs")
-
-
-@package.model(impossible=dict.fromkeys(("saved_model", "tflite", "onnx"), NESTED))
+@package.model()
 def d_fine():
     import keras_hub
 
