@@ -293,7 +293,7 @@ REFUSED = {
     ("Conv2DTranspose, channels_first", "tflite"): "it has none for DataFormatVecPermute$",
     ("MaxPooling3D", "tflite"): "it has none for MaxPool3D$",
     ("MultiHeadAttention, causal, any size", "tflite"): "it has none for StridedSlice$",
-    ("LSTM", "tflite"): "'tf.TensorListReserve' op .* need a fixed batch size: give input_signat",
+    ("LSTM", "tflite"): "'tf.TensorListReserve' op .* need a fixed batch size: pass input_signat",
     ("standardized LSTM", "tflite"): "'tf.TensorListReserve' op .* need a fixed batch size",
     ("GRU, both ways, masked", "tflite"): "'tf.TensorListReserve' op .* need a fixed batch size",
     ("ConvLSTM2D", "tflite"): "'tf.TensorListReserve' op .* need a fixed batch size",
