@@ -50,7 +50,8 @@ def test_large_tensors(case, dtype):
 def test_random_shapes(dtype, case):
     # Of few channels the gradients of gamma and beta are few numbers, whose terms may cancel.
     affine = "absent" if case.shape[case.axis] < 4 else "per_channel"
-    check(case, dtype, "silu", affine=affine, residual=True, mean=0.5)
+    # Where float32 sums some 64 rows, one value in millions comes close to the bound.
+    check(case, dtype, "silu", slack=1.25, affine=affine, residual=True, mean=0.5)
 
 
 # Rounding decides the sign of the argument of a ReLU near 0. With a large mean many arguments are

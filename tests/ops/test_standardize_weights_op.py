@@ -51,8 +51,10 @@ def test_every_pair_of_types(name, dtype, dtype_out):
 
 @given(case=strategies.kernels())
 def test_random_kernels(case):
-    # Where a float32 sums 64 rows, one value in millions comes to 1.03 times the bound.
-    check(case, "float32", "float32", slack=1.25, epsilon=1e-6)
+    # The gradient of few gains is few numbers, whose terms can cancel.
+    gain = outputs(case) >= 4
+    # Where float32 sums 64 rows, one value in millions comes to 1.03 times the bound.
+    check(case, "float32", "float32", slack=1.25, gain=gain, epsilon=1e-6)
 
 
 @pytest.mark.parametrize("mean", [1e1, 1e3])
