@@ -13,6 +13,8 @@ import tensorflow_groupnorm as tfgn
 from export_runtimes import RUN, by_name, check
 from tensorflow_groupnorm._export import tflite
 
+pytestmark = pytest.mark.slow
+
 
 def float32_twin(model, build):
     """The same model built in float32, with the weights of another policy."""

@@ -19,6 +19,8 @@ import onnxruntime
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 
+pytestmark = pytest.mark.slow
+
 names = ["b", "a", *(f"x_{i}" for i in range(1, 12))]
 inputs = [keras.Input((4, 4, 2), name=name) for name in names]
 model = keras.Model(
@@ -229,6 +231,8 @@ def test_strings(build, example, format, tmp_path):
     ],
 )
 def test_strings_that_a_format_has_no_ops_for(build, example, format, ops, tmp_path):
-    with pytest.raises(tfgn.ExportError, match=f"{ops}.*without layers such as StringLookup, TextVectorization"):
+    with pytest.raises(
+        tfgn.ExportError, match=f"{ops}.*without layers such as StringLookup, TextVectorization"
+    ):
         tfgn.export(build(), tmp_path / "model", True, format, example=example)
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,8 @@ import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from export_runtimes import check
 
+pytestmark = pytest.mark.slow
+
 
 def inputs_of(model, batch):
     """Random inputs as positional arguments; unknown sizes are 6, integers 0 or 1."""

@@ -9,7 +9,10 @@ from standardization import gradients, normal32, randomize
 from tensorflow_groupnorm.layers import WeightStandardization
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 SEQUENCE = np.random.default_rng(0).normal(0.3, 1, (2, 5, 4)).astype("float32")
 FRAMES = np.random.default_rng(0).normal(0.3, 1, (2, 3, 6, 4)).astype("float32")

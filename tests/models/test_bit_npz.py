@@ -9,7 +9,10 @@ from model_checks import images, relative_error
 from tensorflow_groupnorm import models
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 def bit_logits(arrays, x):

@@ -23,6 +23,8 @@ SAVED_MODEL_CLI = "from tensorflow.python.tools.saved_model_cli import main; mai
 IMPORT = """
 import sys, numpy as np, tensorflow as tf
 import tensorflow_groupnorm as tfgn
+
+pytestmark = pytest.mark.slow
 x = tf.Variable(np.load(sys.argv[1]))
 with tf.GradientTape() as tape:
     y = tfgn.group_norm(x, groups=3, activation="relu")

@@ -16,6 +16,8 @@ from study_runs import fake_result, no_track, study, two_classes
 from tfgn_study.data import dataset as data
 from tfgn_study.train import pool
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

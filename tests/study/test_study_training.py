@@ -17,6 +17,8 @@ from tensorflow_groupnorm import models
 from tfgn_base import files
 from tfgn_study.train import checkpoint, images, optimizers, resnet, worker
 
+pytestmark = pytest.mark.slow
+
 # Keras hands variables to NumPy in the manner of NumPy 1 when it saves weights.
 KERAS_SAVES = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

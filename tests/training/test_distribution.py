@@ -28,6 +28,8 @@ KERAS_FIT = f"""
 import keras, small_resnet
 from small_resnet import IMAGES, LABELS, LOSS
 
+pytestmark = pytest.mark.slow
+
 def losses(strategy):
     with strategy.scope():
         model = small_resnet.build()
