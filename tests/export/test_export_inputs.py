@@ -7,6 +7,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 
+pytestmark = pytest.mark.slow
+
 FORMATS = ["saved_model", "tflite", "onnx"]
 
 # Inputs of one shape and different meaning, that no order of names tells apart.
@@ -18,8 +20,6 @@ import numpy as np
 import onnxruntime
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
-
-pytestmark = pytest.mark.slow
 
 names = ["b", "a", *(f"x_{i}" for i in range(1, 12))]
 inputs = [keras.Input((4, 4, 2), name=name) for name in names]

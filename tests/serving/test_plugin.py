@@ -18,13 +18,13 @@ import tfgn_cli
 from tensorflow_groupnorm import _library
 from tfgn_base import plugin
 
+pytestmark = pytest.mark.slow
+
 TFGN = "import sys, tfgn_cli; sys.exit(tfgn_cli.main())"
 SAVED_MODEL_CLI = "from tensorflow.python.tools.saved_model_cli import main; main()"
 IMPORT = """
 import sys, numpy as np, tensorflow as tf
 import tensorflow_groupnorm as tfgn
-
-pytestmark = pytest.mark.slow
 x = tf.Variable(np.load(sys.argv[1]))
 with tf.GradientTape() as tape:
     y = tfgn.group_norm(x, groups=3, activation="relu")

@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 from workers import printed_json, worker_environments
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = paths.EXAMPLES / "distribution"
 # The gradients of replicas are summed in another order than those of one device.
 ROUNDING = 1e-4
@@ -27,8 +29,6 @@ KERAS_FIT = f"""
 {TWO_DEVICES}
 import keras, small_resnet
 from small_resnet import IMAGES, LABELS, LOSS
-
-pytestmark = pytest.mark.slow
 
 def losses(strategy):
     with strategy.scope():
