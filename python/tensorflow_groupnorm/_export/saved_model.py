@@ -44,7 +44,10 @@ def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) 
     archive.track(tables)
 
     def serve(*args: Any) -> Any:
-        return named_outputs(model(*args, training=False))
+        outputs = model(*args, training=False)
+        named = named_outputs(outputs)
+        # A flat structure stays what it is for those who call `serve` of the loaded model.
+        return named if _holds_structures(outputs) else outputs
 
     with _export_mode.ExportMode(stock).active() as mode:
         try:
@@ -61,6 +64,13 @@ def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) 
             )
         archive.write_out(os.fspath(path), verbose=False)
     _write_requirements(path, stock)
+
+
+def _holds_structures(outputs: Any) -> bool:
+    parts = outputs.values() if isinstance(outputs, dict) else outputs
+    return isinstance(outputs, (dict, list, tuple)) and any(
+        isinstance(part, (dict, list, tuple)) for part in parts
+    )
 
 
 def run(path: Path, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
