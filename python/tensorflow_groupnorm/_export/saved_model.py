@@ -51,7 +51,7 @@ def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) 
 
     with _export_mode.ExportMode(stock).active() as mode:
         try:
-            archive.add_endpoint("serve", serve, signature)
+            archive.add_endpoint("serve", serve, signature).get_concrete_function()
         except ValueError as error:
             raise ExportError(
                 f"Keras cannot trace the model {model.name}: {first_line(error)}"
