@@ -25,6 +25,8 @@ from .model import (
     without_rematerialization,
 )
 
+_MODULES = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}
+
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
@@ -191,8 +193,7 @@ def _write(
 ) -> tuple[Path, tuple[str, ...]]:
     """Writes the model into a directory; returns the SavedModel or file, and its custom ops."""
     written = folder / "saved_model"
-    saved_model.write(model, signature, written, stock=portable)
-    custom_ops = saved_model.custom_ops(saved_model.ops(written))
+    custom_ops = saved_model.write(model, signature, written, stock=portable)
     if portable and custom_ops:
         raise ExportError(
             f"The model {model.name} calls custom ops by their raw names, which a portable model "
@@ -207,14 +208,14 @@ def _write(
     if format == "saved_model":
         return written, tuple(custom_ops)
     file = folder / f"model.{format}"
-    {"tflite": tflite, "onnx": onnx}[format].convert(written, file)
+    _MODULES[format].convert(written, file)
     return file, tuple(custom_ops)
 
 
 def _run(written: Path, format: str, inputs: dict[str, Any]) -> dict[str, Any]:
-    run = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}[format].run
     try:
-        return run(written, inputs)
+        outputs: dict[str, Any] = _MODULES[format].run(written, inputs)
+        return outputs
     except Exception as error:
         raise ExportError(f"The exported model does not run: {first_line(error)}") from error
 

@@ -24,7 +24,7 @@ REQUIREMENTS = Path("assets.extra", "tensorflow_groupnorm.json")
 _LARGEST_CONSTANTS = 1 << 30
 
 
-def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) -> None:
+def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) -> list[str]:
     """Writes the model's call at inference with standardized kernels as constants.
 
     Args:
@@ -32,6 +32,9 @@ def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) 
         signature: of `named_signature`.
         path: a directory that does not exist yet.
         stock: whether to use stock ops instead of the fused ones.
+
+    Returns:
+        The op types in it that stock TensorFlow does not have, in order.
 
     Raises:
         ExportError: if the model cannot be traced, its constants do not fit into a graph, or its
@@ -46,8 +49,9 @@ def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) 
     def serve(*args: Any) -> Any:
         outputs = model(*args, training=False)
         named = named_outputs(outputs)
-        # A flat structure stays what it is for those who call `serve` of the loaded model.
-        return named if _holds_structures(outputs) else outputs
+        # `serve` of the loaded model returns the model's own structure if a signature can hold it.
+        nested = any(len(path) > 1 for path, _ in keras.tree.flatten_with_path(outputs))
+        return named if nested else outputs
 
     with _export_mode.ExportMode(stock).active() as mode:
         try:
@@ -63,14 +67,9 @@ def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) 
                 "model.export(), which keeps the StandardizeWeights ops."
             )
         archive.write_out(os.fspath(path), verbose=False)
-    _write_requirements(path, stock)
-
-
-def _holds_structures(outputs: Any) -> bool:
-    parts = outputs.values() if isinstance(outputs, dict) else outputs
-    return isinstance(outputs, (dict, list, tuple)) and any(
-        isinstance(part, (dict, list, tuple)) for part in parts
-    )
+    custom_ops = sorted(kind for kind in ops(path) if not hasattr(tf.raw_ops, kind))
+    _write_requirements(path, custom_ops, stock)
+    return custom_ops
 
 
 def run(path: Path, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -99,15 +98,9 @@ def ops(path: Path) -> set[str]:
     return kinds - called
 
 
-def custom_ops(kinds: set[str]) -> list[str]:
-    """Returns the op types that stock TensorFlow does not have, in order."""
-    return sorted(kind for kind in kinds if not hasattr(tf.raw_ops, kind))
-
-
-def _write_requirements(path: Path, stock: bool) -> None:
-    kinds = custom_ops(ops(path))
+def _write_requirements(path: Path, custom_ops: list[str], stock: bool) -> None:
     version = importlib.metadata.version("tensorflow-groupnorm")
-    ours = [kind for kind in kinds if kind in _library.OPS]
+    ours = [kind for kind in custom_ops if kind in _library.OPS]
     requirements = {
         "written_by": {
             "tensorflow-groupnorm": version,
@@ -115,7 +108,7 @@ def _write_requirements(path: Path, stock: bool) -> None:
             "keras": keras.__version__,
         },
         "portable": stock,
-        "custom_ops": kinds,
+        "custom_ops": custom_ops,
         "requires": {
             "tensorflow": f">={'.'.join(tf.__version__.split('.')[:2])}",
             **({"tensorflow-groupnorm": f">={version}"} if ours else {}),
