@@ -106,8 +106,6 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         reports.append(report)
         print(report.table(every_layer=args.every_layer))
 
-    groups = {"group_size": args.group_size} if args.group_size is not None else {}
-    groups |= {"groups": args.groups} if args.groups is not None else {}
     standardization = args.weight_standardization
     try:
         model = convert(
@@ -118,7 +116,8 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             fuse=not args.no_fuse,
             keep=words(args.keep),
             report=show,
-            **groups,
+            groups=args.groups,
+            group_size=args.group_size,
         )
     except ValueError as error:
         parser.error(str(error))

@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 
+from .walk import of_keras
+
 #: What a layer may take as an argument besides names and other layers. None of it has state.
 _ARGUMENTS = (
     *(types.FunctionType, keras.initializers.Initializer),
@@ -60,7 +62,7 @@ def _kind(value: Any) -> Any:
 def _own(kind: Any) -> bool:
     """Returns whether a function or class is neither Keras' own nor registered."""
     registered = keras.saving.get_registered_name(kind) != kind.__name__
-    return not registered and not f"{kind.__module__}.".startswith("keras.")
+    return not registered and not of_keras(kind)
 
 
 def first_paragraph(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from .._keras import Functional, Node
-from .walk import functional
+from .walk import functional, of_keras
 
 
 class Composites:
@@ -65,9 +65,10 @@ class Composites:
 
 
 def _is_composite(layer: keras.Layer) -> bool:
-    own = type(layer).__module__.partition(".")[0] != "keras"
+    if of_keras(type(layer)) or not layer._layers:
+        return False
     # The trace would build layers that are not built yet.
-    return own and bool(layer._layers) and all(inner.built for inner in layer._flatten_layers())
+    return all(inner.built for inner in layer._flatten_layers())
 
 
 def _is_symbolic(value: Any) -> bool:

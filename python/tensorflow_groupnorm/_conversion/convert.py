@@ -10,6 +10,7 @@ import keras
 from tfgn_base.variants import check_variant
 
 from .._keras import inherit_state
+from ..layers._tensors import check_groups
 from . import arguments, converted, copy, edit, rebuilt, rules
 from .change import Build, Change
 from .decide import decide
@@ -195,9 +196,9 @@ def _by_recorder(model: keras.Model, changes: list[Change]) -> dict[Path, list[C
 def _notes_on_rebuilt(model: keras.Model) -> list[str]:
     return [
         f"{layer.name} is saved as its graph, because its constructor cannot make it again: the "
-        f"loaded model lacks its {', '.join(layer.not_saved())}"
+        f"loaded model lacks its {', '.join(not_saved)}"
         for _, layer in walk(model)
-        if isinstance(layer, rebuilt.Rebuilt) and layer.not_saved()
+        if isinstance(layer, rebuilt.Rebuilt) and (not_saved := layer.not_saved())
     ]
 
 
@@ -228,16 +229,7 @@ def _check_model(model: keras.Model) -> None:
 def _check_groups(groups: int | None, group_size: int | None) -> None:
     if groups is not None and (not isinstance(groups, int) or groups < -1 or groups == 0):
         raise ValueError(f"`groups` must be a positive integer or -1. Received: groups={groups!r}")
-    if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
-        raise ValueError(
-            "`group_size` must be None or a positive integer, the number of channels per group. "
-            f"Received: group_size={group_size!r}"
-        )
-    if groups is not None and group_size is not None:
-        raise ValueError(
-            "Give either `groups` or `group_size`, not both. "
-            f"Received: groups={groups}, group_size={group_size}"
-        )
+    check_groups(groups, group_size)
 
 
 def _standardization(given: str | dict[str, Any] | None) -> dict[str, Any] | None:

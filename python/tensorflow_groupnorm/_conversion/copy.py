@@ -15,7 +15,7 @@ from .._keras import Functional, Node, SafeModeScope, functional_like_constructo
 from . import arguments, rebuilt, rules
 from .change import Build
 from .derived import own_class
-from .walk import Path, at, attributes, dotted, functional, held_by, walk
+from .walk import Path, at, attributes, dotted, functional, held_by, of_keras, walk
 
 #: For each layer of a model: its path, itself and its counterpart in the copy.
 Pairs = list[tuple[Path, keras.Layer, keras.Layer]]
@@ -73,7 +73,7 @@ def copy(model: keras.Model, blank: BlankWeights) -> keras.Model:
 def has_config_of_keras(layer: keras.Layer) -> bool:
     """Returns whether Keras' config of a layer describes the layers inside as they are."""
     kind = type(layer)
-    if kind.__module__.partition(".")[0] == "keras" or isinstance(layer, rebuilt.Rebuilt):
+    if of_keras(kind) or isinstance(layer, rebuilt.Rebuilt):
         return True
     if isinstance(layer, Functional):
         return functional_like_constructor(kind) and kind.get_config is Functional.get_config
@@ -289,7 +289,7 @@ def differs(old: keras.Layer, new: keras.Layer) -> bool:
     In a copy, arguments have their defaults if a config of the user's class leaves them out or if
     the user has changed them since.
     """
-    if old is new or old._layers or type(old).__module__.partition(".")[0] != "keras":
+    if old is new or old._layers or not of_keras(type(old)):
         return False
     return _arguments_that_count(old) != _arguments_that_count(new)
 

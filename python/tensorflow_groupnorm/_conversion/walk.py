@@ -28,6 +28,15 @@ _CLOSED = (
 )
 
 
+def of_keras(kind: Any) -> bool:
+    """Returns whether a class or function comes with Keras."""
+    return _package(kind) == "keras"
+
+
+def _package(kind: Any) -> str:
+    return kind.__module__.partition(".")[0]
+
+
 def functional(operation: keras.Operation) -> Functional | None:
     """Returns an operation that is a functional model, or the one inside a `Sequential`."""
     if isinstance(operation, keras.Sequential):
@@ -160,7 +169,7 @@ def _is_open(value: Any) -> bool:
     kinds = (type, types.FunctionType, types.MethodType, types.ModuleType, functools.partial)
     if not hasattr(value, "__dict__") or isinstance(value, kinds):
         return False
-    return type(value).__module__.partition(".")[0] not in _CLOSED
+    return _package(type(value)) not in _CLOSED
 
 
 #: Attributes that `compile`, `fit` and `evaluate` set on a model.
