@@ -216,6 +216,23 @@ def assert_gradient(actual, expected, dtype, **factors):
     assert error <= bound, f"the error is {error:.3g} in norm, {bound:.3g} is allowed"
 
 
+def assert_gradients(actual, expected, sources, dtype, offset):
+    """The gradients lie within their bounds and have the dtypes of what they are of.
+
+    Args:
+        actual: by name.
+        expected: by name.
+        sources: tensors by name, others than those with a gradient among them.
+        dtype: of the op's arithmetic.
+        offset: of `gradient_bound`.
+    """
+    assert set(actual) == set(expected)
+    for name, gradient in actual.items():
+        assert gradient.dtype == sources[name].dtype
+        stored_as = gradient.dtype.name
+        assert_gradient(gradient, expected[name], dtype, offset=offset, stored_as=stored_as)
+
+
 def assert_statistics(mean, rstd, expected, dtype):
     """Mean and rstd lie within some roundings of the arithmetic, relative to the deviation.
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from .. import ops as fused
-from .._keras import on_tensorflow, register
+from .._keras import get_keras_mask, on_tensorflow, register
 from .._types import Activation, Constraint, Initializer, KerasTensor, Regularizer, Shape
 from . import _activations, _keras_ops, _tensors
 from ._common import refuse_tf_keras, supports_jit
@@ -201,7 +201,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
 
     def _given_mask(self, inputs: KerasTensor, mask: KerasTensor | None) -> KerasTensor | None:
         # Keras passes the attached mask by itself only if no other tensor is given.
-        attached = getattr(inputs, "_keras_mask", None) if mask is None else mask
+        attached = get_keras_mask(inputs) if mask is None else mask
         return attached if self.use_mask else None
 
     def _gamma_and_beta(
