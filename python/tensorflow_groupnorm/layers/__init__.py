@@ -5,6 +5,7 @@ All layers are registered for serialization: models that use them load with
 """
 
 from ._group_normalization import GroupNormalization
+from ._recomputed_normalization import RecomputedNormalization
 from ._standardized_layers import (
     StandardizedConv1D,
     StandardizedConv1DTranspose,
@@ -20,6 +21,7 @@ from ._weight_standardization import WeightStandardization
 
 __all__ = [
     "GroupNormalization",
+    "RecomputedNormalization",
     "StandardizedConv1D",
     "StandardizedConv1DTranspose",
     "StandardizedConv2D",

@@ -13,6 +13,7 @@ from .._types import Activation, Constraint, Initializer, KerasTensor, Regulariz
 from . import _activations, _keras_ops, _tensors
 from ._common import refuse_tf_keras, supports_jit
 from ._dtypes import cast, common_dtype, dtype_of
+from ._operands import Operands, capture_of
 
 _DEFAULT_GROUPS = 32
 
@@ -169,6 +170,21 @@ class GroupNormalization(keras.layers.GroupNormalization):
         gamma, beta = self._gamma_and_beta(x, scale, shift)
         mask = self._counting(inputs, mask)
         fused_activation = _activations.fused_name(self.activation)
+        residual = None if residual is None else _tensors.like(x, residual, dtype)
+        captured = capture_of(self)
+        if captured is not None and fused_activation is not None:
+            return captured.take(
+                Operands(
+                    x,
+                    gamma,
+                    beta,
+                    residual,
+                    self.groups,
+                    self.axis,
+                    self.epsilon,
+                    fused_activation,
+                )
+            )
         group_norm = fused.group_norm if on_tensorflow() else _keras_ops.group_norm
         outputs = group_norm(
             x,
@@ -178,7 +194,7 @@ class GroupNormalization(keras.layers.GroupNormalization):
             axis=self.axis,
             epsilon=self.epsilon,
             activation=fused_activation,
-            residual=None if residual is None else _tensors.like(x, residual, dtype),
+            residual=residual,
             mask=mask,
         )
         if fused_activation is None:

@@ -14,6 +14,7 @@ from tfgn_base.variants import check_variant
 from .. import _export_mode
 from .. import ops as fused
 from .._keras import AutocastScope, on_tensorflow
+from . import _recomputation
 from ._kernel_weights import Kernel
 from ._weight_scope import dtype_as_read
 
@@ -93,12 +94,20 @@ class HasStandardizedWeights(keras.layers.Layer):
             autocast = owner is not self and owner.autocast
             dtype = owner.compute_dtype if autocast else dtype_as_read(kernel.variable)
             standardize = functools.partial(self._standardize, kernel, dtype)
-            replacements.append((kernel.variable, _export_mode.folded(standardize)))
+            backward = _recomputation.current()
+            if backward is None:
+                w_hat = _export_mode.folded(standardize)
+            else:
+                w_hat = backward.once((id(kernel.variable), dtype), standardize)
+            replacements.append((kernel.variable, w_hat))
         return replacements
 
     def _standardize(self, kernel: Kernel, dtype: str) -> tf.Tensor:
         with AutocastScope(None):
             w = tf.convert_to_tensor(getattr(kernel.owner, kernel.name))
+        backward = _recomputation.current()
+        if backward is not None:
+            w = backward.later(w)
         return fused.standardize_weights(
             w,
             getattr(self, kernel.gain),
