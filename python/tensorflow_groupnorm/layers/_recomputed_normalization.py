@@ -21,7 +21,7 @@ from ._group_normalization import GroupNormalization
 from ._linear import why_not_linear
 from ._operands import Operands, capture
 from ._recomputation import Recomputation
-from ._rematerialization import rematerialized
+from ._rematerialization import is_rematerialized, rematerialized
 from ._weight_scope import in_foreign_scope
 
 _Layers: TypeAlias = keras.layers.Layer | Sequence[keras.layers.Layer | Sequence[Any]]
@@ -139,8 +139,8 @@ class RecomputedNormalization(keras.layers.Layer):
             and not fused._use_stock()
             and record.could_possibly_record()
             and not in_foreign_scope()
-            and all(
-                part._remat_mode is None and part.quantization_mode is None
+            and not any(
+                is_rematerialized(part) or part.quantization_mode is not None
                 for part in self._parts()
             )
         )

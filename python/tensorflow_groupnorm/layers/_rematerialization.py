@@ -77,7 +77,7 @@ def rematerialize_inside(wrapper: keras.layers.Wrapper) -> None:
     gradient, and nothing runs a third time.
     """
     mode, layer = wrapper._remat_mode, wrapper.layer
-    if mode is None or _is_rematerialized(layer):
+    if mode is None or is_rematerialized(layer):
         return
     if mode.mode == "list_of_layers" and wrapper.name in mode.layer_names:
         mode = RematMode("full", mode.output_size_threshold, mode.layer_names)
@@ -85,7 +85,7 @@ def rematerialize_inside(wrapper: keras.layers.Wrapper) -> None:
         layer._remat_mode = mode
 
 
-def _is_rematerialized(layer: keras.layers.Layer) -> bool:
+def is_rematerialized(layer: keras.layers.Layer) -> bool:
     mode = layer._remat_mode
     if mode is None:
         return False
@@ -110,8 +110,8 @@ def standardize_when_recomputed(
         if isinstance(part, keras.layers.RNN):
             within = part._flatten_layers(include_self=False)
             cells += within
-            modes = [cell._remat_mode for cell in within if _is_rematerialized(cell)]
-            if modes and not _is_rematerialized(part):
+            modes = [cell._remat_mode for cell in within if is_rematerialized(cell)]
+            if modes and not is_rematerialized(part):
                 part._remat_mode = RematMode("full", *modes[0][1:])
     for part in layer._flatten_layers():
         if any(part is cell for cell in cells):
