@@ -32,6 +32,7 @@ __all__ = [
     "AddOperation",
     "AutocastScope",
     "Functional",
+    "LinearOperations",
     "Node",
     "ReluOperations",
     "RematMode",
@@ -59,12 +60,16 @@ __all__ = [
     "rematerialized_like",
     "replace_tracked",
     "stateless_scope",
+    "take_place",
 ]
 
 #: The operations of `keras.ops.add`, `keras.activations.relu` and so on in a functional model.
 AddOperation = _numpy.Add
 ReluOperations = (_activations.ReLU, _nn.Relu)
 SiluOperation = _nn.Silu
+
+#: The operations of `keras.ops` whose gradients need nothing but the shapes of their inputs.
+LinearOperations = (_numpy.Add, _numpy.Concatenate, _numpy.Mean, _numpy.Subtract)
 
 #: Decorates a class of this package so that Keras saves and loads its objects.
 register = functools.partial(
@@ -175,6 +180,11 @@ def name_scopes(path: str) -> Iterator[None]:
         for name in filter(None, path.split("/")):
             stack.enter_context(keras.name_scope(name))
         yield
+
+
+def take_place(layer: keras.layers.Layer, holder: keras.layers.Layer) -> None:
+    """Gives the variables of a layer that is not built the paths that they had without `holder`."""
+    layer._parent_path = holder._parent_path
 
 
 def build_by_run(layer: keras.Layer, build_config: dict[str, Any]) -> None:

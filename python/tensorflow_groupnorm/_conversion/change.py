@@ -71,3 +71,25 @@ class Change:
             addition=self.addition and self.addition[n:],
             activation=self.activation and self.activation[n:],
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A normalization and what reads its output, which become one `RecomputedNormalization`.
+
+    All paths start at the model that is converted. The layers stay as they are.
+
+    Attributes:
+        path: the path to the normalization.
+        readers: for each output of the new layer, the paths to the layers that are applied to the
+            normalized tensor, one after the other; none for the normalized tensor itself.
+    """
+
+    path: Path
+    readers: tuple[tuple[Path, ...], ...]
+
+    def below(self, start: Path) -> Pair:
+        """Returns the pair with paths that start at the layer at `start`."""
+        n = len(start)
+        readers = tuple(tuple(path[n:] for path in reader) for reader in self.readers)
+        return Pair(self.path[n:], readers)

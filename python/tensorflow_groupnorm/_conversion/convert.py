@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 from tfgn_base.variants import check_variant
@@ -12,12 +12,15 @@ from tfgn_base.variants import check_variant
 from .._keras import inherit_state
 from ..layers._tensors import check_groups
 from . import arguments, converted, copy, edit, rebuilt, rules
-from .change import Build, Change
+from .change import Build, Change, Pair
 from .decide import decide
+from .pairs import find_pairs
 from .report import ConversionReport
 from .walk import Path, at, functional, walk
 
 _DEFAULT_GROUPS = 32
+
+_Change = TypeVar("_Change", Change, Pair)
 
 
 def convert(
@@ -30,6 +33,7 @@ def convert(
     epsilon: float | None = None,
     layer_normalization: bool = False,
     fuse: bool = True,
+    save_memory: bool = False,
     keep: Iterable[str] | Callable[[keras.Layer], bool] = (),
     in_place: bool = False,
     report: Callable[[ConversionReport], object] | None = print,
@@ -81,6 +85,12 @@ def convert(
         layer_normalization: whether to also replace `LayerNormalization` over the last axis of
             images or sequences.
         fuse: whether normalizations absorb activations and additions.
+        save_memory: whether to put each GroupNormalization, together with the convolutions and
+            `Dense` layers that read its output, into a `tfgn.layers.RecomputedNormalization`, which
+            does not keep that output for the backward pass. Outputs, losses and gradients are those
+            without it. Normalizations whose output something else keeps stay on their own; the
+            report says what. The layers keep their names but are no longer layers of the model
+            itself: `get_layer` finds the pair under the name of the normalization.
         keep: names of layers to keep, or a function that returns whether to keep a layer.
         in_place: whether to change and return the model itself instead of a copy, for models that
             cannot be copied by their config. Do not save other models that share layers with it
@@ -112,6 +122,7 @@ def convert(
         epsilon=epsilon,
         layer_normalization=layer_normalization,
         fuse=fuse,
+        save_memory=save_memory,
         keep=_keep(model, keep),
     )
     summary = ConversionReport(model.name)
@@ -159,12 +170,25 @@ def _convert(
         replaced[path].trainable = old.trainable
     for layer, conversion in records:
         converted.mark(layer, conversion)
+    if options.save_memory:
+        _pair(new, report)
     report.notes += _notes_on_rebuilt(new)
     # Last, as an optimizer is built for the trainable variables.
     for old, other in [(old, other) for _, old, other in pairs] or [(model, model)]:
         if isinstance(old, keras.Model) and old.compiled:
             _compile(old, other, report)
     return new
+
+
+def _pair(model: keras.Model, report: ConversionReport) -> None:
+    pairs = find_pairs(model, report)
+    records = [
+        (at(model, start), converted.describe(at(model, start), pairs=inside))
+        for start, inside in _by_recorder(model, pairs).items()
+    ]
+    edit.pair(model, pairs)
+    for layer, conversion in records:
+        converted.mark(layer, conversion)
 
 
 def _made_again(pairs: copy.Pairs, changed: set[Path]) -> list[Change]:
@@ -176,13 +200,13 @@ def _made_again(pairs: copy.Pairs, changed: set[Path]) -> list[Change]:
     ]
 
 
-def _by_recorder(model: keras.Model, changes: list[Change]) -> dict[Path, list[Change]]:
+def _by_recorder(model: keras.Model, changes: list[_Change]) -> dict[Path, list[_Change]]:
     """Groups the changes by the paths of the layers whose configs have to record them.
 
     The config of a model of Keras' own class describes the layers inside as they are. That of a
     layer or model of another class does not.
     """
-    recorders: dict[Path, list[Change]] = {}
+    recorders: dict[Path, list[_Change]] = {}
     for change in changes:
         for i in range(len(change.path)):
             holder = at(model, change.path[:i])

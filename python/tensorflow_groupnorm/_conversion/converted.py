@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from .._keras import register
 from . import edit
-from .change import Build, Change
+from .change import Build, Change, Pair
 from .derived import Derived, derived, own_class
 from .walk import Path, at, walk
 
@@ -27,21 +28,26 @@ class Conversion:
     Attributes:
         original: the serialized layer before the conversion, or the error that serializing raised.
         changes: the changes, with paths from the layer.
+        pairs: what is put together after the changes, with paths from the layer.
         builds: how the layers that hold the replaced ones were built, by their paths, outer layers
             first.
     """
 
     original: dict[str, Any] | Exception
     changes: list[Change]
+    pairs: list[Pair]
     builds: dict[Path, Build]
 
 
-def describe(layer: keras.Layer, changes: list[Change]) -> Conversion:
+def describe(
+    layer: keras.Layer, changes: Sequence[Change] = (), pairs: Sequence[Pair] = ()
+) -> Conversion:
     """Returns the record of a conversion that is about to happen.
 
     Args:
         layer: the layer before it is changed.
         changes: the changes, with paths from the layer.
+        pairs: what is put together after the changes, with paths from the layer.
     """
     try:
         original = keras.saving.serialize_keras_object(layer)
@@ -49,10 +55,11 @@ def describe(layer: keras.Layer, changes: list[Change]) -> Conversion:
         original.pop("build_config", None)
     except Exception as error:
         original = error
-    holders = {change.path[:i] for change in changes for i in range(len(change.path))}
+    paths = [change.path for change in changes] + [pair.path for pair in pairs]
+    holders = {path[:i] for path in paths for i in range(len(path))}
     layers = {path: at(layer, path) for path in sorted(holders, key=len)}
     builds = {p: Build.of(held) for p, held in layers.items() if isinstance(held, keras.Layer)}
-    return Conversion(original, changes, builds)
+    return Conversion(original, list(changes), list(pairs), builds)
 
 
 def mark(layer: keras.Layer, conversion: Conversion) -> None:
@@ -88,6 +95,7 @@ class Converted(Derived):
                 for path, build in conversion.builds.items()
             ],
             "changes": [_to_config(change) for change in conversion.changes],
+            "pairs": [dataclasses.asdict(pair) for pair in conversion.pairs],
             "frozen": [list(path) for path, layer in walk(self) if not layer.trainable],
         }
 
@@ -104,6 +112,8 @@ class Converted(Derived):
         layer = keras.saving.deserialize_keras_object(serialized, custom_objects=custom_objects)
         builds = {tuple(entry["path"]): _build(entry) for entry in config["builds"]}
         changes = [_from_config(entry, custom_objects) for entry in config["changes"]]
+        # Version 0.1.0 wrote no pairs.
+        pairs = [_pair(entry) for entry in config.get("pairs", ())]
         try:
             for path, build in builds.items():
                 build.apply(at(layer, path))
@@ -111,8 +121,9 @@ class Converted(Derived):
                 kind = type(at(layer, change.path)).__name__
                 if kind != entry["replaces"]:
                     raise LookupError(f"expected a {entry['replaces']} there, found a {kind}")
-            conversion = Conversion(serialized, changes, builds)
+            conversion = Conversion(serialized, changes, pairs, builds)
             edit.apply(layer, changes)
+            edit.pair(layer, pairs)
         except LookupError as error:
             raise ValueError(
                 f"The {serialized['class_name']} {config['name']!r} was converted, and its class "
@@ -150,6 +161,11 @@ def _from_config(entry: dict[str, Any], custom_objects: dict[str, Any] | None) -
         norm_input=entry["norm_input"],
         activation=entry["activation"] and tuple(entry["activation"]),
     )
+
+
+def _pair(entry: dict[str, Any]) -> Pair:
+    readers = tuple(tuple(tuple(path) for path in reader) for reader in entry["readers"])
+    return Pair(tuple(entry["path"]), readers)
 
 
 def _build(entry: dict[str, Any]) -> Build:

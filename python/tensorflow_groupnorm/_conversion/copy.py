@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from .._keras import Functional, Node, SafeModeScope, functional_like_constructor, is_in_graph
+from ..layers import RecomputedNormalization
 from . import arguments, rebuilt, rules
 from .change import Build
 from .derived import own_class
@@ -73,7 +74,7 @@ def copy(model: keras.Model, blank: BlankWeights) -> keras.Model:
 def has_config_of_keras(layer: keras.Layer) -> bool:
     """Returns whether Keras' config of a layer describes the layers inside as they are."""
     kind = type(layer)
-    if of_keras(kind) or isinstance(layer, rebuilt.Rebuilt):
+    if of_keras(kind) or isinstance(layer, (rebuilt.Rebuilt, RecomputedNormalization)):
         return True
     if isinstance(layer, Functional):
         return functional_like_constructor(kind) and kind.get_config is Functional.get_config
@@ -105,6 +106,8 @@ class _Copier:
         return self._made[id(layer)]
 
     def _new(self, layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, RecomputedNormalization):
+            return self._pair(layer)
         if functional(layer) is None:
             new = _named_like(layer, from_config(layer))
             self._blank.prepare(new)
@@ -120,6 +123,13 @@ class _Copier:
         kind = own_class(layer) if isinstance(layer, rebuilt.Rebuilt) else type(layer)
         rebuilt.mark(new, kind)
         return new
+
+    def _pair(self, pair: RecomputedNormalization) -> RecomputedNormalization:
+        # Its config may hold functions of the user's own, as those of the layers in it.
+        config = keras.layers.Layer.get_config(pair)
+        readers: Any = [[self.layer(layer) for layer in reader] for reader in pair._readers()]
+        readers = readers[0][0] if pair._is_single else readers
+        return RecomputedNormalization(self.layer(pair.normalization), readers, **config)
 
     def _of_its_graph(self, model: keras.Model) -> keras.Model:
         return self._sequential(model) if _is_sequential(model) else self._functional(model)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
+from .. import layers
 from .._keras import Functional, Node, get_keras_mask, rematerialized_like
 from . import rules
 from .change import Build, Change
@@ -25,7 +25,7 @@ from .network import (
 )
 from .report import FUSED, KEPT, REPLACED, ConversionReport, LayerChange
 from .rules import Options
-from .walk import TRACKED, Path, captured, children, dotted, functional, walk
+from .walk import TRACKED, Path, captured, children, dotted, functional, holders, walk
 
 _OPAQUE = (keras.layers.SpectralNormalization,)
 _UNREACHED = "a function or a set holds it, in which it cannot be replaced"
@@ -50,7 +50,7 @@ class _Decider:
         self._network = Network(self._found)
         graph = functional(model)
         self._outputs = [] if graph is None else graph.outputs
-        self._holders = _holders(self._found)
+        self._holders = holders(self._found)
         self._taken: set[int] = set()
         self._seen: set[int] = set()
         self._few: list[tuple[str, int]] = []
@@ -89,6 +89,8 @@ class _Decider:
             else:
                 reason = next(filter(None, reasons or ()), None)
                 self._kernel(layer, path, scope, reason)
+        elif isinstance(layer, layers.RecomputedNormalization):
+            self._pair(layer, path, inside, reasons)
         elif not isinstance(layer, _OPAQUE):
             graph = self._composites.graph(layer, calls)
             if graph is not None:
@@ -131,6 +133,26 @@ class _Decider:
             reason = BEFORE_KERNEL
         for below, child in children(layer):
             self._visit(child, path + below, scope, [reason] * _outputs_of(child))
+
+    def _pair(
+        self,
+        pair: layers.RecomputedNormalization,
+        path: Path,
+        scope: str,
+        reasons: Reasons | None,
+    ) -> None:
+        """Decides about the layers in a pair, each of which is on the way to one output."""
+        readers = pair._readers()
+        reasons = reasons or [AT_OUTPUT] * len(readers)
+        if len(reasons) != len(readers):
+            reasons = [next(filter(None, reasons), None)] * len(readers)
+        behind = {
+            id(layer): reason
+            for reader, reason in zip(readers, reasons, strict=True)
+            for layer in reader
+        }
+        for below, child in children(pair):
+            self._visit(child, path + below, scope, [behind.get(id(child))])
 
     # Normalizations and layers with a kernel
 
@@ -238,11 +260,3 @@ class _Decider:
 def _outputs_of(layer: keras.Layer) -> int:
     graph = functional(layer)
     return 1 if graph is None else len(graph.outputs)
-
-
-def _holders(found: list[tuple[Path, keras.Layer]]) -> Counter[int]:
-    """Returns, by the id of a layer, how many layers and models call or hold it."""
-    held: Counter[int] = Counter()
-    for _, holder in found:
-        held.update({id(child) for _, child in children(holder)})
-    return held

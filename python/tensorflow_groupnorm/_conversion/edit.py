@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
-from .._keras import Node, refresh_graph, replace_tracked
-from .change import Change
+from .._keras import Node, refresh_graph, rematerialized_like, replace_tracked
+from ..layers import RecomputedNormalization
+from .change import Change, Pair
 from .network import Network
 from .walk import at, attributes, functional, items, walk
 
@@ -56,6 +57,88 @@ def apply(root: keras.Layer, changes: list[Change]) -> None:
             refresh_graph(functional(holder))
 
 
+def pair(root: keras.Layer, pairs: list[Pair]) -> None:
+    """Puts normalizations and the layers that read their outputs into one layer each, in place.
+
+    The layers stay the same objects. Where one of them produces an output of a model, an `Identity`
+    of its name does so afterwards.
+
+    Args:
+        root: the model or layer.
+        pairs: what to put together, with paths from `root`.
+
+    Raises:
+        LookupError: if there is nothing at a path.
+    """
+    found = list(walk(root))
+    network = Network(found)
+    at_paths = [
+        (at(root, pair.path), [[at(root, path) for path in reader] for reader in pair.readers])
+        for pair in pairs
+    ]
+    instead: dict[int, list[keras.Layer]] = {}
+    for norm, readers in at_paths:
+        inside = [norm, *(layer for reader in readers for layer in reader)]
+        instead |= dict.fromkeys(map(id, inside), [])
+        instead[id(norm)] = _put_together(network, norm, readers)
+    for _, holder in found:
+        if isinstance(holder, keras.Sequential):
+            _set_layers(
+                holder, [new for old in holder._layers for new in instead.get(id(old), [old])]
+            )
+    for _, holder in found:
+        if functional(holder) is not None:
+            refresh_graph(functional(holder))
+
+
+def _put_together(
+    network: Network, norm: keras.Layer, readers: list[list[keras.Layer]]
+) -> list[keras.Layer]:
+    """Calls a new layer in place of a normalization and its readers.
+
+    Returns:
+        The new layer, then the layers that produce outputs of models from its outputs.
+    """
+    node = _only_call(network, norm)
+    ends = [_only_call(network, reader[-1]) if reader else node for reader in readers]
+    named = [end for end in ends if network.models_with_output(end.outputs[0])]
+    single = len(readers) == len(readers[0]) == 1
+    with rematerialized_like(norm):
+        new = RecomputedNormalization(
+            norm,
+            readers[0][0] if single else readers,
+            name=f"{norm.name}_recomputed" if node in named else norm.name,
+        )
+    new.build(node.input_tensors[0].shape)
+    outputs = [
+        keras.KerasTensor(end.outputs[0].shape, end.outputs[0].dtype)
+        if end in named
+        else end.outputs[0]
+        for end in ends
+    ]
+    _unlink(node)
+    Node(new, node.arguments.args, node.arguments.kwargs, outputs)
+    after = []
+    for end, output in zip(ends, outputs, strict=True):
+        producer = new
+        if end in named:
+            producer = keras.layers.Identity(name=end.operation.name, dtype=output.dtype)
+            Node(producer, (output,), {}, end.outputs)
+            after.append(producer)
+        _take_readers(producer, end)
+    for layer in new._flatten_layers(include_self=False):
+        layer._inbound_nodes.clear()
+        layer._outbound_nodes.clear()
+    return [new, *after]
+
+
+def _only_call(network: Network, layer: keras.Layer) -> Node:
+    calls = network.calls(layer)
+    if len(calls) != 1:
+        raise LookupError(f"expected one call of {layer.name} there, found {len(calls)}")
+    return calls[0]
+
+
 def _arguments(
     node: Node, old: keras.Layer, new: keras.Layer
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -91,11 +174,21 @@ def _call(
 ) -> None:
     """Makes the outputs of a call those of a call of another layer. Its readers do not change."""
     args, kwargs = arguments
+    _unlink(node)
+    Node(layer, args, kwargs, node.outputs)
+    _take_readers(layer, node)
+
+
+def _unlink(node: Node) -> None:
+    """Removes a call from the readers of its inputs."""
     for tensor in node.arguments.keras_tensors:
         producer = tensor._keras_history.operation
         if producer is not None and node in producer._outbound_nodes:
             producer._outbound_nodes.remove(node)
-    Node(layer, args, kwargs, node.outputs)
+
+
+def _take_readers(layer: keras.Layer, node: Node) -> None:
+    """Makes the readers of the outputs of a call readers of a layer."""
     readers = (n for n in node.operation._outbound_nodes if n not in layer._outbound_nodes)
     layer._outbound_nodes.extend(readers)
 

@@ -30,9 +30,11 @@ BEFORE_KEPT = "the normalization after it is kept"
 
 
 def unwrap(operation: keras.Operation) -> keras.Operation:
-    """Returns the layer inside `TimeDistributed`, and any other operation as it is."""
+    """Returns the layer inside `TimeDistributed`, the normalization of a pair, or the operation."""
     while isinstance(operation, keras.layers.TimeDistributed):
         operation = operation.layer
+    if isinstance(operation, layers.RecomputedNormalization):
+        return operation.normalization
     return operation
 
 
@@ -53,35 +55,41 @@ class Network:
     def __init__(self, found: Iterable[tuple[Path, keras.Layer]]) -> None:
         self._calls: dict[int, list[Node]] = {}
         self._readers: dict[int, list[Node]] = {}
-        self._pinned: set[int] = set()
+        self._models: dict[int, list[keras.Model]] = {}
+        self._outputs: dict[int, list[keras.Model]] = {}
+        self._held: set[int] = set()
         self._paths: dict[int, Path] = {}
+        self._root: keras.Layer | None = None
         nodes: dict[int, Node] = {}
         for path, layer in found:
-            self._pin(attributes(layer).values())
+            self._root = layer if path == () else self._root
+            self._hold(attributes(layer).values())
             graph = functional(layer)
             if graph is None:
                 continue
-            self._pin(graph.outputs)
+            for tensor in graph.outputs:
+                self._outputs.setdefault(id(tensor), []).append(layer)
             step = "layers" if isinstance(layer, keras.Sequential) else "operations"
             for i, operation in enumerate(getattr(layer, step)):
                 self._paths.setdefault(id(operation), (*path, step, i))
                 for node in operation._inbound_nodes:
                     if not node.is_input and is_in_graph(graph, node):
                         nodes[id(node)] = node
+                        self._models.setdefault(id(node), []).append(layer)
                         if not runs_its_graph(layer):
-                            self._pin(node.outputs)
+                            self._hold(node.outputs)
         for node in nodes.values():
             self._calls.setdefault(id(node.operation), []).append(node)
             for tensor in node.input_tensors:
                 self._readers.setdefault(id(tensor), []).append(node)
 
-    def _pin(self, values: Iterable[Any]) -> None:
-        """Records tensors that are used other than as inputs of calls, so that they must stay."""
+    def _hold(self, values: Iterable[Any]) -> None:
+        """Records tensors that are used other than by calls and as outputs of models."""
         pending, seen = list(values), set[int]()
         while pending:
             value = pending.pop()
             if isinstance(value, keras.KerasTensor):
-                self._pinned.add(id(value))
+                self._held.add(id(value))
             elif not isinstance(value, keras.Layer) and id(value) not in seen:
                 seen.add(id(value))
                 pending += [item for _, item in items(value)]
@@ -93,7 +101,28 @@ class Network:
     def only_reader(self, tensor: keras.KerasTensor) -> Node | None:
         """Returns the only call that reads a tensor, or None if anything else uses it."""
         readers = self._readers.get(id(tensor), [])
-        return readers[0] if len(readers) == 1 and id(tensor) not in self._pinned else None
+        others = self.is_held(tensor) or self.models_with_output(tensor)
+        return readers[0] if len(readers) == 1 and not others else None
+
+    def readers(self, tensor: keras.KerasTensor) -> list[Node]:
+        """Returns the calls that read a tensor, each once."""
+        return list(dict.fromkeys(self._readers.get(id(tensor), [])))
+
+    def models(self, node: Node) -> list[keras.Model]:
+        """Returns the models whose graphs have a call."""
+        return self._models[id(node)]
+
+    def models_with_output(self, tensor: keras.KerasTensor) -> list[keras.Model]:
+        """Returns the models of which a tensor is an output."""
+        return self._outputs.get(id(tensor), [])
+
+    def is_root(self, model: keras.Model) -> bool:
+        """Returns whether this is the outermost model."""
+        return model is self._root
+
+    def is_held(self, tensor: keras.KerasTensor) -> bool:
+        """Returns whether attributes hold a tensor, or a `call` that is not known may use it."""
+        return id(tensor) in self._held
 
     def path(self, operation: keras.Operation) -> Path:
         """Returns the path to an operation of a graph."""

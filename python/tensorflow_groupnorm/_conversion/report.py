@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 REPLACED, FUSED, KEPT = "replaced", "fused", "kept"
+PAIRED, NOT_PAIRED = "paired", "not paired"
 _SHOWN_NAMES = 2
 
 
@@ -18,9 +19,12 @@ class LayerChange:
         name: the name of the layer, after those of the models and layers that contain it, separated
             by slashes.
         type: the name of its class.
-        action: `"replaced"`, `"fused"` (absorbed by a replaced normalization) or `"kept"`.
-        result: the replacement; empty for a layer that was kept.
-        reason: why it was kept, or how the result differs from what was asked for; may be empty.
+        action: `"replaced"`, `"fused"` (absorbed by a replaced normalization) or `"kept"`. With
+            `save_memory`, a GroupNormalization of the new model is also `"paired"` (with the layers
+            that read its output) or `"not paired"`.
+        result: the replacement; empty for a layer that was kept or not paired.
+        reason: why it was kept or not paired, or how the result differs from what was asked for;
+            may be empty.
     """
 
     name: str
@@ -37,7 +41,8 @@ class ConversionReport:
     Attributes:
         model: name of the model.
         changes: one `LayerChange` for each normalization, layer with a kernel, and fused addition
-            or activation. Layers of other kinds are copied and not listed.
+            or activation, and with `save_memory` another one for each GroupNormalization. Layers
+            of other kinds are copied and not listed.
         dropped: the weights that the new model does not have, such as moving statistics: a dict
             from the name of a weight to the number of layers that had it.
         notes: sentences on other limitations of the new model.
@@ -49,7 +54,7 @@ class ConversionReport:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def count(self, action: str) -> int:
-        """Returns how many layers were `"replaced"`, `"fused"` or `"kept"`."""
+        """Returns for how many layers the action was `"replaced"`, `"fused"`, `"kept"`, ..."""
         return sum(change.action == action for change in self.changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,7 +68,9 @@ class ConversionReport:
             every_layer: whether each layer gets a line of its own. By default, layers with the same
                 class, result and reason share a line.
         """
-        actions = (REPLACED, FUSED, KEPT)
+        actions = [REPLACED, FUSED, KEPT]
+        if self.count(PAIRED) or self.count(NOT_PAIRED):
+            actions += [PAIRED, NOT_PAIRED]
         counts = ", ".join(f"{self.count(action)} {action}" for action in actions)
         lines = [f"Conversion of {self.model}: {counts}"]
         for action in actions:

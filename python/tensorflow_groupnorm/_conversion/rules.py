@@ -58,6 +58,7 @@ class Options:
     epsilon: float | None
     layer_normalization: bool
     fuse: bool
+    save_memory: bool
     keep: Callable[[keras.Layer], bool]
 
 

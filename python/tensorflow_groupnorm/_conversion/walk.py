@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +84,18 @@ def children(layer: keras.Layer) -> Iterator[tuple[Path, keras.Layer]]:
     seen: set[int] = set()
     for name, value in attributes(layer).items():
         yield from _inside(value, (name,), seen)
+
+
+def holders(found: list[tuple[Path, keras.Layer]]) -> Counter[int]:
+    """Returns, by the id of a layer, how many layers and models call or hold it.
+
+    Args:
+        found: layers with their paths, from `walk`.
+    """
+    held: Counter[int] = Counter()
+    for _, holder in found:
+        held.update({id(child) for _, child in children(holder)})
+    return held
 
 
 def attributes(holder: Any) -> dict[str, Any]:
