@@ -28,6 +28,13 @@ def add_relu_and_silu():
     assert type(operation) is _keras.ReluOperations[0] and operation.negative_slope == 0.5
 
 
+def linear_operations():
+    x = keras.Input((4,))
+    results = [x + x, x - x, keras.ops.concatenate([x, x]), keras.ops.mean(x, axis=1)]
+    kinds = {type(y._keras_history.operation) for y in results}
+    assert kinds == {*_keras.LinearOperations}
+
+
 def autocast():
     with _keras.AutocastScope("float16"):
         assert _keras.get_autocast_scope().dtype == "float16"
@@ -117,6 +124,19 @@ def building():
     assert chain.built and chain.dense.kernel.path == "a/b/chain/dense/kernel"
 
 
+def places():
+    class Holder(layers.Layer):
+        def build(self, input_shape):
+            self.dense = layers.Dense(2, name="dense")
+            _keras.take_place(self.dense, self)
+            self.dense.build(input_shape)
+
+    holder = Holder(name="holder")
+    with keras.name_scope("outside"):
+        holder.build((None, 3))
+    assert holder.dense.kernel.path == "outside/dense/kernel"
+
+
 def masks():
     masked = layers.Masking()(keras.Input((5, 3)))
     assert _keras.get_keras_mask(masked).shape == (None, 5)
@@ -166,6 +186,7 @@ def signatures():
 
 EXERCISES = {
     add_relu_and_silu: ["AddOperation", "ReluOperations", "SiluOperation"],
+    linear_operations: ["LinearOperations"],
     autocast: ["AutocastScope", "get_autocast_scope"],
     stateless: ["get_stateless_scope", "in_stateless_scope", "stateless_scope"],
     remat: ["RematMode", "rematerialized_like", "inherit_state"],
@@ -173,6 +194,7 @@ EXERCISES = {
     functional_classes: ["make_functional"],
     tracking: ["replace_tracked"],
     building: ["build_by_run", "is_default", "name_scopes"],
+    places: ["take_place"],
     masks: ["get_keras_mask"],
     saving: ["SafeModeScope"],
     registration: ["on_tensorflow", "register"],

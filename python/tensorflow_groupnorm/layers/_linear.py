@@ -77,7 +77,11 @@ def _known(layer: keras.layers.Layer) -> type | None:
     if isinstance(layer, Standardized) and call is Standardized.call:
         # What it calls is the `call` of its stock base.
         call = super(Standardized, layer).call.__func__
-    return next((cls for cls in _WITH_KERNEL + _WITHOUT_WEIGHTS if cls.call is call), None)
+    # Pooling layers share a `call` with those that take the maximum.
+    for cls in _WITH_KERNEL + _WITHOUT_WEIGHTS:
+        if isinstance(layer, cls) and cls.call is call:
+            return cls
+    return None
 
 
 def _why_not_alone(layer: keras.layers.Layer) -> str | None:

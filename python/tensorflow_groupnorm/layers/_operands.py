@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from .. import ops as fused
 from .._types import FusedActivation
-from ._dtypes import cast
+from ._dtypes import cast, dtype_of
 
 _CAPTURE: contextvars.ContextVar[Capture | None] = contextvars.ContextVar("capture", default=None)
 
@@ -89,7 +89,7 @@ class Operands:
 
 
 def _parameter(value: tf.Tensor | None, dtype: tf.DType) -> tf.Tensor:
-    return tf.constant([], dtype) if value is None else tf.cast(value, dtype)
+    return tf.constant([], dtype) if value is None else value
 
 
 class Capture:
@@ -106,7 +106,13 @@ class Capture:
 
     def take(self, operands: Operands) -> tf.Tensor:
         """Takes the operands and returns what stands in for the result."""
-        self._operands = operands
+        dtype = "float64" if dtype_of(operands.x) == "float64" else "float32"
+        # Here, where gradients pass through the cast: the op takes no other dtype.
+        gamma, beta = (
+            None if tensor is None else tf.cast(tensor, dtype)
+            for tensor in (operands.gamma, operands.beta)
+        )
+        self._operands = dataclasses.replace(operands, gamma=gamma, beta=beta)
         self._result = cast(tf.identity(operands.x), self.layer.compute_dtype)
         return self._result
 

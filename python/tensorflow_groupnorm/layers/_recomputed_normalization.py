@@ -12,7 +12,14 @@ import tensorflow as tf
 from tensorflow.python.eager import record
 
 from .. import ops as fused
-from .._keras import AutocastScope, get_autocast_scope, get_keras_mask, on_tensorflow, register
+from .._keras import (
+    AutocastScope,
+    get_autocast_scope,
+    get_keras_mask,
+    on_tensorflow,
+    register,
+    take_place,
+)
 from .._types import KerasTensor, Shape
 from . import _activations
 from ._common import refuse_tf_keras
@@ -110,13 +117,14 @@ class RecomputedNormalization(keras.layers.Layer):
         return results[0] if self._is_single else results
 
     def build(self, input_shape: Shape) -> None:
-        _build(self.normalization, input_shape)
-
         def build(shape: Shape, layer: keras.layers.Layer) -> Shape:
-            _build(layer, shape)
+            if not layer.built:
+                # Variables get the paths that they have in a plain layer.
+                take_place(layer, self)
+                layer.build(shape)
             return layer.compute_output_shape(shape)
 
-        self._for_each_reader(build, self.normalization.compute_output_shape(input_shape))
+        self._for_each_reader(build, build(input_shape, self.normalization))
 
     def call(
         self,
@@ -127,10 +135,10 @@ class RecomputedNormalization(keras.layers.Layer):
         shift: KerasTensor | None = None,
     ) -> KerasTensor:
         refuse_tf_keras(self, inputs)
-        given = {"residual": residual, "scale": scale, "shift": shift}
+        given = _given(residual=residual, mask=mask, scale=scale, shift=shift)
         if mask is None and get_keras_mask(inputs) is None and self._saves_memory():
             return self._call_recomputed(inputs, given)
-        normalized = self.normalization(inputs, mask=mask, **given)
+        normalized = self.normalization(inputs, **given)
         return self._for_each_reader(lambda x, layer: layer(x), normalized)
 
     def _saves_memory(self) -> bool:
@@ -145,7 +153,7 @@ class RecomputedNormalization(keras.layers.Layer):
             )
         )
 
-    def _call_recomputed(self, inputs: KerasTensor, given: dict[str, KerasTensor | None]) -> Any:
+    def _call_recomputed(self, inputs: KerasTensor, given: dict[str, KerasTensor]) -> Any:
         normalization = self.normalization
         with capture(normalization) as captured:
             operands = captured.operands(normalization(inputs, **given))
@@ -194,9 +202,8 @@ class RecomputedNormalization(keras.layers.Layer):
         scale: KerasTensor | None = None,
         shift: KerasTensor | None = None,
     ) -> KerasTensor:
-        spec = self.normalization.compute_output_spec(
-            inputs, residual=residual, mask=mask, scale=scale, shift=shift
-        )
+        given = _given(residual=residual, mask=mask, scale=scale, shift=shift)
+        spec = self.normalization.compute_output_spec(inputs, **given)
         outputs = self._for_each_reader(lambda x, layer: layer.compute_output_spec(x), spec)
         # An output of its own for each reader of the normalized tensor itself.
         fresh = [keras.KerasTensor(x.shape, x.dtype) for x in keras.tree.flatten(outputs)]
@@ -210,11 +217,10 @@ class RecomputedNormalization(keras.layers.Layer):
         return self._for_each_reader(passed_on, previous_mask)
 
     def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        readers = [[serialize(layer) for layer in reader] for reader in self._readers()]
+        readers = [[_serialized(layer) for layer in reader] for reader in self._readers()]
         return {
             **super().get_config(),
-            "normalization": serialize(self.normalization),
+            "normalization": _serialized(self.normalization),
             "layers": readers[0][0] if self._is_single else readers,
         }
 
@@ -255,16 +261,15 @@ def _gradient(
     return d_tensors, d_variables
 
 
+def _given(**arguments: KerasTensor | None) -> dict[str, KerasTensor]:
+    """Returns the arguments that are given: the `call` of a subclass may lack the others."""
+    return {name: tensor for name, tensor in arguments.items() if tensor is not None}
+
+
 def _current_precision() -> Callable[[], contextlib.AbstractContextManager[Any]]:
     """Returns what enters the precision of mixed precision that is active now."""
     scope = get_autocast_scope()
     return contextlib.nullcontext if scope is None else lambda: AutocastScope(scope.dtype)
-
-
-def _build(layer: keras.layers.Layer, shape: Shape) -> None:
-    if not layer.built:
-        layer.build(shape)
-        layer.built = True
 
 
 def _as_readers(layers: Any) -> list[list[keras.layers.Layer]]:
@@ -305,6 +310,13 @@ def _check_layers(layers: Sequence[Any]) -> None:
             )
     if len({id(layer) for layer in layers}) < len(layers):
         raise ValueError(f"`layers` must hold each layer once. Received: layers={layers!r}")
+
+
+def _serialized(layer: keras.layers.Layer) -> dict[str, Any]:
+    config: dict[str, Any] = keras.saving.serialize_keras_object(layer)
+    # The loaded layer is built by the layer that holds it.
+    config.pop("build_config", None)
+    return config
 
 
 def _deserialized(config: Any, custom_objects: dict[str, Any] | None) -> Any:
