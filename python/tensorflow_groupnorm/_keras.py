@@ -55,6 +55,7 @@ __all__ = [
     "make_tf_tensor_spec",
     "name_scopes",
     "on_tensorflow",
+    "operations_between",
     "refresh_graph",
     "register",
     "rematerialized_like",
@@ -129,6 +130,14 @@ def is_in_graph(functional: Functional, node: Node) -> bool:
     """Whether a call is part of a functional model."""
     index = node.operation._inbound_nodes.index(node)
     return _make_node_key(node.operation, index) in functional._nodes
+
+
+def operations_between(
+    inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor]
+) -> list[keras.Operation]:
+    """Returns the operations that compute `outputs` from `inputs`."""
+    operations: list[keras.Operation] = _map_graph(inputs, outputs)[2]
+    return operations
 
 
 def refresh_graph(functional: Functional) -> None:

@@ -71,6 +71,13 @@ def test_checkpoint_gives_the_logits_of_the_published_network(bit, arrays, check
         assert relative_error(bit(x), bit_logits(arrays, x)) < 1e-4
 
 
+def test_checkpoint_fills_a_model_that_saves_memory(bit, checkpoint):
+    models.load_bit_npz(bit, checkpoint)
+    paired = models.BiT_R50x1(classes=5, classifier_activation=None, save_memory=True)
+    models.load_bit_npz(paired, checkpoint)
+    np.testing.assert_array_equal(paired(images(64)), bit(images(64)))
+
+
 def test_heads(bit, arrays, checkpoint):
     ten = models.BiT_R50x1(classes=10, classifier_activation=None)
     before = ten.get_layer("head").get_weights()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_groupnorm as tfgn
 from model_checks import images, relative_error
+from pairs import check_equal, check_round_trip, copy_weights, pairs
 from tensorflow_groupnorm import models
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
@@ -181,6 +182,33 @@ def test_options_of_the_general_resnet():
 
 
 @pytest.mark.parametrize(
+    ("build", "arguments", "pairs_in_it"),
+    [
+        (models.ResNet, {"blocks": (1, 1), "widths": (8, 16)}, 3),
+        (models.ResNet, {"blocks": (2,), "widths": (8,), "bottleneck": True, "stem": "small"}, 5),
+        pytest.param(models.BiT_R50x1, {}, 48, marks=pytest.mark.slow),
+    ],
+)
+def test_save_memory(build, arguments, pairs_in_it, tmp_path):
+    arguments |= {"groups": 8, "classes": 3, "classifier_activation": None}
+    plain, model = build(**arguments), build(**arguments, save_memory=True)
+    assert len(pairs(model)) == pairs_in_it and not pairs(plain)
+    copy_weights(plain, model)
+    check_equal(plain, model, images(32))
+    check_round_trip(model, images(32), tmp_path)
+
+
+def test_save_memory_on_top_of_another_tensor_leaves_its_layers_alone():
+    inputs = keras.Input((32, 32, 3))
+    x = tfgn.layers.GroupNormalization(2, name="mine")(keras.layers.Conv2D(4, 1)(inputs))
+    arguments = {"include_top": False, "groups": 4, "save_memory": True}
+    model = models.ResNet((1,), (8,), input_tensor=x, **arguments)
+    assert model.inputs[0] is inputs and len(pairs(model)) == 1
+    assert type(model.get_layer("mine")) is tfgn.layers.GroupNormalization
+    assert type(model.get_layer("stem_conv")) is tfgn.layers.StandardizedConv2D
+
+
+@pytest.mark.parametrize(
     ("blocks", "widths", "arguments", "message"),
     [
         ((), (), {}, "`blocks` and `widths` must have one positive int for each stage"),
@@ -188,6 +216,7 @@ def test_options_of_the_general_resnet():
         ((1, 0), (8, 16), {}, "one positive int"),
         ((1,), (8,), {"padding": "valid"}, "`padding` must be one of 'symmetric', 'same'"),
         ((1,), (8,), {"gain": True, "weight_standardization": None}, "`gain` scales standardized"),
+        ((1,), (8,), {"save_memory": True, "norm": "bn"}, "needs norm='gn'.*norm='bn'"),
     ],
 )
 def test_invalid_stages(blocks, widths, arguments, message):

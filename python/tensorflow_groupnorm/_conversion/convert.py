@@ -91,7 +91,8 @@ def convert(
             without it. Normalizations whose output something else keeps stay on their own; the
             report says what. The layers keep their names but are no longer layers of the model
             itself: `get_layer` finds the pair under the name of the normalization.
-        keep: names of layers to keep, or a function that returns whether to keep a layer.
+        keep: names of layers to keep, or a function that returns whether to keep a layer. They are
+            not put into pairs either.
         in_place: whether to change and return the model itself instead of a copy, for models that
             cannot be copied by their config. Do not save other models that share layers with it
             afterwards.
@@ -171,7 +172,7 @@ def _convert(
     for layer, conversion in records:
         converted.mark(layer, conversion)
     if options.save_memory:
-        _pair(new, report)
+        _pair(new, options, report)
     report.notes += _notes_on_rebuilt(new)
     # Last, as an optimizer is built for the trainable variables.
     for old, other in [(old, other) for _, old, other in pairs] or [(model, model)]:
@@ -180,8 +181,8 @@ def _convert(
     return new
 
 
-def _pair(model: keras.Model, report: ConversionReport) -> None:
-    pairs = find_pairs(model, report)
+def _pair(model: keras.Model, options: rules.Options, report: ConversionReport) -> None:
+    pairs = find_pairs(model, options.keep, report)
     records = [
         (at(model, start), converted.describe(at(model, start), pairs=inside))
         for start, inside in _by_recorder(model, pairs).items()

@@ -7,6 +7,8 @@ else keeps the tensor between them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 
 from .. import layers
@@ -30,15 +32,18 @@ class _NotPairedError(Exception):
     """Why a normalization stays on its own."""
 
 
-def find_pairs(model: keras.Model, report: ConversionReport) -> list[Pair]:
+def find_pairs(
+    model: keras.Model, keep: Callable[[keras.Layer], bool], report: ConversionReport
+) -> list[Pair]:
     """Returns the normalizations of a model to pair with the layers that read their outputs.
 
     Args:
         model: the model. It does not change.
+        keep: returns whether a layer has to stay on its own.
         report: receives what is paired, and why other normalizations are not.
     """
     found = list(walk(model))
-    finder = _Finder(found)
+    finder = _Finder(found, keep)
     paired = {
         id(layer.normalization)
         for _, layer in found
@@ -67,12 +72,17 @@ def _name(model: keras.Model, path: Path) -> str:
 
 
 class _Finder:
-    def __init__(self, found: list[tuple[Path, keras.Layer]]) -> None:
+    def __init__(
+        self, found: list[tuple[Path, keras.Layer]], keep: Callable[[keras.Layer], bool]
+    ) -> None:
+        self._keep = keep
         self._network = Network(found)
         self._holders = holders(found)
 
     def pair(self, norm: keras.Layer, path: Path) -> Pair:
         """Returns the pair of a normalization and its readers, or raises why there is none."""
+        if self._keep(norm):
+            raise _NotPairedError("named in `keep`")
         _check_normalization(norm)
         (node, model) = self._only_call(norm)
         if any(get_keras_mask(tensor) is not None for tensor in node.input_tensors):
@@ -117,6 +127,8 @@ class _Finder:
             calls_of_it = self._network.calls(call.operation)
             if len(calls_of_it) > 1 or self._holders[id(call.operation)] > 1:
                 raise _NotPairedError(f"{kind} keeps its output, and is shared")
+            if self._keep(call.operation):
+                raise _NotPairedError(f"{kind}, named in `keep`, keeps its output")
             if is_rematerialized(call.operation):
                 raise _NotPairedError(f"{kind} reads its output under a RematScope")
         return tuple(self._network.path(call.operation) for call in calls)

@@ -19,7 +19,8 @@ def _build(units: Sequence[int], factor: int, style: Style, ends: Ends, name: st
         for unit in range(count):
             strides = 2 if block > 0 and unit == 0 else 1
             x = _unit(x, factor * width, strides, style, f"block{block + 1}_unit{unit + 1:02}")
-    return ends.finish(images, style.normalize(x, activation="relu", name="norm"), name)
+    x = style.normalize(x, activation="relu", name="norm")
+    return style.finish(images, ends.finish(images, x, name))
 
 
 def _root(images: keras.KerasTensor, filters: int, style: Style) -> keras.KerasTensor:
@@ -60,6 +61,7 @@ def BiT_R50x1(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "bit_r50x1",
 ) -> keras.Model:
     """The ResNet (v2) of 50 layers and width 1 of Big Transfer.
@@ -77,7 +79,7 @@ def BiT_R50x1(
         - [Kolesnikov et al., 2019, Big Transfer](https://arxiv.org/abs/1912.11370)
         - [He et al., 2016, Identity mappings](https://arxiv.org/abs/1603.05027)
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((3, 4, 6, 3), 1, style, ends, name)
 
@@ -97,6 +99,7 @@ def BiT_R50x3(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "bit_r50x3",
 ) -> keras.Model:
     """The ResNet (v2) of 50 layers and width 3 of Big Transfer.
@@ -114,7 +117,7 @@ def BiT_R50x3(
         - [Kolesnikov et al., 2019, Big Transfer](https://arxiv.org/abs/1912.11370)
         - [He et al., 2016, Identity mappings](https://arxiv.org/abs/1603.05027)
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((3, 4, 6, 3), 3, style, ends, name)
 
@@ -134,6 +137,7 @@ def BiT_R101x1(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "bit_r101x1",
 ) -> keras.Model:
     """The ResNet (v2) of 101 layers and width 1 of Big Transfer.
@@ -151,7 +155,7 @@ def BiT_R101x1(
         - [Kolesnikov et al., 2019, Big Transfer](https://arxiv.org/abs/1912.11370)
         - [He et al., 2016, Identity mappings](https://arxiv.org/abs/1603.05027)
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((3, 4, 23, 3), 1, style, ends, name)
 
@@ -171,6 +175,7 @@ def BiT_R101x3(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "bit_r101x3",
 ) -> keras.Model:
     """The ResNet (v2) of 101 layers and width 3 of Big Transfer.
@@ -188,7 +193,7 @@ def BiT_R101x3(
         - [Kolesnikov et al., 2019, Big Transfer](https://arxiv.org/abs/1912.11370)
         - [He et al., 2016, Identity mappings](https://arxiv.org/abs/1603.05027)
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((3, 4, 23, 3), 3, style, ends, name)
 
@@ -208,6 +213,7 @@ def BiT_R152x2(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "bit_r152x2",
 ) -> keras.Model:
     """The ResNet (v2) of 152 layers and width 2 of Big Transfer.
@@ -225,7 +231,7 @@ def BiT_R152x2(
         - [Kolesnikov et al., 2019, Big Transfer](https://arxiv.org/abs/1912.11370)
         - [He et al., 2016, Identity mappings](https://arxiv.org/abs/1603.05027)
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((3, 8, 36, 3), 2, style, ends, name)
 
@@ -245,6 +251,7 @@ def BiT_R152x4(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "bit_r152x4",
 ) -> keras.Model:
     """The ResNet (v2) of 152 layers and width 4 of Big Transfer.
@@ -262,6 +269,6 @@ def BiT_R152x4(
         - [Kolesnikov et al., 2019, Big Transfer](https://arxiv.org/abs/1912.11370)
         - [He et al., 2016, Identity mappings](https://arxiv.org/abs/1603.05027)
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((3, 8, 36, 3), 4, style, ends, name)

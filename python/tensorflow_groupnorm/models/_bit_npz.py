@@ -3,13 +3,13 @@
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from ..layers import GroupNormalization, StandardizedConv2D
+from ..layers import GroupNormalization, RecomputedNormalization, StandardizedConv2D
 
 _HEADS = ("load", "zeros", "leave")
 _LAYER = re.compile(r"(?:block(\d)_unit(\d\d)_(a|b|c)_(proj_)?|(root)_)?(conv|norm)")
@@ -69,7 +69,7 @@ def load_bit_npz(
 def _backbone(model: keras.Model) -> list[tuple[keras.Variable, str]]:
     """Returns the variables of the model, each with the name of its array in a checkpoint."""
     wanted = []
-    for layer in model.layers:
+    for layer in _layers(model):
         match = _LAYER.fullmatch(layer.name)
         if match is None:
             continue
@@ -92,6 +92,14 @@ def _backbone(model: keras.Model) -> list[tuple[keras.Variable, str]]:
             f"Received: the model {model.name!r}, which has none of their layers"
         )
     return wanted
+
+
+def _layers(model: keras.Model) -> Iterator[keras.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, RecomputedNormalization):
+            yield from (layer.normalization, *layer.layers)
+        else:
+            yield layer
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

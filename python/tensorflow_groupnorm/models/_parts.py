@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import keras
 from tfgn_base.variants import check_variant
 
+from .._conversion.convert import convert
+from .._keras import operations_between
 from ..layers import GroupNormalization, StandardizedConv2D
 
 NORMS = ("gn", "bn", None)
@@ -32,14 +34,15 @@ class Style:
         group_size: channels per group, instead of `groups`.
         epsilon: epsilon of the normalizations.
         stem: `"large"` or `"small"`.
+        save_memory: whether a GroupNorm and the convolutions that read its output are one layer.
         gain: whether standardized kernels have a learned gain.
         padding: zeros around the input of a strided convolution: `"symmetric"`, as many at the top
             and left as at the bottom and right, or TensorFlow's `"same"`.
         zero_init_residual: whether the last gamma of each residual branch starts at 0.
 
     Raises:
-        ValueError: if `norm`, `weight_standardization`, `stem` or `padding` is none of these, or if
-            `gain` comes without `weight_standardization`.
+        ValueError: if `norm`, `weight_standardization`, `stem` or `padding` is none of these, if
+            `gain` comes without `weight_standardization`, or `save_memory` without GroupNorm.
     """
 
     norm: str | None
@@ -48,6 +51,7 @@ class Style:
     group_size: int | None
     epsilon: float
     stem: str
+    save_memory: bool = False
     gain: bool = False
     padding: str = "symmetric"
     zero_init_residual: bool = True
@@ -56,6 +60,11 @@ class Style:
         _check_among("norm", self.norm, NORMS)
         _check_among("stem", self.stem, STEMS)
         _check_among("padding", self.padding, PADDINGS)
+        if self.save_memory and self.norm != "gn":
+            raise ValueError(
+                "`save_memory` computes the output of GroupNorms again: it needs norm='gn'. "
+                f"Received: save_memory=True, norm={self.norm!r}"
+            )
         if self.weight_standardization is not None:
             try:
                 check_variant(self.weight_standardization)
@@ -117,6 +126,21 @@ class Style:
         if activation is not None:
             x = keras.layers.Activation(activation, name=f"{name}_{activation}")(x)
         return x
+
+    def finish(self, images: keras.KerasTensor, model: keras.Model) -> keras.Model:
+        """Returns the model; with `save_memory`, after pairing what was made from the images."""
+        if not self.save_memory:
+            return model
+        made = {id(operation) for operation in operations_between([images], model.outputs)}
+        return convert(
+            model,
+            norm=None,
+            weight_standardization=None,
+            save_memory=True,
+            keep=lambda layer: id(layer) not in made,
+            in_place=True,
+            report=None,
+        )
 
 
 def _channel_axis() -> int:

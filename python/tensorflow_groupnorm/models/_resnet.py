@@ -27,7 +27,7 @@ def _build(
         for i in range(count):
             strides = 2 if stage > 0 and i == 0 else 1
             x = block(x, width, strides, style, f"stage{stage + 1}_block{i + 1}")
-    return ends.finish(images, x, name)
+    return style.finish(images, ends.finish(images, x, name))
 
 
 def _stem(images: keras.KerasTensor, width: int, style: Style) -> keras.KerasTensor:
@@ -89,6 +89,7 @@ def ResNet(
     zero_init_residual: bool = True,
     padding: Literal["symmetric", "same"] = "symmetric",
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "resnet",
 ) -> keras.Model:
     """A ResNet with any number of stages, blocks and channels.
@@ -125,6 +126,9 @@ def ResNet(
             on all sides, as in the published networks, or `"same"` as in TensorFlow.
         stem: `"large"`: 7x7 with stride 2 and max pooling; `"small"`, for images of about 32 to 64
             pixels: 3x3 with stride 1 and no pooling.
+        save_memory: whether to train in less memory: each GroupNormalization and the convolutions
+            that keep its output are one `tfgn.layers.RecomputedNormalization`, which does not keep
+            it. Results are the same; see `tfgn.convert`.
         name: name of the model.
 
     Returns:
@@ -143,7 +147,7 @@ def ResNet(
             f"Received: blocks={blocks!r}, widths={widths!r}"
         )
     style = Style(
-        *(norm, weight_standardization, groups, group_size, epsilon, stem),
+        *(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory),
         gain=gain,
         padding=padding,
         zero_init_residual=zero_init_residual,
@@ -167,6 +171,7 @@ def ResNet18(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "resnet18",
 ) -> keras.Model:
     """The ResNet of 18 layers, with GroupNorm and weight standardization.
@@ -181,7 +186,7 @@ def ResNet18(
         - [He et al., 2015, Deep residual learning](https://arxiv.org/abs/1512.03385)
         - [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494), section 4.1
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((2, 2, 2, 2), _WIDTHS, style, ends, name, bottleneck=False)
 
@@ -201,6 +206,7 @@ def ResNet34(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "resnet34",
 ) -> keras.Model:
     """The ResNet of 34 layers, with GroupNorm and weight standardization.
@@ -215,7 +221,7 @@ def ResNet34(
         - [He et al., 2015, Deep residual learning](https://arxiv.org/abs/1512.03385)
         - [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494), section 4.1
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((3, 4, 6, 3), _WIDTHS, style, ends, name, bottleneck=False)
 
@@ -235,6 +241,7 @@ def ResNet50(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "resnet50",
 ) -> keras.Model:
     """The ResNet of 50 layers, with GroupNorm and weight standardization.
@@ -249,7 +256,7 @@ def ResNet50(
         - [He et al., 2015, Deep residual learning](https://arxiv.org/abs/1512.03385)
         - [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494), section 4.1
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((3, 4, 6, 3), _WIDTHS, style, ends, name, bottleneck=True)
 
@@ -269,6 +276,7 @@ def ResNet101(
     group_size: int | None = None,
     epsilon: float = 1e-5,
     stem: Literal["large", "small"] = "large",
+    save_memory: bool = False,
     name: str = "resnet101",
 ) -> keras.Model:
     """The ResNet of 101 layers, with GroupNorm and weight standardization.
@@ -283,6 +291,6 @@ def ResNet101(
         - [He et al., 2015, Deep residual learning](https://arxiv.org/abs/1512.03385)
         - [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494), section 4.1
     """
-    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem)
+    style = Style(norm, weight_standardization, groups, group_size, epsilon, stem, save_memory)
     ends = Ends(include_top, input_tensor, input_shape, pooling, classes, classifier_activation)
     return _build((3, 4, 23, 3), _WIDTHS, style, ends, name, bottleneck=True)

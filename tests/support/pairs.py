@@ -1,0 +1,86 @@
+"""What a model with `save_memory` must have in common with the same model without it."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_groupnorm as tfgn
+from conversions import convert
+
+Pair = tfgn.layers.RecomputedNormalization
+
+
+def pairs(model):
+    return [layer for layer in model._flatten_layers() if isinstance(layer, Pair)]
+
+
+def by_path(variables):
+    named = {variable.path: variable for variable in variables}
+    assert len(named) == len(variables)
+    return named
+
+
+def copy_weights(old, new):
+    """Assigns the weights of a model to those of another one with the same paths."""
+    weights = by_path(old.weights)
+    assert weights.keys() == by_path(new.weights).keys()
+    for variable in new.weights:
+        variable.assign(weights[variable.path])
+
+
+def training_step(model, x):
+    """Returns the outputs, the loss and the gradients by the paths of the weights."""
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            outputs = model(x, training=True)
+            terms = [
+                tf.reduce_mean(tf.square(tf.cast(y, "float32") - 0.5))
+                for y in tf.nest.flatten(outputs)
+            ]
+            loss = tf.add_n([*terms, *model.losses])
+        return outputs, loss, tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    outputs, loss, gradients = step(x)
+    paths = [variable.path for variable in model.trainable_variables]
+    return outputs, loss, dict(zip(paths, gradients, strict=True))
+
+
+def check_equal(plain, paired, x):
+    """Compares outputs, losses and gradients of a training step, bit by bit."""
+    assert by_path(plain.weights).keys() == by_path(paired.weights).keys()
+    expected, actual = training_step(plain, x), training_step(paired, x)
+    assert expected[2].keys() == actual[2].keys()
+    for a, b in zip(keras.tree.flatten(expected), keras.tree.flatten(actual), strict=True):
+        np.testing.assert_array_equal(b, a)
+    assert any(np.any(gradient) for gradient in expected[2].values())
+
+
+def paired(model, x, *args, **kwargs):
+    """Returns a model converted with `save_memory`, and the report.
+
+    The model is compared with the same conversion without it.
+    """
+    plain, _ = convert(model, *args, **kwargs)
+    new, report = convert(model, *args, save_memory=True, **kwargs)
+    assert len(pairs(new)) == report.count("paired") and not pairs(plain)
+    check_equal(plain, new, x)
+    return new, report
+
+
+def check_round_trip(model, x, tmp_path, **kwargs):
+    """Saves and loads a model, and compares outputs and weights. Returns the loaded one."""
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", **kwargs)
+    assert [v.path for v in loaded.weights] == [v.path for v in model.weights]
+    for a, b in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(b, a)
+    for a, b in zip(keras.tree.flatten(model(x)), keras.tree.flatten(loaded(x)), strict=True):
+        np.testing.assert_array_equal(b, a)
+    model.save_weights(tmp_path / "model.weights.h5")
+    for variable in loaded.weights:
+        variable.assign(keras.ops.zeros_like(variable))
+    loaded.load_weights(tmp_path / "model.weights.h5")
+    for a, b in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(b, a)
+    return loaded
