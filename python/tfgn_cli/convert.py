@@ -97,7 +97,7 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         importlib.import_module(module)
     from tensorflow_groupnorm import convert
 
-    model, failure = _load(args.input)
+    model, failure = load(args.input)
     if model is None:
         return fail(failure)
     reports = []
@@ -135,7 +135,7 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-def _load(path: Path) -> tuple[keras.Model | None, str]:
+def load(path: Path) -> tuple[keras.Model | None, str]:
     """Returns the model in a file and an empty string, or None and the reason as a sentence."""
     import keras
 
