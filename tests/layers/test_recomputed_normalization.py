@@ -223,6 +223,46 @@ def test_second_order():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("traced_before", [False, True])
+def test_a_tape_outside_of_a_function(traced_before):
+    results = []
+    for model in both(norm(activation="relu"), READERS["two"][0]):
+        function = tf.function(model)
+        [x] = map(tf.constant, inputs_of(model))
+        if traced_before:
+            function(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = sum(tf.reduce_sum(y**2) for y in function(x))
+        results.append(tape.gradient(loss, [x, model.trainable_variables[2].value]))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["x", "before/kernel", "norm/gamma", "a/kernel"])
+def test_forward_mode(name):
+    """The product of the Hessian with a vector."""
+    plain, recomputed = both(norm(activation="silu"), READERS["two"][0])
+
+    def product(model):
+        [x] = map(tf.constant, inputs_of(model))
+        primal = x if name == "x" else by_name(model.trainable_variables)[name].value
+        of = [x, *(v.value for v in model.trainable_variables)]
+        with tf.autodiff.ForwardAccumulator(primal, tf.ones_like(primal)) as accumulator:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = sum(tf.reduce_sum(y**2) for y in model(x))
+            gradients = tape.gradient(loss, of)
+        return [accumulator.jvp(gradient) for gradient in gradients]
+
+    products = list(zip(product(recomputed), product(plain), strict=True))
+    assert any(b is not None for _, b in products)
+    for a, b in products:
+        assert (a is None) == (b is None)
+        if b is not None:
+            np.testing.assert_array_equal(a, b)
+
+
 def test_frozen_layers_get_no_gradient():
     plain, recomputed = both(norm(activation="relu"), READERS["two"][0])
     for model in (plain, recomputed):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
-from tensorflow.python.eager import record
+from tensorflow.python.eager import forwardprop_util, record
 
 from .. import ops as fused
 from .._keras import (
@@ -51,9 +51,10 @@ class RecomputedNormalization(keras.layers.Layer):
 
     The layers in it keep their variables, names, dtype policies and `trainable`, and are saved with
     this layer. Where nothing is recorded for a gradient (inference, export), the layer runs the
-    plain layers. It also does so, and saves no memory, for masked inputs, in a `stateless_call`,
-    where a layer in it is under `keras.RematScope` or quantized, where the op library could not be
-    loaded, and with Keras backends other than TensorFlow.
+    plain layers. It also does so, and saves no memory, for masked inputs, in forward-mode
+    differentiation, in a `stateless_call`, where a layer in it is under `keras.RematScope` or
+    quantized, where the op library could not be loaded, and with Keras backends other than
+    TensorFlow.
 
     In a `tf.function`, no convolution runs twice, except for the depthwise half of a separable
     convolution. Without a `tf.function`, each layer runs twice more in the backward pass.
@@ -136,12 +137,12 @@ class RecomputedNormalization(keras.layers.Layer):
     ) -> KerasTensor:
         refuse_tf_keras(self, inputs)
         given = _given(residual=residual, mask=mask, scale=scale, shift=shift)
-        if mask is None and get_keras_mask(inputs) is None and self._saves_memory():
+        if mask is None and get_keras_mask(inputs) is None and self._saves_memory(inputs, given):
             return self._call_recomputed(inputs, given)
         normalized = self.normalization(inputs, **given)
         return self._for_each_reader(lambda x, layer: layer(x), normalized)
 
-    def _saves_memory(self) -> bool:
+    def _saves_memory(self, inputs: KerasTensor, given: dict[str, KerasTensor]) -> bool:
         return (
             on_tensorflow()
             and not fused._use_stock()
@@ -151,7 +152,14 @@ class RecomputedNormalization(keras.layers.Layer):
                 is_rematerialized(part) or part.quantization_mode is not None
                 for part in self._parts()
             )
+            and not self._has_tangents([inputs, *given.values()])
         )
+
+    def _has_tangents(self, tensors: list[tf.Tensor]) -> bool:
+        """Whether forward-mode differentiation is under way, which has no custom gradients."""
+        variables = [variable.value for variable in self.trainable_variables]
+        handles = [v.handle for v in variables if isinstance(v, tf.Variable)]
+        return bool(forwardprop_util.pack_tangents([*tensors, *handles]).tangents)
 
     def _call_recomputed(self, inputs: KerasTensor, given: dict[str, KerasTensor]) -> Any:
         normalization = self.normalization
