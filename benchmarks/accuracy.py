@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+from tfgn_cli._processes import WorkerError
 
 from tests.support import reference
 
 from .cases import SCALING, Norm
 from .inputs import draw
-from .rounds import WorkerError, Workers
+from .rounds import Workers
 
 MEANS = (0.0, 1e2, 1e3, 1e4)
 CASES = (SCALING["conv1_pooled"], SCALING["24_channels"])
@@ -78,7 +79,7 @@ def evaluate(
         try:
             outputs = workers.of(contender).call("evaluate", contender, case, arrays)
         except WorkerError as error:
-            failed(contender, str(error).strip().splitlines()[-1])
+            failed(contender, error.sentence)
             continue
         results.append(_compare(contender, case, mean, arrays, outputs, expected))
     return results

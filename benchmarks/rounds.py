@@ -6,17 +6,12 @@ after a call.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
+
+from tfgn_cli._processes import WorkerError, WorkerProcess
 
 from .cases import CONTENDERS
 from .sections import Entry, Group
@@ -43,75 +38,14 @@ ENVIRONMENT = {
 }
 
 
-class FrameworkMissing(Exception):
-    """The framework cannot be imported."""
-
-
-class WorkerError(Exception):
-    """A request failed."""
-
-
-class WorkerProcess:
-    """A process that runs `worker.py`.
+def start(framework: str) -> WorkerProcess:
+    """Starts the process of a framework.
 
     Raises:
-        FrameworkMissing: if the framework cannot be imported.
+        NotStartedError: if the framework cannot be imported.
     """
-
-    def __init__(self, framework: str):
-        self.framework = framework
-        self._log = tempfile.TemporaryFile()  # stderr, shown only if the process dies
-        ours, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", framework, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            env=os.environ | ENVIRONMENT.get(framework, {}),
-            cwd=ROOT,
-            stderr=self._log,
-        )
-        theirs.close()
-        self._connection = Connection(ours.detach())
-        try:
-            self.versions = self.result()
-        except BaseException as error:  # Also on Ctrl-C: no one else can close the process yet.
-            self.close()
-            if isinstance(error, WorkerError):
-                raise FrameworkMissing(str(error)) from None
-            raise
-
-    def ask(self, method: str, *arguments):
-        """Sends a request, whose answer `result` returns."""
-        with contextlib.suppress(BrokenPipeError):  # `result` raises the error.
-            self._connection.send((method, *arguments))
-
-    def result(self):
-        """Returns the answer to the oldest request.
-
-        Raises:
-            WorkerError: if the request failed or the process has ended.
-        """
-        try:
-            succeeded, value = self._connection.recv()
-        except (EOFError, ConnectionError):
-            code = self._process.wait()
-            self._log.seek(0)
-            log = self._log.read().decode(errors="replace")
-            raise WorkerError(f"{log}the {self.framework} worker has ended with {code}") from None
-        if not succeeded:
-            raise WorkerError(value)
-        return value
-
-    def call(self, method: str, *arguments):
-        """Sends a request and returns its answer."""
-        self.ask(method, *arguments)
-        return self.result()
-
-    def close(self):
-        """Kills the process."""
-        self._connection.close()
-        self._process.kill()
-        self._process.wait()
-        self._log.close()
+    environment = ENVIRONMENT.get(framework, {})
+    return WorkerProcess("benchmarks.worker", framework, environment=environment, folder=ROOT)
 
 
 class Workers:
@@ -142,14 +76,14 @@ class Workers:
         """
         if framework not in self._processes and framework not in self.missing:
             try:
-                process = WorkerProcess(framework)
-            except FrameworkMissing as error:
+                process = start(framework)
+            except WorkerError as error:
                 if framework in REQUIRED:
                     raise WorkerError(f"{framework} cannot be measured: {error}") from None
                 self.missing[framework] = str(error)
                 return None
             self._processes[framework] = process
-            self.versions |= process.versions
+            self.versions |= process.facts
         return self._processes.get(framework)
 
     def of(self, contender: str) -> WorkerProcess | None:
@@ -197,8 +131,5 @@ def _prepare(entries: list[Entry], workers: Workers) -> tuple[list[Entry], dict[
 
 def peak_memory(entry: Entry) -> int:
     """Returns the peak memory of an entry in bytes, measured in a new process."""
-    process = WorkerProcess(CONTENDERS[entry.contender])
-    try:
+    with start(CONTENDERS[entry.contender]) as process:
         return process.call("peak_memory", entry)
-    finally:
-        process.close()

@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from tfgn_cli._processes import WorkerError
 
 from . import accuracy, machine
 from .cases import LADDER, STEPS, Step
 from .results import Results
-from .rounds import WorkerError, Workers, measure, peak_memory
+from .rounds import Workers, measure, peak_memory
 from .sections import SECTIONS, Entry, Group
 
 ROUNDS, QUICK_ROUNDS = 15, 3
@@ -125,7 +126,7 @@ def _memory(skipped: list[str]) -> dict[str, int]:
         try:
             memory[case.name] = peak_memory(Entry("step", case))
         except WorkerError as error:
-            message = str(error).strip().splitlines()[-1]
+            message = error.sentence
             skipped.append(f"memory of the step, {case.text}: {message}")
     return memory
 

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from . import machine
+from tfgn_cli import _memory
+
 from .cases import (
     COPIES,
     OP_BYTES,
@@ -105,7 +106,7 @@ def scaling(shapes) -> Iterator[Group]:
         yield _ours("scaling", _text(case.shape), cases, ("kernel",))
     for case in SIZES.values():
         # Memory for x, dy, y and dx, and half a tensor for everything else.
-        if 4.5 * case.nbytes > machine.available_bytes():
+        if 4.5 * case.nbytes > _memory.available():
             continue
         contenders = ("kernel", "op") if case.nbytes <= OP_BYTES else ("kernel",)
         yield _ours("scaling", _text(case.shape), [case], contenders)

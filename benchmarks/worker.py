@@ -1,26 +1,20 @@
 """The process that runs the contenders of one framework for `rounds.py`.
 
-`python -m benchmarks.worker FRAMEWORK DESCRIPTOR` serves requests from a connection. A request is
-the name of a method of `Worker` and its arguments; an answer is `(True, value)` or
-`(False, message)`.
+`python -m benchmarks.worker FRAMEWORK DESCRIPTOR` serves requests for the methods of `Worker`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import importlib
-import resource
-import signal
 import sys
 import time
-import traceback
-from multiprocessing.connection import Connection
-from pathlib import Path
+
+from tfgn_cli import _memory
+from tfgn_cli._processes import serve
 
 from . import inputs
-from .cases import Norm
+from .cases import Case, Norm
 from .sections import Entry
 
 WARM_UP = 3
@@ -41,9 +35,6 @@ class Worker:
         self._calls = {}
         self._last_ns = {}
         self._slot = 0
-
-    def versions(self) -> dict:
-        return self._framework.versions()
 
     def prepare(self, entries: list[Entry]) -> dict:
         """Draws inputs, warms up, and discards what was prepared before.
@@ -82,28 +73,29 @@ class Worker:
         return self._framework.to_numpy(case, function(self._framework.load(case, arrays)))
 
     def peak_memory(self, entry: Entry) -> int:
-        """Returns the increase of peak memory over the memory before the entry, in bytes."""
-        before = _resident("VmRSS")
-        call = self._contender(entry, {})
-        for _ in range(WARM_UP):
-            call()
-        # Garbage of tracing does not belong to a step.
-        gc.collect()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-        with contextlib.suppress(OSError):  # If not permitted, the peak is that of the process.
-            Path("/proc/self/clear_refs").write_text("5")
-        for _ in range(STEPS_FOR_MEMORY):
-            call()
-        return _resident("VmHWM") - before
+        """Returns the increase of peak memory over the memory with the inputs alone, in bytes."""
+        rings = {}
+        self._fill(rings, entry.case)
+        before = _memory.resident()
+        call = self._contender(entry, rings)
 
-    def _contender(self, entry: Entry, rings: dict):
-        contender, case = entry
+        def run(times: int):
+            for _ in range(times):
+                call()
+
+        run(WARM_UP)
+        return _memory.peak_of(lambda: run(STEPS_FOR_MEMORY)) - before
+
+    def _fill(self, rings: dict, case: Case):
         if case.inputs not in rings:
             rings[case.inputs] = [
                 self._framework.load(case, inputs.draw(case.inputs, seed))
                 for seed in range(inputs.slots(case))
             ]
+
+    def _contender(self, entry: Entry, rings: dict):
+        contender, case = entry
+        self._fill(rings, case)
         ring, function = rings[case.inputs], self._framework.function(contender, case)
 
         def call():
@@ -121,32 +113,14 @@ class Worker:
         return stop - start
 
 
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def main(framework: str, descriptor: str):
     """Serves requests until the parent closes the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C.
-    connection = Connection(int(descriptor))
-    try:
-        worker = Worker(importlib.import_module(f"benchmarks.frameworks.{framework}"))
-    except ImportError as error:
-        connection.send((False, str(error)))
-        return
-    connection.send((True, worker.versions()))
-    while True:
-        try:
-            method, *arguments = connection.recv()
-        except EOFError:
-            return
-        try:
-            connection.send((True, getattr(worker, method)(*arguments)))
-        except Exception:
-            connection.send((False, traceback.format_exc()))
+
+    def create():
+        module = importlib.import_module(f"benchmarks.frameworks.{framework}")
+        return Worker(module), module.versions()
+
+    serve(descriptor, create)
 
 
 if __name__ == "__main__":
