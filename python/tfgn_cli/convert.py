@@ -72,6 +72,12 @@ def _add_details(parser: argparse.ArgumentParser) -> None:
         help="keep activations and additions as separate layers",
     )
     parser.add_argument(
+        "--save-memory",
+        action="store_true",
+        help="put normalizations into one layer with the convolutions that read their outputs: the "
+        "model trains in less memory, with the same results",
+    )
+    parser.add_argument(
         "--keep", nargs="+", default=[], metavar="LAYER", help="names of layers to keep"
     )
     parser.add_argument(
@@ -114,6 +120,7 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             weight_standardization=None if standardization == "none" else standardization,
             layer_normalization=args.layer_normalization,
             fuse=not args.no_fuse,
+            save_memory=args.save_memory,
             keep=words(args.keep),
             report=show,
             groups=args.groups,

@@ -11,7 +11,11 @@ import keras
 import numpy as np
 import pytest
 import tfgn_cli
-from tensorflow_groupnorm.layers import GroupNormalization, StandardizedConv2D
+from tensorflow_groupnorm.layers import (
+    GroupNormalization,
+    RecomputedNormalization,
+    StandardizedConv2D,
+)
 from tfgn_base import files
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
@@ -62,6 +66,22 @@ def test_options_that_leave_things(saved, tmp_path, capsys):
     options = ["--force", "--keep", "conv", "--norm", "none"]
     assert tfgn_cli.main(["convert", str(saved), str(out), *options]) == 0
     assert "0 replaced, 0 fused, 2 kept" in capsys.readouterr().out
+
+
+def test_save_memory(tmp_path, capsys):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization(name="norm")(keras.layers.Conv2D(8, 3)(inputs))
+    x = keras.layers.BatchNormalization(name="last")(keras.layers.Conv2D(8, 3, name="conv")(x))
+    keras.Model(inputs, x, name="small").save(tmp_path / "in.keras")
+    argv = ["convert", str(tmp_path / "in.keras"), str(tmp_path / "out.keras"), "--save-memory"]
+    assert tfgn_cli.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "4 replaced, 0 fused, 0 kept, 1 paired, 1 not paired" in printed
+    assert "RecomputedNormalization with StandardizedConv2D     1 x  norm" in printed
+    assert "last: nothing keeps its output for the backward pass" in printed
+    pair = keras.saving.load_model(tmp_path / "out.keras").get_layer("norm")
+    assert isinstance(pair, RecomputedNormalization)
+    assert [layer.name for layer in pair.layers] == ["conv"]
 
 
 @pytest.mark.parametrize(

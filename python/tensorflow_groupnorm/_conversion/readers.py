@@ -89,6 +89,8 @@ def why_kept(network: Network, node: Node, tensor: keras.KerasTensor) -> str | N
     kind = type(operation).__name__
     if not isinstance(operation, keras.Layer):
         return f"the operation {kind} may keep its output"
+    if functional(operation) is not None:
+        return f"the model {operation.name} may keep its output"
     refusal = why_not_linear(operation)
     if refusal is not None:
         if keeps_input(operation) and hasattr(operation, "kernel"):
