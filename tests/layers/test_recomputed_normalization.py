@@ -13,7 +13,7 @@ from recomputed import (
     both,
     by_name,
     fit,
-    gradient_graph,
+    gradient_operations,
     inputs_of,
     norm,
     training_step,
@@ -154,7 +154,7 @@ def test_the_backward_pass_needs_no_normalized_tensor_and_runs_no_convolution(re
 
     def kept(model):
         """The ops of the gradient that read the output of the forward op."""
-        operations = gradient_graph(model, inputs_of(model))
+        operations = gradient_operations(model, inputs_of(model))
         of_forward = {op.name for op in operations if not op.name.startswith("gradient_tape/")}
         [y] = [op.outputs[0] for op in operations if op.type == "GroupNorm"][:1]
         readers = {op.name for op in operations} & {op.name for op in y.consumers()}
@@ -170,7 +170,7 @@ def test_the_backward_pass_needs_no_normalized_tensor_and_runs_no_convolution(re
 def test_a_kernel_is_standardized_again_once():
     plain, recomputed = both(norm(activation="relu"), READERS["standardized"][0])
     for model, times in ((plain, 1), (recomputed, 2)):
-        types = [op.type for op in gradient_graph(model, inputs_of(model))]
+        types = [op.type for op in gradient_operations(model, inputs_of(model))]
         assert types.count("StandardizeWeights") == times
         assert types.count("StandardizeWeightsGrad") == 1
 

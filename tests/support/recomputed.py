@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from kept_tensors import operations_for
 from tensorflow_groupnorm.layers import RecomputedNormalization
 
 
@@ -100,8 +101,8 @@ def fit(model, jit=False, **optimizer):
     return {name: v.numpy() for name, v in by_name(model.weights).items()}
 
 
-def gradient_graph(model, inputs):
-    """Returns the graph of a training step, without the operations that no result needs."""
+def gradient_operations(model, inputs):
+    """Returns the operations of the graph of a training step that its gradients need."""
     values = [v.value for v in model.trainable_variables]
 
     @tf.function
@@ -111,10 +112,7 @@ def gradient_graph(model, inputs):
             loss = sum(tf.reduce_mean(tf.square(y)) for y in outputs)
         return tape.gradient(loss, values)
 
-    graph = run.get_concrete_function(*map(tf.constant, inputs)).graph
-    names = [x.op.name for x in graph.outputs]
-    needed = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), names)
-    return [graph.get_operation_by_name(node.name) for node in needed.node]
+    return operations_for(run.get_concrete_function(*map(tf.constant, inputs)).graph.outputs)
 
 
 def norm(**kwargs):
