@@ -106,7 +106,7 @@ class Study(Options):
         training = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
         return [
             RunConfig(
-                **training,
+                **training | self._memory_of(variant),
                 **dataclasses.asdict(variant),
                 batch_size=batch_size,
                 seed=seed,
@@ -120,6 +120,10 @@ class Study(Options):
             for variant in dict.fromkeys(self.variants().values())
             for seed in self.seeds
         ]
+
+    def _memory_of(self, variant: Variant) -> dict[str, bool]:
+        # Runs without a GroupNorm are those of a study without the option.
+        return {"save_memory": self.save_memory and variant.has_group_norm}
 
 
 def resolve(options: Options) -> Study:
@@ -153,6 +157,7 @@ def resolve(options: Options) -> Study:
     _check_groups(study)
     _check_image_size(study)
     _check_checkpoint(study)
+    _check_save_memory(study)
     return study
 
 
@@ -196,3 +201,9 @@ def _check_checkpoint(study: Study) -> None:
     for text, variant in study.variants().items():
         as_published = (variant.norm, variant.groups) == ("gn+ws", 32)
         require(as_published, "norms", text, "gn+ws with 32 groups to read a checkpoint")
+
+
+def _check_save_memory(study: Study) -> None:
+    wanted = "no, unless one of the norms is ln, in, gn or gn+ws"
+    has_group_norm = any(variant.has_group_norm for variant in study.variants().values())
+    require(has_group_norm or not study.save_memory, "save_memory", study.save_memory, wanted)

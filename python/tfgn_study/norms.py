@@ -36,6 +36,11 @@ class Variant:
     groups: int | None
     group_size: int | None
 
+    @property
+    def has_group_norm(self) -> bool:
+        """Whether the network has GroupNorms, with whatever number of groups."""
+        return self.groups is not None or self.group_size is not None
+
 
 def parse(text: str, groups: int | None, group_size: int | None) -> Variant:
     """Returns what a norm of the command line stands for.

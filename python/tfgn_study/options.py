@@ -135,6 +135,14 @@ class Training:
         help="compile the training step with XLA",
         sentence="XLA compiles the training step.",
     )
+    save_memory: bool = option(
+        False,
+        section=TRAINING,
+        help="train the networks with GroupNorm in less memory, with the same results: what a norm "
+        "returns is computed again in the backward pass",
+        sentence="The networks with GroupNorm are made with `save_memory=True`: they compute what "
+        "a norm returns to the convolutions behind it again in the backward pass.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,15 @@ def test_network_has_the_layers_of_its_norm(norm):
     assert np.isfinite(model(np.zeros((2, 8, 8, 1)))).all()
 
 
+@pytest.mark.parametrize(("norm", "pairs"), [("bn", 0), ("ln", 5), ("gn", 5), ("gn+ws", 5)])
+def test_networks_that_save_memory(norm, pairs):
+    planned = study(norms=(norm, "gn"), batch_sizes=(4,), save_memory=True)
+    run = next(run for run in planned.runs("", "") if run.norm == norm)
+    model = resnet.build(run, (8, 8, 1), 10)
+    found = [x for x in model.layers if isinstance(x, layers.RecomputedNormalization)]
+    assert len(found) == pairs
+
+
 def test_group_size_gives_channels_per_group():
     planned = study(norms=("gn",), group_size=4)
     model = resnet.build(planned.runs("", "")[0], (8, 8, 1), 10)

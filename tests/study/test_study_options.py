@@ -20,6 +20,7 @@ USED = {
     "agc": 0.0625,
     "mixed_precision": "bfloat16",
     "jit": True,
+    "save_memory": True,
 }
 
 
@@ -110,6 +111,15 @@ def test_group_size_replaces_the_groups():
     assert (study(group_size=4).groups, study(group_size=4).group_size) == (None, 4)
     with pytest.raises(StudyError, match="exactly one of groups and group_size"):
         study(group_size=4, groups=4)
+
+
+def test_save_memory_is_for_runs_with_group_norm():
+    norms = ("bn", "ln", "in", "gn", "ws", "gn+ws", "none")
+    plain, saving = (study(norms=norms, save_memory=given).runs("", "") for given in (False, True))
+    changed = {b.norm for a, b in zip(plain, saving, strict=True) if a.name != b.name}
+    assert changed == {"ln", "in", "gn", "gn+ws"}
+    with pytest.raises(StudyError, match="save_memory must be no, unless one of the norms is ln"):
+        study(norms=("bn", "ws"), save_memory=True)
 
 
 def test_a_new_option_needs_one_description():

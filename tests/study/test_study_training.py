@@ -170,6 +170,14 @@ def test_options_change_the_training_and_nothing_after_it(arrays, plain, change)
     assert keras.config.dtype_policy().name == "float32"
 
 
+def test_save_memory_does_not_change_the_training(arrays):
+    plain, saving = (
+        train(run_config(epochs=2, norm="gn+ws", save_memory=given), arrays)["history"]
+        for given in (False, True)
+    )
+    assert saving == plain
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -177,6 +185,7 @@ def test_options_change_the_training_and_nothing_after_it(arrays, plain, change)
         {"mixed_precision": "float16"},
         {"jit": True},
         {"jit": True, "mixed_precision": "float16", "agc": 0.1, "clip_norm": 1.0},
+        {"jit": True, "mixed_precision": "bfloat16", "save_memory": True},
     ],
     ids=str,
 )

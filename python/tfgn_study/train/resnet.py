@@ -24,7 +24,8 @@ def build(config: RunConfig, input_shape: tuple[int, int, int], classes: int) ->
     Logits are float32, whatever the dtype policy.
 
     Args:
-        config: the run; its `norm`, `groups`, `group_size`, `model` and `bit_checkpoint` count.
+        config: the run; its `norm`, `groups`, `group_size`, `save_memory`, `model` and
+            `bit_checkpoint` count.
         input_shape: height, width and channels of the images, whose pixels are in [0, 255].
         classes: number of logits.
 
@@ -32,15 +33,15 @@ def build(config: RunConfig, input_shape: tuple[int, int, int], classes: int) ->
         A model from images to logits. A model that is to be fine-tuned starts with logits of 0.
     """
     inputs = keras.Input(input_shape)
-    has_groups = config.groups is not None or config.group_size is not None
     body = getattr(models, MODELS[config.model].function)(
         include_top=False,
         pooling="avg",
         input_tensor=keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs),
-        norm="gn" if has_groups else "bn" if config.norm == "bn" else None,
+        norm="gn" if config.variant.has_group_norm else "bn" if config.norm == "bn" else None,
         weight_standardization={"gn+ws": "bit", "ws": "nfnet"}.get(config.norm),
         groups=config.groups,
         group_size=config.group_size,
+        save_memory=config.save_memory,
         **_arguments(config, side=input_shape[0]),
     )
     for layer in body.layers:
