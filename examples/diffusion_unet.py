@@ -15,6 +15,8 @@ and writes the feature map once. The choices:
   outputs differ.
 - No weight standardization: the last convolution of a block starts at zero, so that the block is
   the identity at first. A standardized kernel cannot be zero, because it has no scale.
+- `--save-memory` puts each norm and the convolution behind it into one layer, which computes the
+  output of the norm again in the backward pass instead of keeping it. The results stay the same.
 - The model predicts the noise in x cos(a) + noise sin(a), with a = t pi / 2. This is the cosine
   schedule of Nichol & Dhariwal (2021) without its offset. Predicting 0 has the error 1.
 """
@@ -149,6 +151,9 @@ def main():
     parser.add_argument(
         "--samples", default="samples.png", metavar="PNG", help="output file (default: %(default)s)"
     )
+    parser.add_argument(
+        "--save-memory", action="store_true", help="train in less memory, with the same results"
+    )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     args = parser.parse_args()
     if args.epochs < 1:
@@ -157,6 +162,8 @@ def main():
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     model = build_unet()
+    if args.save_memory:
+        model = tfgn.convert(model, norm=None, weight_standardization=None, save_memory=True)
     model.compile(keras.optimizers.Adam(2e-3), "mean_squared_error")
     data = training_data(args.batch_size, rng)
     model.fit(data, epochs=args.epochs, steps_per_epoch=STEPS_PER_EPOCH, shuffle=False, verbose=2)

@@ -25,8 +25,8 @@ pytestmark = [
 
 ARGUMENTS = {
     "convert_model.py": ["--application", "MobileNet", "--epochs", "3", "--out", "model.keras"],
-    "diffusion_unet.py": ["--epochs", "2", "--batch-size", "16"],
-    "segmentation_3d.py": ["--epochs", "3", "--size", "16", "--width", "8"],
+    "diffusion_unet.py": ["--epochs", "2", "--batch-size", "16", "--save-memory"],
+    "segmentation_3d.py": ["--epochs", "3", "--size", "16", "--width", "8", "--save-memory"],
     "finetune_bit.py": [
         *("bit.npz", "--image-size", "32", "--epochs", "2"),
         *("--learning-rate", "5e-4", "--out", "model.keras"),
@@ -75,6 +75,7 @@ def test_conversion_by_one_call_and_by_hand(finished):
 
 def test_diffusion_learns_to_predict_the_noise(finished):
     folder, results = finished("diffusion_unet.py")
+    assert "9 paired, 0 not paired" in (folder / "stdout").read_text()
     # 1 is what predicting no noise has; the more noise there is, the easier it is to predict.
     assert max(results["errors"]) < 0.5
     assert results["errors"][0] > 1.5 * results["errors"][-1]
@@ -83,7 +84,8 @@ def test_diffusion_learns_to_predict_the_noise(finished):
 
 
 def test_segmentation_at_batch_1(finished):
-    _, results = finished("segmentation_3d.py")
+    folder, results = finished("segmentation_3d.py")
+    assert "3 paired, 4 not paired" in (folder / "stdout").read_text()
     for tissue, before in results["before"].items():
         assert results["after"][tissue] > before + 0.1
     assert results["after"]["organ"] > 0.8
