@@ -120,23 +120,58 @@ class Weights:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """A training step of a ResNet50V2.
+class Network:
+    """A network whose training step is measured.
 
     Attributes:
-        norm: a key of `STEP_NORMS`.
+        text: the name shown in the report.
+        side: of the images or volumes, in pixels or voxels.
+        rank: the number of sides.
+        channels: of the images.
+        classes: of an image, or of each voxel of a volume; 0 if the labels are images.
+        embedding: the size of a second input, or 0.
+        batches: of which the peak memory is measured.
+        timed: the batch whose step is timed.
+    """
+
+    text: str
+    side: int
+    rank: int
+    channels: int
+    classes: int
+    embedding: int
+    batches: tuple[int, ...]
+    timed: int
+
+    def shape(self, side: int) -> tuple[int, ...]:
+        """The shape of an image with another side."""
+        return (side,) * self.rank + (self.channels,)
+
+
+NETWORKS = {
+    "resnet50v2": Network("ResNet50V2", 224, 2, 3, 1000, 0, batches=(2, 8, 24), timed=8),
+    "unet3d": Network("3-D U-Net", 64, 3, 4, 3, 0, batches=(1,), timed=1),
+    "diffusion": Network("Block of a diffusion U-Net", 64, 2, 320, 0, 1280, batches=(4,), timed=4),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A training step of a network.
+
+    Attributes:
+        norm: a key of `STEP_NORMS`, or `"saving"`.
         jit: whether XLA compiles the step.
+        network: a key of `NETWORKS`.
+        dtype: the dtype policy of Keras.
     """
 
     norm: str
     batch: int = 2
     side: int = 224
     jit: bool = False
-
-    @property
-    def name(self) -> str:
-        """The norm, and whether it is compiled, in the form of the contenders' names."""
-        return self.norm + " jit" * self.jit
+    network: str = "resnet50v2"
+    dtype: str = "float32"
 
     @property
     def text(self) -> str:
@@ -144,14 +179,19 @@ class Step:
         return STEP_NORMS[self.norm] + ", jit" * self.jit
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the images."""
+        return (self.batch, *NETWORKS[self.network].shape(self.side))
+
+    @property
     def nbytes(self) -> int:
         """The size of the images in bytes."""
-        return self.batch * self.side * self.side * 3 * 4
+        return 4 * math.prod(self.shape)
 
     @property
     def inputs(self) -> Step:
         """See `Norm.inputs`."""
-        return dataclasses.replace(self, norm="none", jit=False)
+        return dataclasses.replace(self, norm="none", jit=False, dtype="float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +223,14 @@ STEP_NORMS = {
     "gn": "Keras GN",
     "gn+ws": "Keras GN + WS",
     "ours": "ours GN + WS",
+    "saving": "ours GN + WS, save_memory",
 }
 STEPS = (
-    *(Step(norm) for norm in STEP_NORMS),
+    *(Step(norm) for norm in STEP_NORMS if norm != "saving"),
     *(Step(norm, jit=True) for norm in ("bn", "gn+ws", "ours")),
 )
+MEMORY_NORMS = ("bn", "gn+ws", "ours", "saving")
+MEMORY_DTYPES = ("float32", "mixed_bfloat16")
 
 Case = Norm | Weights | Step | Calls
 

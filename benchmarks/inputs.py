@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .cases import RESNET50_KERNELS, Calls, Case, Norm, Step, Weights
+from .cases import NETWORKS, RESNET50_KERNELS, Calls, Case, Norm, Step, Weights
 
 ALIGNMENT = 64
 HUGE_BYTES = 1 << 30
@@ -53,10 +53,16 @@ def draw(case: Case, seed: int, mean: float = 0.0) -> dict:
         return arrays
     if isinstance(case, Weights):
         return {name: [_normal(rng, shape) for shape in RESNET50_KERNELS] for name in ("w", "dw")}
-    return {
-        "images": _normal(rng, (case.batch, case.side, case.side, 3)),
-        "labels": rng.integers(1000, size=case.batch),
-    }
+    return _of_step(rng, case)
+
+
+def _of_step(rng: np.random.Generator, case: Step) -> dict:
+    network, images = NETWORKS[case.network], _normal(rng, case.shape)
+    if network.embedding:
+        embedding = _normal(rng, (case.batch, network.embedding))
+        return {"images": images, "embedding": embedding, "labels": _normal(rng, case.shape)}
+    voxels = case.shape[1:-1] if case.network == "unet3d" else ()
+    return {"images": images, "labels": rng.integers(network.classes, size=(case.batch, *voxels))}
 
 
 def aligned(shape: tuple[int, ...], dtype) -> np.ndarray:

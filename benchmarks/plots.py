@@ -8,9 +8,9 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from . import tables
+from . import memory, tables
 from .accuracy import OURS
-from .cases import COPIES
+from .cases import COPIES, MEMORY_DTYPES, Step
 from .results import Results
 from .sections import PASSES
 
@@ -28,6 +28,16 @@ STYLES = {
 }
 
 
+#: The same for the normalizations of the section `memory`.
+NORM_STYLES = {
+    "bn": ("#CC79A7", "D", "BN"),
+    "gn+ws": ("#E69F00", "v", "Keras GN + WS"),
+    "ours": ("#0072B2", "s", "ours GN + WS"),
+    "saving": ("#009E73", "o", "ours GN + WS, save_memory"),
+}
+MEMORY_NETWORK = "resnet50v2"
+
+
 def draw(results: Results) -> dict[str, Figure]:
     """Returns the figures of all measured sections by name."""
     figures = {}
@@ -35,6 +45,8 @@ def draw(results: Results) -> dict[str, Figure]:
         figures = {"ladder": ladder(results), "roofline": roofline(results)}
     if results.accuracy:
         figures["accuracy"] = accuracy(results)
+    if any(case.network == MEMORY_NETWORK for case in results.memory):
+        figures["memory"] = peak_memory(results)
     return figures
 
 
@@ -135,6 +147,29 @@ def accuracy(results: Results) -> Figure:
     figure.legend(
         handles.values(), handles, loc="outside upper center", ncols=len(handles), frameon=False
     )
+    return figure
+
+
+def peak_memory(results: Results) -> Figure:
+    """Lines: the peak memory of the step against the batch, for each dtype and way to run it."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    for row, dtype in zip(grid, MEMORY_DTYPES, strict=True):
+        for axes, jit in zip(row, (False, True), strict=True):
+            for norm, (color, marker, label) in NORM_STYLES.items():
+                step = Step(norm, jit=jit, network=MEMORY_NETWORK, dtype=dtype)
+                by_batch = memory.peaks(results, step)
+                mib = [peak / memory.MIB for peak in by_batch.values()]
+                axes.plot(list(by_batch), mib, marker=marker, color=color, label=label)
+            axes.set_title(dtype + ", jit" * jit, loc="left")
+            axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+        row[0].set_ylabel("peak memory, MiB")
+    for axes in grid[-1]:
+        axes.set_xlabel("batch")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 

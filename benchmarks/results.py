@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 
 from .accuracy import Accuracy
-from .cases import COPIES, Case, case_from_dict
+from .cases import COPIES, Case, Step, case_from_dict
 from .sections import Entry
 
 
@@ -17,14 +17,14 @@ class Results:
     Attributes:
         environment: `date`, `command`, `machine` and `versions`.
         times: the nanoseconds of each round, by section and entry.
-        memory: the peak bytes of each training step, by name.
+        memory: the peak bytes of training steps.
         accuracy: one row per contender, case and mean.
         skipped: a sentence for each contender that could not run.
     """
 
     environment: dict
     times: dict[tuple[str, Entry], list[float]] = dataclasses.field(default_factory=dict)
-    memory: dict[str, int] = dataclasses.field(default_factory=dict)
+    memory: dict[Step, int] = dataclasses.field(default_factory=dict)
     accuracy: list[Accuracy] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
 
@@ -59,10 +59,16 @@ class Results:
             }
             for (section, entry), rounds in self.times.items()
         ]
+        memory = [
+            {"case": dataclasses.asdict(case), "bytes": peak} for case, peak in self.memory.items()
+        ]
         accuracy = [dataclasses.asdict(row) for row in self.accuracy]
-        return dataclasses.asdict(dataclasses.replace(self, times={}, accuracy=[])) | {
+        return {
+            "environment": self.environment,
             "times": times,
+            "memory": memory,
             "accuracy": accuracy,
+            "skipped": self.skipped,
         }
 
     @classmethod
@@ -75,4 +81,7 @@ class Results:
         accuracy = [
             Accuracy(**(row | {"shape": tuple(row["shape"])})) for row in content["accuracy"]
         ]
-        return cls(**(content | {"times": times, "accuracy": accuracy}))
+        # A dictionary in results of before there was the section `memory`, which lacks most steps.
+        rows = content["memory"] if isinstance(content["memory"], list) else []
+        memory = {Step(**row["case"]): row["bytes"] for row in rows}
+        return cls(**(content | {"times": times, "memory": memory, "accuracy": accuracy}))

@@ -18,8 +18,7 @@ from .sections import Entry, Group
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: A contender that has used up this time in a group stops, but not before so many rounds.
-BUDGET_SECONDS = 3.0
+#: A contender that has used up the time of its group stops, but not before so many rounds.
 FEWEST_ROUNDS = 5
 
 #: The frameworks of our own kernels and ops, without which there is nothing to measure.
@@ -106,7 +105,7 @@ def measure(
     order = random.Random(0)
     for round_number in range(rounds):
         for entry in order.sample(entries, len(entries)):
-            if spent[entry] > BUDGET_SECONDS and round_number >= FEWEST_ROUNDS:
+            if spent[entry] > group.seconds and round_number >= FEWEST_ROUNDS:
                 continue
             calls = workers.of(entry.contender).call("turn", entry)
             times[entry].append(statistics.median(calls))

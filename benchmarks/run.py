@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Collection, Iterator
 
@@ -10,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tfgn_cli._processes import WorkerError
 
 from . import accuracy, machine
-from .cases import LADDER, STEPS, Step
+from .cases import LADDER, NETWORKS, Step
 from .results import Results
 from .rounds import Workers, measure, peak_memory
 from .sections import SECTIONS, Entry, Group
@@ -20,7 +21,7 @@ ROUNDS, QUICK_ROUNDS = 15, 3
 STEP_ROUNDS = 10
 QUICK_ROWS = ("conv1_pooled", "conv5")
 QUICK_BYTES = 4e6
-QUICK_NORMS = ("bn", "ours")
+QUICK_NORMS = ("bn", "ours", "saving")
 
 
 def run(
@@ -53,15 +54,18 @@ def run(
             "machine": machine.describe(),
         }
     )
+    steps = {group.title: _steps(group, quick) for group in groups if group.section == "memory"}
     total = sum(_rounds(group, rounds) for group in groups) + len(checks)
+    total += sum(map(len, steps.values()))
     with Workers() as workers, _progress() as progress:
         task = progress.add_task("starting", total=total)
         for group in groups:
             progress.update(task, description=group.title)
             _measure(group, workers, rounds, results, lambda: progress.advance(task))
-            if group.section == "step" and not quick:
-                progress.update(task, description="memory of a training step")
-                results.memory |= _memory(results.skipped)
+            for case in steps.get(group.title, ()):
+                progress.update(task, description=f"peak of {case.text}, batch {case.batch}")
+                _measure_memory(case, results)
+                progress.advance(task)
         for case, mean in checks:
             progress.update(task, description=f"accuracy, {case.dtype}, mean {mean:g}")
             results.accuracy += accuracy.evaluate(
@@ -97,9 +101,10 @@ def _groups(only, shapes, quick: bool) -> Iterator[Group]:
 
 def _quick(groups: list[Group]) -> Iterator[Group]:
     """Yields the first and last group of small tensors, without entries that start slowly."""
-    small = [g for g in groups if g.entries[0].case.nbytes < QUICK_BYTES] or groups
-    for group in small[:1] + small[1:][-1:]:
-        yield group._replace(entries=[e for e in group.entries if not _is_slow(e)])
+    fast = [g._replace(entries=[e for e in g.entries if not _is_slow(e)]) for g in groups]
+    fast = [group for group in fast if group.entries]
+    small = [g for g in fast if g.entries[0].case.nbytes < QUICK_BYTES] or fast
+    yield from small[:1] + small[1:][-1:]
 
 
 def _is_slow(entry: Entry) -> bool:
@@ -109,7 +114,7 @@ def _is_slow(entry: Entry) -> bool:
 
 
 def _rounds(group: Group, rounds: int) -> int:
-    return min(rounds, STEP_ROUNDS) if group.section == "step" else rounds
+    return min(rounds, STEP_ROUNDS) if group.section in ("step", "memory") else rounds
 
 
 def _measure(group: Group, workers: Workers, rounds: int, results: Results, on_round):
@@ -120,15 +125,24 @@ def _measure(group: Group, workers: Workers, rounds: int, results: Results, on_r
     ]
 
 
-def _memory(skipped: list[str]) -> dict[str, int]:
-    memory = {}
-    for case in STEPS:
-        try:
-            memory[case.name] = peak_memory(Entry("step", case))
-        except WorkerError as error:
-            message = error.sentence
-            skipped.append(f"memory of the step, {case.text}: {message}")
-    return memory
+def _steps(group: Group, quick: bool) -> list[Step]:
+    """Returns the steps whose peak memory is measured: those of the group, in every batch."""
+    cases = [entry.case for entry in group.entries]
+    if quick:
+        return cases
+    return [
+        dataclasses.replace(case, batch=batch)
+        for case in cases
+        for batch in NETWORKS[case.network].batches
+    ]
+
+
+def _measure_memory(case: Step, results: Results):
+    try:
+        results.memory[case] = peak_memory(Entry("step", case))
+    except WorkerError as error:
+        text = f"peak memory of {case.text}, {case.network}, {case.dtype}, batch {case.batch}"
+        results.skipped.append(f"{text}: {error.sentence}")
 
 
 def _progress() -> Progress:

@@ -10,6 +10,9 @@ from tfgn_cli import _memory
 
 from .cases import (
     COPIES,
+    MEMORY_DTYPES,
+    MEMORY_NORMS,
+    NETWORKS,
     OP_BYTES,
     OTHER_SHAPES,
     SCALING,
@@ -18,6 +21,7 @@ from .cases import (
     Calls,
     Case,
     Norm,
+    Step,
     Weights,
     channels_first,
 )
@@ -35,11 +39,15 @@ class Entry(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Entries that are measured in the same rounds, interleaved."""
+    """Entries that are measured in the same rounds, interleaved.
+
+    An entry that has used up its seconds stops, but not before `rounds.FEWEST_ROUNDS`.
+    """
 
     section: str
     title: str
     entries: list[Entry]
+    seconds: float = 3.0
 
 
 def _text(shape: tuple[int, ...]) -> str:
@@ -130,6 +138,19 @@ def step(shapes) -> Iterator[Group]:
     yield Group("step", "training step of a ResNet50V2", entries)
 
 
+def memory(shapes) -> Iterator[Group]:
+    for key, network in NETWORKS.items():
+        for dtype in MEMORY_DTYPES:
+            for jit in (False, True):
+                cases = [
+                    Step(norm, network.timed, network.side, jit, key, dtype)
+                    for norm in MEMORY_NORMS
+                ]
+                title = f"memory {network.text}, {dtype}" + ", jit" * jit
+                # Differences of 2% need more rounds than BN and GN do.
+                yield Group("memory", title, [Entry("step", case) for case in cases], 30.0)
+
+
 SECTIONS = {
     "ladder": ladder,
     "fusions": fusions,
@@ -140,4 +161,5 @@ SECTIONS = {
     "calls": calls,
     "weights": weights,
     "step": step,
+    "memory": memory,
 }

@@ -28,7 +28,6 @@ WEIGHTS_LIMITS = {False: 1.5, True: 2.0}
 JIT_LIMIT = 1.05
 #: The time of our step over the others, in a graph (False) and compiled (True).
 STEP_LIMITS = {False: {"bn": 1, "gn+ws": 0.72}, True: {"bn": 1, "gn+ws": 1}}
-STEP_MEMORY_LIMITS = {False: {"bn": 1}, True: {}}
 
 PEERS = ("keras", "keras jit", "fused bn", "torch")
 COMPILED = ("op", "op jit", "keras jit", "keras")
@@ -60,16 +59,16 @@ def _size(case: Norm) -> str:
     return f"{case.nbytes / 1e6:.3g}"
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _over(a: float | None, b: float | None) -> float | None:
+def over(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a / b
 
 
 def _us(ns: float | None) -> str:
-    return _number(_over(ns, 1e3), 0)
+    return number(over(ns, 1e3), 0)
 
 
 def of_pass(results: Results, section: str, backward: bool) -> list[Norm]:
@@ -84,24 +83,24 @@ def kernels(results: Results, verdicts: Verdicts, section: str, limits=KERNEL_LI
         rows = []
         for case in of_pass(results, section, backward):
             bound = results.bound_ns(section, case)
-            ours = _over(results.ns(section, "kernel", case), bound)
-            torch = _over(results.ns(section, "torch", case), bound)
+            ours = over(results.ns(section, "kernel", case), bound)
+            torch = over(results.ns(section, "torch", case), bound)
             small = case.nbytes < SMALL_BYTES and section != "layouts"
             limit = SMALL_LIMIT if small else limits[backward]
-            misses = _misses(ours, limit, "bound")
+            misses = missed(ours, limit, "bound")
             if not backward and torch and ours and torch < ours:
                 misses.append("torch")
             verdict = verdicts.judge(f"{section}: kernel, {PASS[backward]}", misses)
             rows.append(
-                [shape_text(case), _size(case), _us(bound), _number(ours), f"{limit:g}"]
-                + [_number(torch), verdict]
+                [shape_text(case), _size(case), _us(bound), number(ours), f"{limit:g}"]
+                + [number(torch), verdict]
             )
         header = ["shape", "MB", "bound, µs", "kernel", "at most", "torch", "verdict"]
         parts.append(f"**{PASS[backward].capitalize()}**\n\n{markdown(header, rows)}")
     return "\n\n".join(parts)
 
 
-def _misses(value: float | None, limit: float, name: str) -> list[str]:
+def missed(value: float | None, limit: float, name: str) -> list[str]:
     if value is None:
         return ["not measured"]
     return [name] if value > limit else []
@@ -115,14 +114,14 @@ def through_tensorflow(results: Results, verdicts: Verdicts, section: str) -> st
         for case in of_pass(results, section, backward):
             ns = {name: results.ns(section, name, case) for name in ("op", "floor", *PEERS)}
             bound, limit = results.bound_ns(section, case), FLOOR_LIMITS[backward]
-            ratio = _over(ns["op"], ns["floor"])
-            misses = _misses(ratio, limit, "floor")
+            ratio = over(ns["op"], ns["floor"])
+            misses = missed(ratio, limit, "floor")
             rivals = [name for name in PEERS if backward or name != "torch"]
             misses += [name for name in rivals if ns[name] and ns["op"] and ns[name] < ns["op"]]
             verdict = verdicts.judge(f"{section}: op, {PASS[backward]}", misses)
             rows.append(
-                [shape_text(case), _us(ns["floor"]), _number(ratio), f"{limit:g}"]
-                + [_number(_over(ns[name], bound), 1) for name in ("op", "floor", *PEERS)]
+                [shape_text(case), _us(ns["floor"]), number(ratio), f"{limit:g}"]
+                + [number(over(ns[name], bound), 1) for name in ("op", "floor", *PEERS)]
                 + [verdict]
             )
         header = ["shape", "floor, µs", "op / floor", "at most", "op", "floor", *PEERS, "verdict"]
@@ -141,9 +140,9 @@ def compiled(results: Results, verdicts: Verdicts, section: str) -> str:
             misses = _jit_misses(ns, "keras jit")
             verdict = verdicts.judge(f"{section}: op jit, {PASS[backward]}", misses)
             rows.append(
-                [shape_text(case), _us(ns["op jit"]), _number(_over(ns["op jit"], ns["op"]))]
-                + [f"{JIT_LIMIT:g}", _number(_over(ns["keras jit"], ns["op jit"]))]
-                + [_number(_over(ns[name], bound), 1) for name in COMPILED]
+                [shape_text(case), _us(ns["op jit"]), number(over(ns["op jit"], ns["op"]))]
+                + [f"{JIT_LIMIT:g}", number(over(ns["keras jit"], ns["op jit"]))]
+                + [number(over(ns[name], bound), 1) for name in COMPILED]
                 + [verdict]
             )
         header = ["shape", "op jit, µs", "op jit / op", "at most", "keras jit / op jit"]
@@ -155,8 +154,8 @@ def compiled(results: Results, verdicts: Verdicts, section: str) -> str:
 def _jit_misses(ns: dict[str, float | None], stock: str, where: str = "") -> list[str]:
     """Tells whether XLA slows our op down, or makes something faster of the stock ops."""
     jit = ns["op jit"]
-    misses = _misses(_over(jit, ns["op"]), JIT_LIMIT, f"op{where}")
-    return misses + _misses(_over(jit, ns[stock]), 1, f"{stock}{where}")
+    misses = missed(over(jit, ns["op"]), JIT_LIMIT, f"op{where}")
+    return misses + missed(over(jit, ns[stock]), 1, f"{stock}{where}")
 
 
 def _relative(results: Results, verdicts: Verdicts, section: str, variants: dict, limit, base):
@@ -178,10 +177,10 @@ def _relative(results: Results, verdicts: Verdicts, section: str, variants: dict
             cells, misses = [], []
             for name, fields in variants.items():
                 other = dataclasses.replace(case, **fields)
-                ratio = _over(results.ns(section, contender, other), ns)
+                ratio = over(results.ns(section, contender, other), ns)
                 ratio = ratio and ratio / base(case, other)
-                misses += _misses(ratio, limit, name)
-                cells.append(_number(ratio))
+                misses += missed(ratio, limit, name)
+                cells.append(number(ratio))
             verdict = verdicts.judge(f"{section}: {contender}", misses)
             rows.append(
                 [shape_text(case), PASS[case.backward], contender, _us(ns), *cells]
@@ -218,13 +217,13 @@ def threads(results: Results, verdicts: Verdicts) -> str:
         everywhere = dataclasses.replace(case, threads=None)
         one, every = (results.ns("scaling", "kernel", c) for c in (case, everywhere))
         copies = [results.copy_ns("scaling", c) for c in (case, everywhere)]
-        gain = _over(one, every)
+        gain = over(one, every)
         verdict = verdicts.judge(
             "scaling: faster on all cores", [] if gain and gain > 1 else ["no faster"]
         )
         rows.append(
             [shape_text(case), _size(case), PASS[case.backward], _us(one), _us(every)]
-            + [_number(gain), _number(_over(*copies)), verdict]
+            + [number(gain), number(over(*copies)), verdict]
         )
     header = ["shape", "MB", "pass", "1 thread, µs", "all cores, µs", "gain", "copy's gain"]
     return markdown([*header, "verdict"], rows)
@@ -244,16 +243,16 @@ def sizes(results: Results, verdicts: Verdicts) -> str:
                 ns = results.ns("scaling", contender, dataclasses.replace(case, backward=backward))
                 row.append(_per_kilobyte(ns, case))
                 if contender == "kernel" and judged:
-                    cost = _over(ns, case.nbytes)
+                    cost = over(ns, case.nbytes)
                     first = of_memory.setdefault(backward, cost)
-                    misses += _misses(_over(cost, first), LINEAR_LIMIT, PASS[backward])
+                    misses += missed(over(cost, first), LINEAR_LIMIT, PASS[backward])
         rows.append([*row, verdicts.judge("scaling: linear", misses) if judged else ""])
     header = ["shape", "MB", "copy", "kernel", "kernel, both passes", "op", "op, both passes"]
     return markdown([*header, "verdict"], rows)
 
 
 def _per_kilobyte(ns: float | None, case: Norm) -> str:
-    return _number(_over(ns, case.nbytes / 1e3), 0)
+    return number(over(ns, case.nbytes / 1e3), 0)
 
 
 def calls(results: Results, verdicts: Verdicts) -> str:
@@ -261,7 +260,7 @@ def calls(results: Results, verdicts: Verdicts) -> str:
     rows = []
     for case in results.cases("calls"):
         ns = [results.ns("calls", name, case) for name in ("op", "floor")]
-        cells = [_number(_over(time, 1e3 * case.length)) for time in ns]
+        cells = [number(over(time, 1e3 * case.length)) for time in ns]
         rows.append(["gradient" if case.backward else "forward", *cells, ""])
     return markdown(["", "op, µs", "leaky ReLU, µs", "verdict"], rows)
 
@@ -275,10 +274,10 @@ def weights(results: Results, verdicts: Verdicts) -> str:
         bound = results.bound_ns("weights", case)
         ns = {name: results.ns("weights", name, case) for name in STANDARDIZATIONS}
         for name, time in ns.items():
-            cells[name] += [_number(_over(time, 1e6), 1), _number(_over(time, bound))]
-            cells[name].append(_number(_over(time, ns["op"])))
+            cells[name] += [number(over(time, 1e6), 1), number(over(time, bound))]
+            cells[name].append(number(over(time, ns["op"])))
         limit = WEIGHTS_LIMITS[backward]
-        misses["kernel"] += _misses(_over(ns["kernel"], bound), limit, PASS[backward])
+        misses["kernel"] += missed(over(ns["kernel"], bound), limit, PASS[backward])
         misses["op jit"] += _jit_misses(ns, "composite jit", f" ({PASS[backward]})")
     rows = [
         [name, *cells[name]]
@@ -297,30 +296,26 @@ def weights(results: Results, verdicts: Verdicts) -> str:
 def step(results: Results, verdicts: Verdicts) -> str:
     """The training step of a ResNet50V2."""
     ns = {case: results.ns("step", "step", case) for case in STEPS}
-    memory = {case: results.memory.get(case.name) for case in STEPS}
     rows = []
     for case in STEPS:
         verdict = ""
         if case.norm == "ours":
-            misses = _step_misses(ns, case, STEP_LIMITS)
-            misses += _step_misses(memory, case, STEP_MEMORY_LIMITS, "memory of ")
-            verdict = verdicts.judge(f"step: {case.text}", misses)
+            verdict = verdicts.judge(f"step: {case.text}", _step_misses(ns, case))
         others = (dataclasses.replace(case, norm=norm) for norm in ("bn", "gn+ws"))
         rows.append(
-            [case.text, _number(_over(ns[case], 1e6), 0)]
-            + [_number(_over(ns[case], ns[other])) for other in others]
-            + [_number(_over(memory[case], 2**20), 0), verdict]
+            [case.text, number(over(ns[case], 1e6), 0)]
+            + [number(over(ns[case], ns[other])) for other in others]
+            + [verdict]
         )
-    header = ["", "ms", "over BN", "over Keras GN + WS", "peak memory, MiB", "verdict"]
-    return markdown(header, rows)
+    return markdown(["", "ms", "over BN", "over Keras GN + WS", "verdict"], rows)
 
 
-def _step_misses(values: dict, case: Step, limits: dict, what: str = "") -> list[str]:
+def _step_misses(ns: dict[Step, float | None], case: Step) -> list[str]:
     misses = []
-    for norm, limit in limits[case.jit].items():
-        ratio = _over(values[case], values[dataclasses.replace(case, norm=norm)])
+    for norm, limit in STEP_LIMITS[case.jit].items():
+        ratio = over(ns[case], ns[dataclasses.replace(case, norm=norm)])
         factor = "" if limit == 1 else f"{limit:g} of "
-        misses += _misses(ratio, limit, f"{what}{factor}{STEP_NORMS[norm]}")
+        misses += missed(ratio, limit, f"{factor}{STEP_NORMS[norm]}")
     return misses
 
 
@@ -337,7 +332,7 @@ def accuracy(results: Results, verdicts: Verdicts) -> str:
         gradient = max((row.gradient_excess for row in ours), default=None)
         misses = [row.contender for row in ours if not row.held]
         rows.append(
-            ["x".join(map(str, shape)), dtype, f"{mean:g}", _number(excess), _number(gradient)]
+            ["x".join(map(str, shape)), dtype, f"{mean:g}", number(excess), number(gradient)]
             + [f"{found[name].error:.1e}" if name in found else "-" for name in others]
             + [verdicts.judge("accuracy", misses)]
         )

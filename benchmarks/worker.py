@@ -76,6 +76,7 @@ class Worker:
         """Returns the increase of peak memory over the memory with the inputs alone, in bytes."""
         rings = {}
         self._fill(rings, entry.case)
+        _memory.trim()
         before = _memory.resident()
         call = self._contender(entry, rings)
 

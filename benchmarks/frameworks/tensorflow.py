@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 
 from ..cases import Calls, Case, Norm, Step, Weights
-from . import resnet
+from . import steps
 
 _CORES = len(os.sched_getaffinity(0))
 tf.config.threading.set_intra_op_parallelism_threads(_CORES)
@@ -36,7 +36,7 @@ def to_numpy(case: Norm, outputs) -> list:
 
 def function(contender: str, case: Case):
     if isinstance(case, Step):
-        return resnet.training_step(case)
+        return steps.training_step(case)
     if isinstance(case, Calls):
         return _calls(contender, case)
     if isinstance(case, Weights):

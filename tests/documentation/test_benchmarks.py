@@ -88,7 +88,7 @@ def rendered(folder, times, memory):
 
 
 def test_verdicts_of_what_is_compiled(tmp_path):
-    report = rendered(tmp_path, [*times()], {"ours": 3 << 20, "bn": 3 << 20, "ours jit": 5 << 20})
+    report = rendered(tmp_path, [*times()], [])
     compiled = rows(report, "### Compiled by XLA")
     assert compiled["2x8x32"]["verdict"] == "met"
     assert compiled["2x8x32"]["op jit / op"] == "1.04"
@@ -103,7 +103,6 @@ def test_verdicts_of_what_is_compiled(tmp_path):
         "ms": "500",
         "over BN": "1.25",
         "over Keras GN + WS": "0.83",
-        "peak memory, MiB": "5",
         "verdict": "**missed**: BN",
     }
 
@@ -114,7 +113,7 @@ def test_the_time_of_a_call_is_that_of_one_op(tmp_path):
         for backward in (False, True)
         for contender, ms in {"op": 2, "floor": 1}.items()
     ]
-    forward = rows(rendered(tmp_path, times, {}), "## Calls")["forward"]
+    forward = rows(rendered(tmp_path, times, []), "## Calls")["forward"]
     assert forward["op, µs"] == "4.00"
     assert forward["leaky ReLU, µs"] == "2.00"
 
@@ -129,7 +128,7 @@ def test_verdicts_of_sizes(tmp_path):
             sizes.append(
                 row_of("scaling", "Norm", "kernel", ms * side**2, backward=backward, **case)
             )
-    report = rendered(tmp_path, sizes, {})
+    report = rendered(tmp_path, sizes, [])
     linear = rows(report, "Nanoseconds per kilobyte")
     verdicts = {shape: row["verdict"] for shape, row in linear.items()}
     assert verdicts == {
@@ -141,6 +140,65 @@ def test_verdicts_of_sizes(tmp_path):
     }
 
 
+#: MiB of the weights and of a further image, and the milliseconds of a step.
+MEMORY = {"bn": (500, 80, 1000), "gn+ws": (550, 90, 1500), "ours": (560, 78, 990)}
+
+
+def memory_of(saving, **case):
+    """The times and peaks of the steps of a section, those with `save_memory` as given."""
+    steps = MEMORY | {"saving": saving}
+    times = [
+        row_of("memory", "Step", "step", ms, norm=norm, batch=8, **case)
+        for norm, (_, _, ms) in steps.items()
+    ]
+    peaks = [
+        {"case": {"norm": norm, "batch": batch, **case}, "bytes": (fixed + batch * each) << 20}
+        for norm, (fixed, each, _) in steps.items()
+        for batch in (24, 2, 8)
+    ]
+    return times, peaks
+
+
+def test_verdicts_of_memory(tmp_path):
+    bfloat16 = {"dtype": "mixed_bfloat16"}
+    met = memory_of((520, 48, 1000))
+    missed = memory_of((620, 49, 1020), jit=True)
+    half = memory_of((520, 29, 500), **bfloat16)
+    times, peaks = (sum(both, []) for both in zip(met, missed, half, strict=True))
+    block = {"network": "diffusion", "side": 64, "batch": 4}
+    for norm, mib in {"bn": 200, "gn+ws": 190, "ours": 110, "saving": 100}.items():
+        times.append(row_of("memory", "Step", "step", 10, norm=norm, **block))
+        peaks.append({"case": {"norm": norm, **block}, "bytes": mib << 20})
+    report = rendered(tmp_path, times, peaks)
+    assert rows(report, "**ResNet50V2, float32**")["ours GN + WS, save_memory"] == {
+        "": "ours GN + WS, save_memory",
+        "batch 2, MiB": "616",
+        "batch 8, MiB": "904",
+        "batch 24, MiB": "1672",
+        "over BN": "1.00",  # The last of the columns of that name: of the time.
+        "MiB per image": "48.0",
+        "step, ms": "1000",
+        "over ours": "1.01",
+        "verdict": "met",
+    }
+    row = rows(report, "**ResNet50V2, float32, jit**")["ours GN + WS, save_memory"]
+    assert row["verdict"] == (
+        "**missed**: time of ours, 0.61 of BN per image, BN at batch 2, 0.7 of BN at batch 24"
+    )
+    row = rows(report, "**ResNet50V2, mixed_bfloat16**")["ours GN + WS, save_memory"]
+    assert row["verdict"] == "**missed**: 0.35 of float32 BN per image"
+    row = rows(report, "**Block of a diffusion U-Net, float32**")["ours GN, save_memory"]
+    assert (row["batch 4, MiB"], row["verdict"]) == ("100", "met")
+    assert (tmp_path / "plots" / "memory.png").stat().st_size > 10_000
+
+
+def test_memory_that_was_not_measured_misses_its_targets(tmp_path):
+    times, _ = memory_of((520, 48, 1000))
+    row = rows(rendered(tmp_path, times, []), "**ResNet50V2, fl")["ours GN + WS, save_memory"]
+    assert (row["batch 8, MiB"], row["MiB per image"]) == ("-", "-")
+    assert row["verdict"] == "**missed**: not measured"
+
+
 def test_results_of_before_anything_was_compiled(tmp_path):
     old = [t for t in times() if t["contender"] != "op jit" and "jit" not in t["case"]]
     report = rendered(tmp_path, old, {"ours": 3 << 20})
@@ -150,7 +208,7 @@ def test_results_of_before_anything_was_compiled(tmp_path):
     assert rows(report, "## Weight stand")["op jit"]["forward, ms"] == "-"
     steps = rows(report, "## Training step")
     assert steps["ours GN + WS"]["ms"] == "380"
-    assert steps["ours GN + WS, jit"]["ms"] == steps["BN, jit"]["peak memory, MiB"] == "-"
+    assert steps["ours GN + WS, jit"]["ms"] == steps["BN, jit"]["ms"] == "-"
 
 
 def test_a_quick_run_compiles_no_step():
@@ -160,6 +218,28 @@ def test_a_quick_run_compiles_no_step():
             print(*(entry.case.text for entry in group.entries), sep=";")
     """
     assert python("-c", code).stdout == "BN;ours GN + WS\n"
+
+
+def test_save_memory_computes_the_step_of_every_network():
+    code = """if True:
+        import keras
+        from benchmarks.cases import Step
+        from benchmarks.frameworks import tensorflow
+        from benchmarks.inputs import draw
+        for network, side in {"resnet50v2": 64, "unet3d": 8, "diffusion": 8}.items():
+            for norm in ("ours", "saving"):
+                keras.utils.set_random_seed(0)
+                case = Step(norm, batch=1, side=side, network=network)
+                step = tensorflow.function("step", case)
+                inputs = tensorflow.load(case, draw(case, seed=0))
+                print(*(step(inputs) for _ in range(2)))
+    """
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
+    losses = [[float(loss) for loss in line.split()] for line in result.stdout.splitlines()]
+    assert len(losses) == 6 and all(first != second for first, second in losses)
+    for plain, saving in zip(losses[::2], losses[1::2], strict=True):
+        assert saving == pytest.approx(plain, rel=1e-5)
 
 
 def test_the_step_is_compiled_to_the_same_step():

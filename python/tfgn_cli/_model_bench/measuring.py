@@ -43,6 +43,7 @@ class Measurer:
         """
         keras.utils.set_random_seed(0)
         tf.random.normal([1])  # Starts the threads of TensorFlow.
+        _memory.trim()
         self._before = _memory.resident()
         return _or_refused(lambda: self._build(job, row))
 
