@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 import tfgn_cli
 from rich.console import Console
+from tensorflow_groupnorm.layers import RecomputedNormalization
 from tfgn_cli import _memory
 from tfgn_cli._model_bench import models, run, steps, tables
 from tfgn_cli._model_bench.job import AS_IT_IS, CONVERTED, SAVING, VARIANTS, Job, RefusedError
@@ -170,9 +171,15 @@ def test_applications_are_built_for_the_size_of_the_images():
 def test_models_are_converted(saved):
     model, notes = models.of_job(job(saved, groups=4), CONVERTED)
     assert model.get_layer("norm").groups == 4 and not notes
+    model, notes = models.of_job(job(saved), SAVING)
+    (pair,) = [x for x in model.layers if isinstance(x, RecomputedNormalization)]
+    assert [layer.name for layer in pair.layers] == ["conv2"] and not notes
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save(saved)
-    _, notes = models.of_job(job(saved), CONVERTED)
-    assert notes[0] == "the conversion replaces no layer of this model"
+    _, notes = models.of_job(job(saved), SAVING)
+    assert notes[:2] == [
+        "the conversion replaces no layer of this model",
+        "no normalization of this model could be paired with what reads its output",
+    ]
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -272,6 +279,14 @@ def test_a_search_never_runs_what_the_machine_has_no_memory_for():
     assert run_sizes and all(peaks(100, 10)(size) <= 600 * MIB for size in run_sizes)
     assert search.largest == 50 and search.too_large is None
     assert search.stopped.startswith("batch 51 was not run: it would need about 0.6 GB")
+
+
+def test_rows_are_not_run_where_the_others_leave_no_memory(monkeypatch):
+    monkeypatch.setattr(_memory, "available", lambda: 2**30)
+    first = {"peak_bytes": 1000 * MIB}
+    process, values = run._start(job(), run.Row(CONVERTED, False), first)
+    assert process is None and values["peak_bytes"] is None
+    assert values["error"] == "it was not run: the other processes leave only 1.0 GB"
 
 
 def test_each_variant_is_searched_from_its_row(monkeypatch):

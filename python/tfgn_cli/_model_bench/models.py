@@ -41,6 +41,8 @@ def of_job(job: Job, variant: str) -> tuple[keras.Model, list[str]]:
     report = reports[0]
     if not report.count("replaced"):
         notes.append("the conversion replaces no layer of this model")
+    if variant == SAVING and not report.count("paired"):
+        notes.append("no normalization of this model could be paired with what reads its output")
     return model, notes + report.notes
 
 

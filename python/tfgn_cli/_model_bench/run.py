@@ -99,8 +99,10 @@ def _start(
         RefusedError, WorkerError: see `run`; of the first row only.
     """
     values: dict[str, Any] = {"error": None, "notes": [], "peak_bytes": None}
-    if first is not None and first["peak_bytes"] > USABLE * _memory.available():
-        return None, values | {"error": "it was not run: the memory of the others is in its way"}
+    available = _memory.available()
+    if first is not None and first["peak_bytes"] > USABLE * available:
+        left = f"{available / 2**30:.1f} GB"
+        return None, values | {"error": f"it was not run: the other processes leave only {left}"}
     process = None
     try:
         process = WorkerProcess(WORKER, environment=ENVIRONMENT)
@@ -160,7 +162,8 @@ def _sentence(error: RefusedError | WorkerError) -> str:
 
 def _ratios(values: dict[str, Any], first: dict[str, Any]) -> dict[str, float]:
     names = ("training_ms", "inference_ms", "peak_bytes")
-    return {name: values[name] / first[name] for name in names if values.get(name)}
+    both = [name for name in names if values.get(name) and first.get(name)]
+    return {name: values[name] / first[name] for name in both}
 
 
 def _searches(
