@@ -183,7 +183,11 @@ KEPT = {
     "operation": (lambda y: conv()(y) * y, "the operation Multiply may keep its output"),
     "activation": (
         lambda y: conv()(layers.Activation("gelu")(y)),
-        "Activation comes after it as a layer of its own",
+        "Activation comes after it, an activation that the fused op does not have",
+    ),
+    "own_layer": (
+        lambda y: conv()(layers.ReLU()(y)),
+        "ReLU comes after it: it is computed again only as the normalization's own",
     ),
     "view": (
         lambda y: [conv()(y), layers.LayerNormalization()(layers.Reshape((64, 8))(y))],

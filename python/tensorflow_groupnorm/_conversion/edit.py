@@ -110,6 +110,8 @@ def _put_together(
             name=f"{norm.name}_recomputed" if node in named else norm.name,
         )
     new.build(node.input_tensors[0].shape)
+    if not any(layer.trainable for layer in (norm, *new.layers)):
+        new.trainable = False
     outputs = [
         keras.KerasTensor(end.outputs[0].shape, end.outputs[0].dtype)
         if end in named

@@ -20,6 +20,8 @@ _KEEP_NOTHING = (
     keras.layers.SpatialDropout3D,
 )
 
+_ACTIVATIONS = (keras.layers.Activation, keras.layers.LeakyReLU, keras.layers.ReLU)
+
 #: Their output is the tensor that they read, or has its memory.
 _VIEWS = (keras.layers.Flatten, keras.layers.Identity, keras.layers.Reshape)
 
@@ -81,12 +83,11 @@ def why_kept(network: Network, node: Node, tensor: keras.KerasTensor) -> str | N
         return None
     if isinstance(normalization, layers.GroupNormalization):
         return _why_kept_by_normalization(normalization, node, tensor)
-    if _is_activation(operation):
-        return (
-            f"{type(operation).__name__} comes after it as a layer of its own: only an activation "
-            "of the normalization is computed again"
-        )
     kind = type(operation).__name__
+    if activation_name(operation) is not None:
+        return f"{kind} comes after it: it is computed again only as the normalization's own"
+    if isinstance(operation, _ACTIVATIONS):
+        return f"{kind} comes after it, an activation that the fused op does not have"
     if not isinstance(operation, keras.Layer):
         return f"the operation {kind} may keep its output"
     if functional(operation) is not None:
@@ -139,11 +140,6 @@ def _why_kept_by_normalization(
     if fused_name(normalization.activation) == "linear":
         return None
     return "another GroupNormalization keeps its output as the residual before an activation"
-
-
-def _is_activation(operation: keras.Operation) -> bool:
-    kinds = (keras.layers.Activation, keras.layers.LeakyReLU, keras.layers.ReLU)
-    return isinstance(operation, kinds) or activation_name(operation) is not None
 
 
 def _is_residual(node: Node, tensor: keras.KerasTensor) -> bool:
