@@ -93,7 +93,9 @@ def _group_norm(case: Norm, pool):
     def call(a):
         side = a["residual"] if case.residual else None
         parameters = a["gamma"], a["beta"]
-        y, mean, rstd = _native.group_norm_forward(a["x"], *parameters, side, out=a["y"], **options)
+        y, mean, rstd, rest = _native.group_norm_forward(
+            a["x"], *parameters, side, out=a["y"], **options
+        )
         if not case.backward:
             return [y]
         gradients = _native.group_norm_backward(
@@ -103,6 +105,7 @@ def _group_norm(case: Norm, pool):
             mean,
             rstd,
             side,
+            rest,
             out=a["dx"],
             side_out=a["dside"] if case.residual else None,
             **options,

@@ -71,6 +71,20 @@ std::string ValidateLikeX(const char* name, const Dims& dims, const Dims& x) {
                 ToString(dims));
 }
 
+// The rest of both statistics.
+std::string ValidateRest(const Dims& dims, const GroupNormShape& shape) {
+  const int64_t expected[] = {shape.n, 2, shape.groups};
+  if (Compatible(dims, {expected, 3})) return "";
+  return Concat("rest must have shape [N,2,groups] = ", ToString({expected, 3}), ", but has shape ",
+                ToString(dims));
+}
+
+// How often there is something that there is once or not at all.
+std::string ValidateNumber(const char* name, int64_t number) {
+  if (number == 0 || number == 1) return "";
+  return Concat(name, " must be 0 or 1, but is ", number);
+}
+
 std::string ValidateStatistic(const char* name, const Dims& dims, const GroupNormShape& shape) {
   const int64_t expected[] = {shape.n, shape.groups};
   if (Compatible(dims, {expected, 2})) return "";
@@ -89,14 +103,21 @@ std::string ValidateGroupNorm(const GroupNormCall& call, GroupNormShape* shape) 
     return Concat("U must be double where T is double, and float elsewhere, but T is ",
                   call.x_is_double ? "double and U is float" : "not double and U is double");
   }
-  if (call.num_side_inputs < 0 || call.num_side_inputs > 1) {
-    return Concat("num_side_inputs must be 0 or 1, but is ", call.num_side_inputs);
+  std::string error = ValidateNumber("num_side_inputs", call.num_side_inputs);
+  if (call.is_gradient) {
+    if (error.empty()) error = ValidateNumber("num_rests", call.num_rests);
+    if (error.empty()) error = ValidateNumber("with_y", call.with_y);
+  } else if (error.empty()) {
+    error = ValidateNumber("with_rest", call.with_rest);
   }
+  if (!error.empty()) return error;
   shape->groups = call.groups;
   shape->epsilon = call.epsilon;
   shape->has_side_input = call.num_side_inputs == 1;
+  shape->has_rest = (call.is_gradient ? call.num_rests : call.with_rest) == 1;
+  shape->with_y = call.is_gradient && call.with_y == 1;
 
-  std::string error = ValidateActivation(call.activation, &shape->activation);
+  error = ValidateActivation(call.activation, &shape->activation);
   if (error.empty()) error = ValidateView(call, shape);
   if (error.empty()) error = ValidateAffine("gamma", call.gamma, *shape, &shape->gamma);
   if (error.empty()) error = ValidateAffine("beta", call.beta, *shape, &shape->beta);
@@ -107,6 +128,7 @@ std::string ValidateGroupNorm(const GroupNormCall& call, GroupNormShape* shape) 
     error = ValidateLikeX("dy", call.dy, call.x);
     if (error.empty()) error = ValidateStatistic("mean", call.mean, *shape);
     if (error.empty()) error = ValidateStatistic("rstd", call.rstd, *shape);
+    if (error.empty() && shape->has_rest) error = ValidateRest(call.rest, *shape);
   }
   return error;
 }

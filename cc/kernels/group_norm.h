@@ -31,7 +31,8 @@ namespace tfgn {
 struct GroupNormCall {
   Dims x, gamma, beta;
   int64_t num_side_inputs = 0;
-  Dims side_input;  // read if num_side_inputs is 1
+  Dims side_input;        // read if num_side_inputs is 1
+  int64_t with_rest = 0;  // ignored if is_gradient
   int64_t groups = 0;
   int64_t axis = -1;
   double epsilon = 0;  // ignored if is_gradient
@@ -39,7 +40,10 @@ struct GroupNormCall {
   bool x_is_double = false, params_are_double = false;
 
   bool is_gradient = false;
-  Dims dy, mean, rstd;  // read if is_gradient
+  // Read if is_gradient.
+  Dims dy, mean, rstd;
+  int64_t num_rests = 0, with_y = 0;
+  Dims rest;  // read if num_rests is 1
 };
 
 // A valid call. In a shape function, unknown sizes are kUnknownDim.
@@ -49,6 +53,8 @@ struct GroupNormShape {
   Activation activation = Activation::kLinear;
   Affine gamma = Affine::kAbsent, beta = Affine::kAbsent;
   bool has_side_input = false;
+  bool has_rest = false;  // as an output, or as an input of the gradient
+  bool with_y = false;    // as an output of the gradient
 
   int64_t channels_per_group() const { return c / groups; }
 };

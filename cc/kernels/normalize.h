@@ -86,6 +86,9 @@ TFGN_HOST_DEVICE const CT* AffineOf(Affine affine, const CT* values, int64_t n, 
 
 // The tensors of a pass. All are contiguous, absent inputs are null. In StandardizeWeights, x is w,
 // gamma is gain and y is w_hat. y may be the memory of x or of side_input.
+//
+// mean + rest[:, 0] and rstd + rest[:, 1] are what y is computed from: rest is what the statistics
+// lost when they were rounded to their type.
 template <typename T, typename Tout = T>
 struct ForwardTensors {
   const T* x = nullptr;
@@ -95,10 +98,11 @@ struct ForwardTensors {
   Tout* y = nullptr;
   ParamOf<T>* mean = nullptr;  // [N, G]
   ParamOf<T>* rstd = nullptr;  // [N, G]
+  ParamOf<T>* rest = nullptr;  // [N, 2, G], or null
 };
 
 // Outputs that are not wanted are null. dx may be the memory of dy or x, dside that of dy or
-// side_input.
+// side_input, y that of x, dy or side_input. With the rest of the forward pass, y has its bits.
 template <typename T, typename Tout = T>
 struct BackwardTensors {
   const Tout* dy = nullptr;
@@ -107,11 +111,13 @@ struct BackwardTensors {
   const ParamOf<T>* beta = nullptr;
   const ParamOf<T>* mean = nullptr;
   const ParamOf<T>* rstd = nullptr;
+  const ParamOf<T>* rest = nullptr;  // counts as 0 if it is null
   const T* side_input = nullptr;
   T* dx = nullptr;
   ParamOf<T>* dgamma = nullptr;  // shaped as gamma
   ParamOf<T>* dbeta = nullptr;   // shaped as beta
   T* dside = nullptr;
+  Tout* y = nullptr;
 };
 
 }  // namespace tfgn

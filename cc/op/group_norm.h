@@ -59,15 +59,17 @@ P* ParamsOrNull(P* params, Affine affine) {
 
 struct GroupNormOp {
   enum Input { kX, kGamma, kBeta, kSideInput };
-  enum Output { kY, kMean, kRstd };
+  enum Output { kY, kMean, kRstd, kRest };
   static constexpr bool kHasBatch = true;
 
   struct Attrs : GroupNormAttrs {
     float epsilon = 0;
+    int64_t with_rest = 0;
 
     template <typename F>
     absl::Status ForEach(F&& f) {
       TF_RETURN_IF_ERROR(f("epsilon", &epsilon));
+      TF_RETURN_IF_ERROR(f("with_rest", &with_rest));
       return GroupNormAttrs::ForEach(f);
     }
   };
@@ -82,6 +84,7 @@ struct GroupNormOp {
   static absl::Status Validate(const Attrs& attrs, const InputDims& inputs, Shape* shape) {
     GroupNormCall call = GroupNormCallOf<GroupNormOp>(attrs, inputs);
     call.epsilon = attrs.epsilon;
+    call.with_rest = attrs.with_rest;
     return ToStatus(ValidateGroupNorm(call, shape));
   }
 
@@ -89,7 +92,9 @@ struct GroupNormOp {
     OutputSpec y{attrs.T, Sizes(inputs[kX]), {kX}};
     if (shape.has_side_input) y.may_take.push_back(kSideInput);
     const OutputSpec statistics{attrs.U, {shape.n, shape.groups}, {}};
-    return {y, statistics, statistics};
+    OutputSpecs outputs = {y, statistics, statistics};
+    if (shape.has_rest) outputs.push_back({attrs.U, {shape.n, 2, shape.groups}, {}});
+    return outputs;
   }
 
   template <typename T, typename Tout>
@@ -105,20 +110,35 @@ struct GroupNormOp {
     tensors->y = buffers.out<T>(kY);
     tensors->mean = buffers.out<U>(kMean);
     tensors->rstd = buffers.out<U>(kRstd);
+    if (shape.has_rest) tensors->rest = buffers.out<U>(kRest);
   }
 };
 
 struct GroupNormGradOp {
-  enum Input { kDy, kX, kGamma, kBeta, kMean, kRstd, kSideInput };
-  enum Output { kDx, kDgamma, kDbeta, kDside };
+  enum Input { kDy, kX, kGamma, kBeta, kMean, kRstd, kSideInput };  // then rest
+  enum Output { kDx, kDgamma, kDbeta, kDside };                     // then y
   static constexpr bool kHasBatch = true;
 
-  using Attrs = GroupNormAttrs;
+  struct Attrs : GroupNormAttrs {
+    int64_t num_rests = 0, with_y = 0;
+
+    template <typename F>
+    absl::Status ForEach(F&& f) {
+      TF_RETURN_IF_ERROR(f("num_rests", &num_rests));
+      TF_RETURN_IF_ERROR(f("with_y", &with_y));
+      return GroupNormAttrs::ForEach(f);
+    }
+  };
   using Shape = GroupNormShape;
+
+  // Where rest is among the inputs and y among the outputs.
+  static int InputRest(const Shape& shape) { return kSideInput + shape.has_side_input; }
+  static int OutputY(const Shape& shape) { return kDside + shape.has_side_input; }
 
   static InputTypes TypesOfInputs(const Attrs& attrs) {
     InputTypes types = {attrs.T, attrs.T, attrs.U, attrs.U, attrs.U, attrs.U};
     if (attrs.num_side_inputs == 1) types.push_back(attrs.T);
+    if (attrs.num_rests == 1) types.push_back(attrs.U);
     return types;
   }
 
@@ -128,21 +148,45 @@ struct GroupNormGradOp {
     call.dy = inputs[kDy];
     call.mean = inputs[kMean];
     call.rstd = inputs[kRstd];
+    call.num_rests = attrs.num_rests;
+    call.with_y = attrs.with_y;
+    if (attrs.num_rests == 1 && (attrs.num_side_inputs == 0 || attrs.num_side_inputs == 1)) {
+      call.rest = inputs[kSideInput + static_cast<int>(attrs.num_side_inputs)];
+    }
     return ToStatus(ValidateGroupNorm(call, shape));
   }
 
   static OutputSpecs Outputs(const Attrs& attrs, const Shape& shape, const InputDims& inputs) {
-    OutputSpecs outputs = {{attrs.T, Sizes(inputs[kX]), {kX, kDy}},
+    OutputSpecs outputs = {{attrs.T, Sizes(inputs[kX]), MemoryOfDx(shape)},
                            {attrs.U, Sizes(inputs[kGamma]), {}},
                            {attrs.U, Sizes(inputs[kBeta]), {}}};
-    if (!shape.has_side_input) return outputs;
-    OutputSpec dside{attrs.T, Sizes(inputs[kX]), {kSideInput, kDy}};
-    if (shape.activation == Activation::kLinear) {
-      dside.is_input = kDy;
-      outputs[kDx].may_take = {kX};
+    if (shape.has_side_input) {
+      OutputSpec dside{attrs.T, Sizes(inputs[kX]), {kSideInput, kDy}};
+      if (shape.activation == Activation::kLinear) {
+        dside.is_input = kDy;
+        outputs[kDx].may_take = {kX};
+      }
+      outputs.push_back(dside);
     }
-    outputs.push_back(dside);
+    if (shape.with_y) outputs.push_back({attrs.T, Sizes(inputs[kX]), MemoryOfY(shape)});
     return outputs;
+  }
+
+  // SiLU without a side input keeps dz in the memory of dx until it has read x again.
+  static absl::InlinedVector<int, 3> MemoryOfDx(const Shape& shape) {
+    if (shape.activation == Activation::kSilu && !shape.has_side_input) return {kDy, kX};
+    return {kX, kDy};
+  }
+
+  // After dx and dside have taken theirs.
+  static absl::InlinedVector<int, 3> MemoryOfY(const Shape& shape) {
+    absl::InlinedVector<int, 3> inputs;
+    if (shape.has_side_input) inputs.push_back(kSideInput);
+    // dside without an activation is dy.
+    if (!shape.has_side_input || shape.activation != Activation::kLinear) inputs.push_back(kDy);
+    // SiLU needs x after y is written, or it computes the sigmoid twice.
+    if (shape.activation != Activation::kSilu) inputs.push_back(kX);
+    return inputs;
   }
 
   template <typename T, typename Tout>
@@ -160,6 +204,8 @@ struct GroupNormGradOp {
     tensors->dx = buffers.out<T>(kDx);
     tensors->dgamma = ParamsOrNull(buffers.out<U>(kDgamma), shape.gamma);
     tensors->dbeta = ParamsOrNull(buffers.out<U>(kDbeta), shape.beta);
+    if (shape.has_rest) tensors->rest = buffers.in<U>(InputRest(shape));
+    if (shape.with_y) tensors->y = buffers.out<T>(OutputY(shape));
     if (!shape.has_side_input) return;
     tensors->side_input = buffers.in<T>(kSideInput);
     tensors->dside = buffers.out<T>(kDside);

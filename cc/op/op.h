@@ -79,21 +79,21 @@ class InputDims {
     absl::InlinedVector<int64_t, 4> sizes;
     int rank = kUnknownRank;
   };
-  absl::InlinedVector<Input, 7> inputs_;
+  absl::InlinedVector<Input, 8> inputs_;
 };
 
-using InputTypes = absl::InlinedVector<tensorflow::DataType, 7>;
+using InputTypes = absl::InlinedVector<tensorflow::DataType, 8>;
 
 // How to allocate an output.
 struct OutputSpec {
   tensorflow::DataType type;
   absl::InlinedVector<int64_t, 4> sizes;
   // Inputs whose memory it may take if nothing else needs it, the best first.
-  absl::InlinedVector<int, 2> may_take;
+  absl::InlinedVector<int, 3> may_take;
   // The input that it is identical to, or -1 if it is computed.
   int is_input = -1;
 };
-using OutputSpecs = absl::InlinedVector<OutputSpec, 4>;
+using OutputSpecs = absl::InlinedVector<OutputSpec, 5>;
 
 inline absl::InlinedVector<int64_t, 4> Sizes(const Dims& dims) {
   return {dims.size, dims.size + dims.rank};

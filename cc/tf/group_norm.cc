@@ -19,6 +19,9 @@ absl::Status InferForward(InferenceContext* c) {
   const ShapeHandle statistics = c->Matrix(n, shape.groups);
   c->set_output(Op::kMean, statistics);
   c->set_output(Op::kRstd, statistics);
+  if (shape.has_rest) {
+    c->set_output(Op::kRest, c->MakeShape({n, c->MakeDim(2), c->MakeDim(shape.groups)}));
+  }
   return absl::OkStatus();
 }
 
@@ -27,12 +30,15 @@ absl::Status InferGradient(InferenceContext* c) {
   GroupNormShape shape;
   ShapeHandle x;
   absl::InlinedVector<int, 2> alike = {Op::kDy};
-  if (c->num_inputs() > Op::kSideInput) alike.push_back(Op::kSideInput);
+  int64_t num_side_inputs = 0;
+  TF_RETURN_IF_ERROR(c->GetAttr("num_side_inputs", &num_side_inputs));
+  if (num_side_inputs > 0) alike.push_back(Op::kSideInput);
   TF_RETURN_IF_ERROR(Infer<Op>(c, Op::kX, alike, &shape, &x));
   c->set_output(Op::kDx, x);
   c->set_output(Op::kDgamma, c->input(Op::kGamma));
   c->set_output(Op::kDbeta, c->input(Op::kBeta));
   if (shape.has_side_input) c->set_output(Op::kDside, x);
+  if (shape.with_y) c->set_output(Op::OutputY(shape), x);
   return absl::OkStatus();
 }
 
@@ -44,11 +50,13 @@ REGISTER_OP("GroupNorm")
     .Output("y: T")
     .Output("mean: U")
     .Output("rstd: U")
+    .Output("rest: with_rest * U")
     .Attr("groups: int")
     .Attr("epsilon: float = 1e-3")
     .Attr("axis: int = -1")
     .Attr("activation: string = 'linear'")
     .Attr("num_side_inputs: int >= 0 = 0")
+    .Attr("with_rest: int >= 0 = 0")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("U: {float, double}")
     .SetShapeFn(InferForward)
@@ -68,6 +76,9 @@ side_input: At most one tensor of the shape of `x`, added before the activation.
 y: Of the shape of `x`. The gradient flows through this output only.
 mean: `[batch, groups]`, for GroupNormGrad. 0 for a group without elements.
 rstd: `[batch, groups]`, for GroupNormGrad.
+rest: `[batch, 2, groups]` where `with_rest` is 1, for GroupNormGrad: what `mean` and `rstd` lost
+  when they were rounded to `U`. `y` is computed from the sums.
+with_rest: 0 or 1: the number of `rest`.
 groups: Divides the number of channels. 1 normalizes as layer normalization over channels and
   space does, the number of channels as instance normalization does.
 epsilon: Added to the variance; not negative.
@@ -84,14 +95,18 @@ REGISTER_OP("GroupNormGrad")
     .Input("mean: U")
     .Input("rstd: U")
     .Input("side_input: num_side_inputs * T")
+    .Input("rest: num_rests * U")
     .Output("dx: T")
     .Output("dgamma: U")
     .Output("dbeta: U")
     .Output("dside: num_side_inputs * T")
+    .Output("y: with_y * T")
     .Attr("groups: int")
     .Attr("axis: int = -1")
     .Attr("activation: string = 'linear'")
     .Attr("num_side_inputs: int >= 0 = 0")
+    .Attr("num_rests: int >= 0 = 0")
+    .Attr("with_y: int >= 0 = 0")
     .Attr("T: {half, bfloat16, float, double}")
     .Attr("U: {float, double}")
     .SetShapeFn(InferGradient)
@@ -105,10 +120,15 @@ beta: As given to GroupNorm.
 mean: `[batch, groups]`, as returned by GroupNorm.
 rstd: `[batch, groups]`, as returned by GroupNorm.
 side_input: As given to GroupNorm.
+rest: At most one tensor `[batch, 2, groups]`, as returned by GroupNorm. With it, the derivative of
+  the activation is taken exactly where GroupNorm evaluated the activation.
 dx: The gradient of `x`, by way of the statistics too.
 dgamma: The gradient of `gamma`, of its shape.
 dbeta: The gradient of `beta`, of its shape.
 dside: The gradient of `side_input`.
+y: The output of GroupNorm once more where `with_y` is 1, so that what needs it for its own gradient
+  need not keep it. With `rest`, it has the very bits.
+with_y: 0 or 1: the number of `y`.
 groups: As given to GroupNorm.
 axis: As given to GroupNorm.
 activation: As given to GroupNorm.

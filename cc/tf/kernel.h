@@ -58,9 +58,9 @@ class Kernel : public tensorflow::OpKernel {
     OP_REQUIRES_OK(ctx, Op::Validate(attrs_, dims, &shape));
 
     // Read first: `ctx` no longer has an input whose memory an output has taken.
-    absl::InlinedVector<const void*, 7> inputs;
+    absl::InlinedVector<const void*, 8> inputs;
     for (int i = 0; i < ctx->num_inputs(); ++i) inputs.push_back(ctx->input(i).data());
-    absl::InlinedVector<void*, 4> outputs;
+    absl::InlinedVector<void*, 5> outputs;
     for (const OutputSpec& spec : Op::Outputs(attrs_, shape, dims)) {
       OP_REQUIRES_OK(ctx, Allocate(ctx, spec, &outputs));
     }
@@ -79,7 +79,7 @@ class Kernel : public tensorflow::OpKernel {
  private:
   // Appends the memory of the next output.
   static absl::Status Allocate(tensorflow::OpKernelContext* ctx, const OutputSpec& spec,
-                               absl::InlinedVector<void*, 4>* outputs) {
+                               absl::InlinedVector<void*, 5>* outputs) {
     const int index = static_cast<int>(outputs->size());
     if (spec.is_input >= 0) {
       ctx->set_output(index, ctx->input(spec.is_input));

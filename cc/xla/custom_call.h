@@ -107,10 +107,10 @@ class CallBuffers {
   absl::Status TakeWorkspace(int64_t bytes, void** workspace) const;
 
  private:
-  absl::InlinedVector<absl::Span<const int64_t>, 7> sizes_;
+  absl::InlinedVector<absl::Span<const int64_t>, 8> sizes_;
   std::optional<int64_t> batch_;
-  absl::InlinedVector<const void*, 7> inputs_;
-  absl::InlinedVector<void*, 4> outputs_;
+  absl::InlinedVector<const void*, 8> inputs_;
+  absl::InlinedVector<void*, 5> outputs_;
   void* workspace_ = nullptr;
   size_t workspace_bytes_ = 0;
 };

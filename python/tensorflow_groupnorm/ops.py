@@ -1,22 +1,21 @@
-"""The fused ops: as functions, as raw ops, and their gradients."""
+"""The fused ops: as functions, and as raw ops. Their gradients are in `_gradients`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import tensorflow as tf
 from tfgn_base.variants import resolve
 
-from . import _export_mode, _library, stock
+from . import _export_mode, _gradients, _library, stock  # noqa: F401  Registers gradients.
 from ._types import DType, FusedActivation, TensorLike
 from .stock._common import check_float
 from .stock._group_norm import number_of_groups
 
 _OPS: Any = _library.load()
-_View: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
 
 
 class _RawOps:
@@ -114,9 +113,48 @@ def group_norm(
             residual=residual,
             mask=mask,
         )
+    return group_norm_with_statistics(
+        x,
+        gamma,
+        beta,
+        groups,
+        axis=axis,
+        epsilon=epsilon,
+        activation=activation,
+        residual=residual,
+    )[0]
+
+
+def group_norm_with_statistics(
+    x: TensorLike,
+    gamma: TensorLike | None,
+    beta: TensorLike | None,
+    groups: int,
+    *,
+    axis: int,
+    epsilon: float,
+    activation: FusedActivation | None,
+    residual: TensorLike | None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The fused op behind `group_norm`, and what its gradient needs of it.
+
+    Args:
+        x: as in `group_norm`, and so are the other arguments.
+        gamma: scale or `None`.
+        beta: shift or `None`.
+        groups: number of groups, or -1.
+        axis: the channel axis.
+        epsilon: added to the variance.
+        activation: `"linear"`, `"relu"` or `"silu"`; `None` for linear.
+        residual: tensor of the shape and dtype of `x`, or `None`.
+
+    Returns:
+        `(y, mean, rstd, rest)`: the result of `group_norm`, `[batch, groups]` twice, and
+        `[batch, 2, groups]`, what the two statistics lost when they were rounded to float32.
+    """
     x = check_float(x, "x")
     dtype = _parameter_dtype(x)
-    return _OPS.group_norm(
+    outputs = _OPS.group_norm(
         x,
         _parameter(gamma, dtype),
         _parameter(beta, dtype),
@@ -125,7 +163,68 @@ def group_norm(
         epsilon=epsilon,
         axis=axis,
         activation="linear" if activation is None else activation,
-    ).y
+        with_rest=1,
+    )
+    return outputs.y, outputs.mean, outputs.rstd, outputs.rest[0]
+
+
+def group_norm_gradient(
+    dy: tf.Tensor,
+    x: tf.Tensor,
+    gamma: TensorLike | None,
+    beta: TensorLike | None,
+    mean: tf.Tensor,
+    rstd: tf.Tensor,
+    rest: tf.Tensor,
+    residual: tf.Tensor | None,
+    *,
+    groups: int,
+    axis: int,
+    activation: FusedActivation | None,
+) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None, tf.Tensor | None, tf.Tensor]:
+    """The gradients of `group_norm_with_statistics`, and its result once more, in one fused op.
+
+    Args:
+        dy: gradient of the result, of the shape and dtype of `x`.
+        x: as given to `group_norm_with_statistics`, and so are all arguments without a description.
+        gamma: see `x`.
+        beta: see `x`.
+        mean: as returned by `group_norm_with_statistics`.
+        rstd: likewise.
+        rest: likewise.
+        residual: see `x`.
+        groups: see `x`.
+        axis: see `x`.
+        activation: see `x`.
+
+    Returns:
+        `(dx, dgamma, dbeta, dresidual, y)`: gradients of the shapes and dtypes of what they are
+        gradients of, `None` for what is `None`; and `y`, bit for bit. All are differentiable.
+    """
+    dtype = _parameter_dtype(x)
+    outputs = _OPS.group_norm_grad(
+        dy,
+        x,
+        _parameter(gamma, dtype),
+        _parameter(beta, dtype),
+        mean,
+        rstd,
+        [] if residual is None else [residual],
+        [rest],
+        groups=_as_many_as_channels(x, axis) if groups == -1 else groups,
+        axis=axis,
+        activation="linear" if activation is None else activation,
+        with_y=1,
+    )
+    return (
+        outputs.dx,
+        _gradient_of(gamma, outputs.dgamma),
+        _gradient_of(beta, outputs.dbeta),
+        None if residual is None else outputs.dside[0],
+        # A node of its own: TensorFlow's oneDNN pass takes a BiasAddGrad of dx and a
+        # Conv2DBackpropFilter with y for those of one convolution if both read the same node.
+        tf.ensure_shape(outputs.y[0], x.shape),
+    )
 
 
 def standardize_weights(
@@ -226,130 +325,14 @@ def _parameter(value: TensorLike | None, dtype: tf.DType) -> tf.Tensor:
     return tf.constant([], dtype) if value is None else tf.cast(value, dtype)
 
 
+def _gradient_of(value: TensorLike | None, gradient: tf.Tensor) -> tf.Tensor | None:
+    # Of the dtype of the value, which _parameter casts.
+    return None if value is None else tf.cast(gradient, tf.convert_to_tensor(value).dtype)
+
+
 def _fan_in(shape: tf.TensorShape, axis: Sequence[int]) -> int:
     """The number of weights per output channel. The op refuses an axis out of range."""
     if not shape.is_fully_defined():
         raise ValueError(f"`w` must have a static shape. Received: w.shape={shape}")
     kept = {i + shape.rank if i < 0 else i for i in axis}
     return math.prod(size for i, size in enumerate(shape) if i not in kept)
-
-
-@tf.RegisterGradient("GroupNorm")
-def _group_norm_grad(op: tf.Operation, dy: tf.Tensor, *_: tf.Tensor) -> list[tf.Tensor]:
-    # Only y is differentiable: the gradients of the statistics are dropped.
-    x, gamma, beta, *side_input = op.inputs
-    _, mean, rstd = op.outputs
-    dx, dgamma, dbeta, dside = _OPS.group_norm_grad(
-        dy,
-        x,
-        gamma,
-        beta,
-        mean,
-        rstd,
-        side_input,
-        groups=op.get_attr("groups"),
-        axis=op.get_attr("axis"),
-        activation=op.get_attr("activation"),
-    )
-    return [dx, dgamma, dbeta, *dside]
-
-
-@tf.RegisterGradient("GroupNormGrad")
-def _group_norm_grad_grad(op: tf.Operation, *output_gradients: tf.Tensor) -> list[tf.Tensor | None]:
-    dy, x, gamma, beta, mean, rstd, *side_input = op.inputs
-    to_view, from_view, axis = _known_rank(x, op.get_attr("axis"))
-
-    def backward(
-        dy: tf.Tensor,
-        x: tf.Tensor,
-        gamma: tf.Tensor | None,
-        beta: tf.Tensor | None,
-        *side_input: tf.Tensor,
-    ) -> tuple[tf.Tensor | None, ...]:
-        dx, dgamma, dbeta, dside = stock.group_norm_grad(
-            to_view(dy),
-            to_view(x),
-            gamma,
-            beta,
-            mean,
-            rstd,
-            to_view(side_input[0]) if side_input else None,
-            groups=op.get_attr("groups"),
-            axis=axis,
-            activation=tf.compat.as_str(op.get_attr("activation")),
-        )
-        return from_view(dx), dgamma, dbeta, None if dside is None else from_view(dside)
-
-    ddy, dx, dgamma, dbeta, *dside = _vjp(
-        backward, (dy, x, gamma, beta, *side_input), output_gradients
-    )
-    # mean and rstd are functions of x: dx includes the gradient through them.
-    return [ddy, dx, dgamma, dbeta, None, None, *dside]
-
-
-def _known_rank(x: tf.Tensor, axis: int) -> tuple[_View, _View, int]:
-    """How to view tensors shaped like `x` with a static rank, how to undo it, and the channel axis.
-
-    After many shapes, TensorFlow traces the forward mode of an op for an unknown rank.
-    """
-    if x.shape.rank is not None:
-        return tf.identity, tf.identity, axis
-    shape = tf.shape(x)
-    before, after = shape[1:axis], shape[axis:][1:]
-    view = [shape[0], tf.reduce_prod(before), shape[axis], tf.reduce_prod(after)]
-    return lambda t: tf.reshape(t, view), lambda t: tf.reshape(t, shape), 2
-
-
-@tf.RegisterGradient("StandardizeWeights")
-def _standardize_weights_grad(
-    op: tf.Operation, dw_hat: tf.Tensor, *_: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    w, gain = op.inputs
-    _, mean, rstd = op.outputs
-    return _OPS.standardize_weights_grad(dw_hat, w, gain, mean, rstd, **_standardization(op))
-
-
-@tf.RegisterGradient("StandardizeWeightsGrad")
-def _standardize_weights_grad_grad(
-    op: tf.Operation, *output_gradients: tf.Tensor
-) -> list[tf.Tensor | None]:
-    dw_hat, w, gain, mean, rstd = op.inputs
-    attrs = _standardization(op)
-    attrs["epsilon_mode"] = tf.compat.as_str(attrs["epsilon_mode"])
-
-    def backward(
-        dw_hat: tf.Tensor, w: tf.Tensor, gain: tf.Tensor | None
-    ) -> tuple[tf.Tensor | None, ...]:
-        return stock.standardize_weights_grad(dw_hat, w, gain, mean, rstd, **attrs)
-
-    # mean and rstd are functions of w, whose gradient includes the one through them.
-    return [*_vjp(backward, (dw_hat, w, gain), output_gradients), None, None]
-
-
-def _standardization(op: tf.Operation) -> dict[str, Any]:
-    return {
-        name: op.get_attr(name) for name in ("axis", "epsilon", "epsilon_mode", "ddof", "scale")
-    }
-
-
-def _vjp(
-    function: Callable[..., tuple[tf.Tensor | None, ...]],
-    inputs: Sequence[tf.Tensor],
-    output_gradients: Sequence[tf.Tensor],
-) -> list[tf.Tensor | None]:
-    """The vector-Jacobian product of a backward pass in stock ops.
-
-    An input of shape [0] is absent: the function gets `None`, and so does its gradient. The
-    function returns `None` for the outputs that belong to it.
-    """
-    # Copies are distinct also if a caller passes one tensor twice, such as x as its own residual.
-    present = [None if tensor.shape == [0] else tf.identity(tensor) for tensor in inputs]
-    sources = [tensor for tensor in present if tensor is not None]
-    with tf.GradientTape() as tape:
-        tape.watch(sources)
-        outputs = function(*present)
-    # Without a side input the last output has no counterpart.
-    pairs = zip(outputs, output_gradients, strict=False)
-    targets, seeds = zip(*((y, dy) for y, dy in pairs if y is not None), strict=True)
-    gradients = iter(tape.gradient(targets, sources, seeds))
-    return [None if tensor is None else next(gradients) for tensor in present]

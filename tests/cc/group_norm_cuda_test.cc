@@ -40,10 +40,12 @@ struct GroupNormData {
         y(size, misaligned),
         dx(size, misaligned),
         dside(size, misaligned),
+        again(size, misaligned),
         gamma(SizeOf(s.gamma, s)),
         beta(SizeOf(s.beta, s)),
         mean(s.n * s.groups),
         rstd(s.n * s.groups),
+        rest(2 * s.n * s.groups),
         dgamma(gamma.size()),
         dbeta(beta.size()) {
     std::mt19937 random(seed);
@@ -63,6 +65,7 @@ struct GroupNormData {
     tensors.y = y.data();
     tensors.mean = mean.data();
     tensors.rstd = rstd.data();
+    tensors.rest = rest.data();
     return tensors;
   }
 
@@ -74,11 +77,13 @@ struct GroupNormData {
     tensors.beta = beta.data();
     tensors.mean = mean.data();
     tensors.rstd = rstd.data();
+    tensors.rest = rest.data();
     if (shape.has_side_input) tensors.side_input = side.data();
     tensors.dx = dx.data();
     tensors.dgamma = dgamma.data();
     tensors.dbeta = dbeta.data();
     tensors.dside = dside.data();
+    tensors.y = again.data();
     return tensors;
   }
 
@@ -91,9 +96,14 @@ struct GroupNormData {
 
   GroupNormShape shape;
   int64_t size;
-  Buffer<T> x, side, dy, y, dx, dside;
-  Buffer<U> gamma, beta, mean, rstd, dgamma, dbeta;
+  Buffer<T> x, side, dy, y, dx, dside, again;
+  Buffer<U> gamma, beta, mean, rstd, rest, dgamma, dbeta;
 };
+
+template <typename T>
+bool SameBits(Buffer<T>& a, Buffer<T>& b) {
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+}
 
 // Compares with the formulas of group_norm.h, evaluated group by group.
 template <typename T>
@@ -128,6 +138,11 @@ void Compare(GroupNormData<T>& d) {
       const int64_t group = n * s.groups + g;
       EXPECT_NEAR(d.mean[group], mean, 4 * unit * (std::fabs(mean) + 1 / rstd));
       EXPECT_NEAR(d.rstd[group], rstd, 8 * unit * rstd);
+      // With its rest, the mean is better than its type.
+      const double rest = d.rest[group + n * s.groups];
+      EXPECT_NEAR(d.mean[group] + rest, mean, 16 * unit / rstd + 0x1p-50 * std::fabs(mean));
+      EXPECT_LE(std::fabs(rest), unit * std::fabs(d.mean[group]));
+      EXPECT_EQ(d.rest[group + (n + 1) * s.groups], 0);
 
       const auto affine_index = [&](Affine affine, int64_t c) {
         return affine == Affine::kPerSample ? n * s.c + c : c;
@@ -149,7 +164,7 @@ void Compare(GroupNormData<T>& d) {
       });
       // Computed from the saved statistics, as the gradient is.
       double sum = 0, sum_xhat = 0;
-      const double saved_mean = d.mean[group], saved_rstd = d.rstd[group];
+      const double saved_mean = d.mean[group] + rest, saved_rstd = d.rstd[group];
       const auto xhat_of = [&](int64_t i) { return (ToDouble(d.x[i]) - saved_mean) * saved_rstd; };
       const auto dz_of = [&](int64_t i, int64_t c) {
         return ToDouble(d.dy[i]) * SlopeOf(s.activation, z_of(i, c, xhat_of(i)));
@@ -179,8 +194,11 @@ void Compare(GroupNormData<T>& d) {
   for (int64_t i = 0; i < d.dbeta.size(); ++i) beta_error.Add(d.dbeta[i], dbeta[i]);
   EXPECT_LE(gamma_error.value(), bound);
   EXPECT_LE(beta_error.value(), bound);
-  for (auto* buffer : {&d.y, &d.dx, &d.dside}) EXPECT_TRUE(buffer->Intact());
-  for (auto* buffer : {&d.mean, &d.rstd, &d.dgamma, &d.dbeta}) EXPECT_TRUE(buffer->Intact());
+  EXPECT_TRUE(SameBits(d.y, d.again));
+  for (auto* buffer : {&d.y, &d.dx, &d.dside, &d.again}) EXPECT_TRUE(buffer->Intact());
+  for (auto* buffer : {&d.mean, &d.rstd, &d.rest, &d.dgamma, &d.dbeta}) {
+    EXPECT_TRUE(buffer->Intact());
+  }
 }
 
 GroupNormShape ShapeOf(const TestShape& test) {
@@ -282,11 +300,6 @@ TEST(EmulatedGroupNorm, ManySamples) {
   }
 }
 
-template <typename T>
-bool SameBits(Buffer<T>& a, Buffer<T>& b) {
-  return std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
-
 TEST(EmulatedGroupNorm, SameBitsInAnyOrderOfThreads) {
   for (const TestShape& test : Few()) {
     for (const CudaDevice& device : kDevices) {
@@ -300,6 +313,7 @@ TEST(EmulatedGroupNorm, SameBitsInAnyOrderOfThreads) {
       EXPECT_TRUE(SameBits(a.y, b.y) && SameBits(a.mean, b.mean) && SameBits(a.rstd, b.rstd));
       EXPECT_TRUE(SameBits(a.dx, b.dx) && SameBits(a.dside, b.dside));
       EXPECT_TRUE(SameBits(a.dgamma, b.dgamma) && SameBits(a.dbeta, b.dbeta));
+      EXPECT_TRUE(SameBits(a.rest, b.rest) && SameBits(a.again, b.again));
     }
   }
 }
@@ -316,12 +330,15 @@ TEST(EmulatedGroupNorm, OutputsInTheMemoryOfInputs) {
         tensors.y = y;
         return RunPlanned(shape, tensors, device);
       };
-      const auto backward = [&](GroupNormData<float>& g, float* dx, float* dside) {
+      const auto backward = [&](GroupNormData<float>& g, float* dx, float* dside,
+                                float* y = nullptr) {
         BackwardTensors<float> tensors = g.backward_tensors();
         tensors.mean = d.mean.data();
         tensors.rstd = d.rstd.data();
+        tensors.rest = d.rest.data();
         tensors.dx = dx;
         tensors.dside = dside;
+        tensors.y = y;
         return RunPlanned(shape, tensors, device);
       };
       EXPECT_EQ(backward(e, e.dy.data(), e.side.data()), "");
@@ -340,6 +357,16 @@ TEST(EmulatedGroupNorm, OutputsInTheMemoryOfInputs) {
       EXPECT_TRUE(SameBits(d.dx, i.dx));
       EXPECT_EQ(backward(i, nullptr, i.dside.data()), "");
       EXPECT_TRUE(SameBits(d.dside, i.dside));
+      EXPECT_EQ(backward(i, nullptr, nullptr, i.y.data()), "");
+      EXPECT_TRUE(SameBits(d.y, i.y));
+      // y in the memory of each input.
+      GroupNormData<float> j(shape, 0.5, 0, 1), k(shape, 0.5, 0, 1), l(shape, 0.5, 0, 1);
+      EXPECT_EQ(backward(j, j.dy.data(), j.side.data(), j.x.data()), "");
+      EXPECT_TRUE(SameBits(d.dx, j.dy) && SameBits(d.dside, j.side) && SameBits(d.y, j.x));
+      EXPECT_EQ(backward(k, k.x.data(), k.dy.data(), k.side.data()), "");
+      EXPECT_TRUE(SameBits(d.dx, k.x) && SameBits(d.dside, k.dy) && SameBits(d.y, k.side));
+      EXPECT_EQ(backward(l, l.x.data(), l.side.data(), l.dy.data()), "");
+      EXPECT_TRUE(SameBits(d.dx, l.x) && SameBits(d.dside, l.side) && SameBits(d.y, l.dy));
     }
   }
 }
@@ -353,6 +380,7 @@ TEST(EmulatedGroupNorm, Empty) {
       EXPECT_EQ(d.mean[i], 0);
       EXPECT_FLOAT_EQ(d.rstd[i], static_cast<float>(1 / std::sqrt(d.shape.epsilon)));
     }
+    for (int64_t i = 0; i < d.rest.size(); ++i) EXPECT_EQ(d.rest[i], 0);
     for (int64_t i = 0; i < d.dgamma.size(); ++i) EXPECT_EQ(d.dgamma[i], 0);
   }
 }

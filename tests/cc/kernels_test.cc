@@ -101,8 +101,8 @@ void RunGroupNorm(const GroupNormShape& shape, const ParallelFor& parallel) {
   const int64_t size = shape.n * shape.a * shape.c * shape.b;
   const int64_t stats = shape.n * shape.groups;
   Exact<T> x(size), dy(size), side(size), y(size), dx(size), dside(size);
-  Exact<U> gamma(shape.c), beta(shape.n * shape.c), mean(stats), rstd(stats), dgamma(shape.c),
-      dbeta(shape.n * shape.c);
+  Exact<U> gamma(shape.c), beta(shape.n * shape.c), mean(stats), rstd(stats), rest(2 * stats),
+      dgamma(shape.c), dbeta(shape.n * shape.c);
   x.Fill(), dy.Fill(), side.Fill(), gamma.Fill(), beta.Fill();
   ForwardTensors<T> forward;
   forward.x = x.data();
@@ -112,10 +112,12 @@ void RunGroupNorm(const GroupNormShape& shape, const ParallelFor& parallel) {
   forward.y = y.data();
   forward.mean = mean.data();
   forward.rstd = rstd.data();
+  forward.rest = rest.data();
   RunPlanned(shape, forward, parallel);
   EXPECT_TRUE(y.Written());
   EXPECT_TRUE(mean.Written());
   EXPECT_TRUE(rstd.Written());
+  EXPECT_TRUE(rest.Written());
   BackwardTensors<T> backward;
   backward.dy = dy.data();
   backward.x = x.data();
@@ -133,6 +135,13 @@ void RunGroupNorm(const GroupNormShape& shape, const ParallelFor& parallel) {
   EXPECT_TRUE(dgamma.Written());
   EXPECT_TRUE(dbeta.Written());
   EXPECT_TRUE(dside.Written());
+
+  Exact<T> again(size);
+  backward.rest = rest.data();
+  backward.y = again.data();
+  RunPlanned(shape, backward, parallel);
+  EXPECT_TRUE(again.Written());
+  EXPECT_EQ(std::memcmp(again.data(), y.data(), size * sizeof(T)), 0);
 }
 
 GroupNormShape ShapeOf(const TestShape& row) {

@@ -90,6 +90,11 @@ class Fuzzer {
       call.dy = Shape();
       call.mean = Shape();
       call.rstd = Shape();
+      call.num_rests = data_.ConsumeIntegralInRange<int64_t>(-1, 3);
+      if (call.num_rests == 1) call.rest = Shape();
+      call.with_y = data_.ConsumeIntegralInRange<int64_t>(-1, 3);
+    } else {
+      call.with_rest = data_.ConsumeIntegralInRange<int64_t>(-1, 3);
     }
     GroupNormShape shape;
     const std::string error = ValidateGroupNorm(call, &shape);
@@ -110,6 +115,8 @@ class Fuzzer {
     const int64_t statistics[] = {shape.n, shape.groups};
     RequireSame(call.mean, {statistics, 2});
     RequireSame(call.rstd, {statistics, 2});
+    const int64_t rest[] = {shape.n, 2, shape.groups};
+    if (shape.has_rest) RequireSame(call.rest, {rest, 3});
   }
 
   void RunStandardizeWeights() {

@@ -1,5 +1,7 @@
 """The kernels alone, without TensorFlow: each CPU target, vector edges, misaligned pointers."""
 
+import itertools
+
 import cases
 import ml_dtypes
 import numpy as np
@@ -57,12 +59,13 @@ class Inputs:
             **({"threads": threads} | options),
         )
 
-    def backward(self, activation, mean, rstd, threads=2, **options):
-        gradients = native.group_norm_backward(
-            *(self.dy, self.x, self.gamma, self.beta, mean, rstd, self.side),
+    def backward(self, activation, mean, rstd, rest=None, threads=2, **options):
+        """The gradients by what they are of, and y or None."""
+        *gradients, y = native.group_norm_backward(
+            *(self.dy, self.x, self.gamma, self.beta, mean, rstd, self.side, rest),
             **(self.options | {"activation": activation, "threads": threads} | options),
         )
-        return dict(zip(("x", "gamma", "beta", "side"), gradients, strict=True))
+        return dict(zip(("x", "gamma", "beta", "side"), gradients, strict=True)), y
 
     def expected(self, activation):
         return reference.group_norm(
@@ -74,7 +77,7 @@ class Inputs:
 def check_group_norm(case, dtype, activation, affine, side=True):
     inputs = Inputs(case, dtype, affine, side)
     expected = inputs.expected(activation)
-    y, mean, rstd = inputs.forward(activation)
+    y, mean, rstd, rest = inputs.forward(activation)
     offset = reference.offset_in_deviations(expected, case.shape, case.axis)
     # |gamma| <= 1.5; the terms are bounded by x_hat * gamma, beta and side_input.
     terms = 1.5 + (2 * np.abs(reference.wide(inputs.side)) if side else 0)
@@ -84,8 +87,36 @@ def check_group_norm(case, dtype, activation, affine, side=True):
         mean, expected.mean, parameters, offset=np.abs(expected.mean), scale=1.0
     )
     reference.assert_gradient(rstd, expected.rstd, parameters, offset=0)
+    check_rest(mean, rstd, rest, expected)
 
-    gradients = inputs.backward(activation, mean, rstd)
+    gradients, none = inputs.backward(activation, mean, rstd)
+    check_gradients(gradients, expected, dtype, offset)
+    assert none is None
+    gradients, again = inputs.backward(activation, mean, rstd, rest, with_y=True)
+    check_gradients(gradients, expected, dtype, offset)
+    assert again.tobytes() == y.tobytes()
+    without_y, _ = inputs.backward(activation, mean, rstd, rest)
+    assert bits(without_y) == bits(gradients)
+
+
+def check_rest(mean, rstd, rest, expected):
+    """The sums are exact beyond the precision of the statistics."""
+    rest = rest.astype(np.float64)
+    if mean.dtype == np.float64:
+        assert not rest.any()
+        return
+    # Of the sums in float32, not of the statistics.
+    np.testing.assert_allclose(rest[:, 0], expected.mean - mean, rtol=0, atol=2e-7 / rstd.min())
+    for row, statistic in enumerate((mean, rstd)):
+        assert (np.abs(rest[:, row]) <= np.spacing(np.abs(statistic)) / 2).all()
+
+
+def bits(gradients):
+    return {name: g is not None and g.tobytes() for name, g in gradients.items()}
+
+
+def check_gradients(gradients, expected, dtype, offset):
+    parameters = cases.parameter_dtype(dtype)
     for source, gradient in gradients.items():
         if source not in expected.gradients:
             assert gradient is None or not gradient.size
@@ -117,8 +148,10 @@ def test_values_far_from_zero(name, mean):
     inputs = Inputs(case, "float32", mean=mean)
     expected = inputs.expected("linear")
     offset = reference.offset_in_deviations(expected, case.shape, case.axis)
-    y, _, _ = inputs.forward("linear")
+    y, saved_mean, rstd, rest = inputs.forward("linear")
     reference.assert_values(y, expected.y, "float32", offset=offset, scale=1.5)
+    check_rest(saved_mean, rstd, rest, expected)
+    assert rest[:, 0].any() and rest[:, 1].any()
     # The forward pass does not inherit the rounding of the float mean either.
     reference.assert_values(y, expected.y, "float32", offset=1, scale=1.5, terms=4)
 
@@ -133,7 +166,7 @@ def test_a_shift_unlike_the_rest():
     expected = reference.group_norm(
         x, inputs.gamma, inputs.beta, None, **inputs.options, epsilon=EPSILON
     )
-    y, _, _ = inputs.forward("linear")
+    y, *_ = inputs.forward("linear")
     offset = reference.offset_in_deviations(expected, case.shape, -1)
     reference.assert_values(y, expected.y, "float32", offset=offset, scale=1.5, terms=1.5)
 
@@ -193,7 +226,7 @@ def test_every_16_bit_number_is_read_and_rounded_as_numpy_does(dtype):
     x = np.zeros((numbers.size, 1), TYPES[dtype])
     for shift in (0.0, 1.0, 1e-4, -3e4):
         beta = np.full(1, shift, np.float32)
-        y, _, _ = native.group_norm_forward(
+        y, *_ = native.group_norm_forward(
             x, None, beta, numbers[:, None], groups=1, epsilon=1.0, threads=2
         )
         with np.errstate(all="ignore"):
@@ -209,51 +242,59 @@ def test_the_number_of_threads_changes_no_bit(name, dtype):
     inputs = Inputs(cases.LARGE[name], dtype)
     results = []
     for threads in (1, 2, 3, 8):
-        y, mean, rstd = inputs.forward("silu", threads)
-        gradients = inputs.backward("silu", mean, rstd, threads)
-        results.append([a.tobytes() for a in (y, mean, rstd, *gradients.values())])
+        saved = inputs.forward("silu", threads)
+        gradients, y = inputs.backward("silu", *saved[1:], threads, with_y=True)
+        assert y.tobytes() == saved[0].tobytes()
+        results.append([a.tobytes() for a in (*saved, *gradients.values())])
     assert all(result == results[0] for result in results)
 
 
 @pytest.mark.parametrize("name", ["image_last", "image_first", "deep_features"])
 def test_y_may_be_x(name):
     inputs = Inputs((cases.GROUP_NORM | cases.LARGE)[name], "float32")
-    expected, _, _ = inputs.forward("relu")
-    y, _, _ = inputs.forward("relu", out=inputs.x)
+    expected, *_ = inputs.forward("relu")
+    y, *_ = inputs.forward("relu", out=inputs.x)
     assert y is inputs.x
     np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
-@pytest.mark.parametrize("name", ["image_last", "image_first", "deep_features"])
-def test_gradients_may_take_the_memory_of_inputs(name, activation):
-    case = (cases.GROUP_NORM | cases.LARGE)[name]
-    inputs = Inputs(case, "float32")
-    _, mean, rstd = inputs.forward(activation)
-    expected = inputs.backward(activation, mean, rstd)
-    for dx, dside in (("dy", None), ("x", None), ("dy", "side"), ("x", "dy"), ("x", "side")):
-        inputs = Inputs(case, "float32")
-        actual = inputs.backward(
-            activation,
-            mean,
-            rstd,
-            out=getattr(inputs, dx),
-            side_out=dside and getattr(inputs, dside),
-        )
-        for key, value in expected.items():
-            np.testing.assert_array_equal(actual[key], value, err_msg=f"{key}, dx in {dx}")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["image_last", "image_first", "image_middle"])
+def test_gradients_and_y_may_take_the_memory_of_inputs(name, dtype, activation):
+    case = cases.GROUP_NORM[name]
+    inputs = Inputs(case, dtype)
+    y, *saved = inputs.forward(activation)
+    expected = bits(inputs.backward(activation, *saved)[0])
+    names = (None, "dy", "side", "x")
+    places = {p for p in itertools.product(names, names[:3], names) if are_distinct(p)}
+    assert len(places) == 27
+    for places_of in sorted(places, key=str):
+        for with_y in (False, True):
+            inputs = Inputs(case, dtype)
+            dx, dside, y_out = (name and getattr(inputs, name) for name in places_of)
+            options = {"out": dx, "side_out": dside, "y_out": y_out, "threads": 1}
+            actual, again = inputs.backward(activation, *saved, with_y=with_y, **options)
+            assert bits(actual) == expected, f"dx, dside and y in {places_of}"
+            if with_y:
+                assert again.tobytes() == y.tobytes(), f"dx, dside and y in {places_of}"
+
+
+def are_distinct(names):
+    taken = [name for name in names if name]
+    return len(taken) == len(set(taken))
 
 
 @pytest.mark.parametrize("activation", cases.ACTIVATIONS)
 def test_nan_and_infinity_stay_in_their_group(activation):
     for case in (cases.GROUP_NORM["image_last"], cases.GROUP_NORM["image_first"]):
         inputs = Inputs(case, "float32")
-        clean, _, _ = inputs.forward(activation)
+        clean, *_ = inputs.forward(activation)
         for bad in (np.nan, np.inf):
             channel = [slice(None)] * 4
             channel[case.axis] = 0
             inputs.x[(0, *channel[1:])].flat[0] = bad
-            y, _, _ = inputs.forward(activation)
+            y, *_ = inputs.forward(activation)
             groups = [np.moveaxis(a, case.axis, 1).reshape(2, 3, -1) for a in (y, clean)]
             assert np.isnan(groups[0][0, 0]).all()
             np.testing.assert_array_equal(groups[0][0, 1:], groups[1][0, 1:])

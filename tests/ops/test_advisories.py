@@ -11,6 +11,7 @@ import tensorflow_groupnorm as tfgn
 
 GROUP_NORM = {"x": [2, 3, 8], "gamma": [8], "beta": [8]}
 GROUP_NORM_GRAD = {"dy": [2, 3, 8], **GROUP_NORM, "mean": [2, 4], "rstd": [2, 4]}
+LISTS = {"GroupNorm": {"side_input": []}, "GroupNormGrad": {"side_input": [], "rest": []}}
 STANDARDIZE = {"w": [3, 3, 4, 8], "gain": [8]}
 STANDARDIZE_GRAD = {"dw_hat": [3, 3, 4, 8], **STANDARDIZE, "mean": [8], "rstd": [8]}
 OPS = {
@@ -25,7 +26,7 @@ VECTORS = [
 
 
 def call(op, tensors):
-    attributes = OPS[op][1] | ({"side_input": []} if op.startswith("Group") else {})
+    attributes = OPS[op][1] | LISTS.get(op, {})
     return getattr(tfgn.raw_ops, op)(**tensors, **attributes)
 
 

@@ -27,7 +27,7 @@ calls = {
     "GroupNorm": lambda: tfgn.group_norm(x),
     "GroupNormGrad": lambda: tfgn.raw_ops.GroupNormGrad(
         dy=x, x=x, gamma=tf.ones([64]), beta=tf.ones([64]), mean=tf.zeros([1, 32]),
-        rstd=tf.ones([1, 32]), side_input=[], groups=32),
+        rstd=tf.ones([1, 32]), side_input=[], rest=[], groups=32),
     "StandardizeWeights": lambda: tfgn.standardize_weights(w),
     "StandardizeWeightsGrad": lambda: tfgn.raw_ops.StandardizeWeightsGrad(
         dw_hat=w, w=w, gain=[], mean=tf.zeros([64]), rstd=tf.ones([64]), scale=1.0),

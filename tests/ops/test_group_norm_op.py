@@ -1,5 +1,7 @@
 """GroupNorm and its gradient against the float64 reference: every type, rank, axis and option."""
 
+import functools
+
 import cases
 import numpy as np
 import pytest
@@ -152,6 +154,7 @@ def test_buffers_reused_in_a_graph(layout, activation, reusable):
     x, gamma, beta, side = arguments.values()
     dy = random(np.random.default_rng(1), case.shape, "float32")
     y, mean, rstd, _ = run(case, arguments, activation)
+    rest = [tf.random.stateless_normal([case.shape[0], 2, case.groups], (1, 2), 0, 1e-6)]
     attrs = {"groups": case.groups, "axis": case.axis, "activation": activation}
 
     def forward(dy, x, side):
@@ -159,15 +162,29 @@ def test_buffers_reused_in_a_graph(layout, activation, reusable):
             x=x, gamma=gamma, beta=beta, side_input=[side], epsilon=EPSILON, **attrs
         ).y
 
-    def backward(dy, x, side):
+    def backward(dy, x, side, with_side=True, with_y=False):
         return tfgn.raw_ops.GroupNormGrad(
-            dy=dy, x=x, gamma=gamma, beta=beta, mean=mean, rstd=rstd, side_input=[side], **attrs
+            dy=dy,
+            x=x,
+            gamma=gamma,
+            beta=beta,
+            mean=mean,
+            rstd=rstd,
+            side_input=[side] if with_side else [],
+            rest=rest,
+            with_y=int(with_y),
+            **attrs,
         )
 
     # A graph can reuse the outputs of its ops, but not its own inputs.
     inputs = {"dy": dy, "x": x, "side": side}
     negated = {name: -t if name in reusable.split() else t for name, t in inputs.items()}
-    for function in (forward, backward):
+    of_gradient = [
+        functools.partial(backward, with_side=with_side, with_y=with_y)
+        for with_side in (False, True)
+        for with_y in (False, True)
+    ]
+    for function in (forward, *of_gradient):
 
         @tf.function(autograph=False)
         def graph(function=function, **inputs):

@@ -11,7 +11,7 @@ import tensorflow_groupnorm as tfgn
 
 # A valid call of each op: inputs by shape and attributes. A list of shapes is a list of inputs.
 GROUP_NORM = {"x": [2, 3, 5, 8], "gamma": [8], "beta": [8], "side_input": [], "groups": 4}
-GROUP_NORM_GRAD = {"dy": [2, 3, 5, 8], **GROUP_NORM, "mean": [2, 4], "rstd": [2, 4]}
+GROUP_NORM_GRAD = {"dy": [2, 3, 5, 8], **GROUP_NORM, "mean": [2, 4], "rstd": [2, 4], "rest": []}
 STANDARDIZE = {"w": [3, 3, 4, 8], "gain": [8], "Tout": "float32"}
 STANDARDIZE_GRAD = {
     "dw_hat": [3, 3, 4, 8],
@@ -59,6 +59,8 @@ INVALID = {
             ({"epsilon": -1e-3}, ["epsilon", "not negative", "is -0.001"]),
             ({"epsilon": float("nan")}, ["epsilon", "finite", "nan"]),
             ({"epsilon": float("inf")}, ["epsilon", "finite", "inf"]),
+            ({"with_rest": 2}, ["with_rest", "0 or 1", "is 2"]),
+            ({"with_rest": 7}, ["with_rest", "0 or 1", "is 7"]),
         ],
     ),
     "GroupNormGrad": (
@@ -75,6 +77,16 @@ INVALID = {
                 for name in ("mean", "rstd")
                 for shape in ([], [8], [0], [2, 8], [4, 2], [1, 4], [2, 4, 1])
             ),
+            *(
+                ({"rest": [shape]} | more, ["rest", "[N,2,groups] = [2,2,4]", text])
+                for shape in ([], [0], [2, 4], [2, 4, 2], [2, 3, 4], [1, 2, 4], [2, 2, 4, 1])
+                for text in [str(shape).replace(" ", "")]
+                for more in ({}, {"side_input": [[2, 3, 5, 8]], "with_y": 1})
+            ),
+            ({"rest": [[2, 2, 4]] * 2}, ["num_rests", "0 or 1", "is 2"]),
+            ({"rest": [[2, 2, 4]] * 9}, ["num_rests", "0 or 1", "is 9"]),
+            ({"with_y": 2}, ["with_y", "0 or 1", "is 2"]),
+            ({"with_y": 7}, ["with_y", "0 or 1", "is 7"]),
         ],
     ),
 }
@@ -123,6 +135,7 @@ CALLS = [
     for op, (valid, changes) in INVALID.items()
     for i, (change, message) in enumerate(changes)
 ]
+LISTS = ("side_input", "rest")
 TENSORS = ("x", "gamma", "beta", "dy", "mean", "rstd", "w", "gain", "dw_hat")
 
 
@@ -131,8 +144,9 @@ def call(op, arguments, make_tensor):
     for name in TENSORS:
         if name in arguments:
             arguments[name] = make_tensor(arguments[name])
-    if "side_input" in arguments:
-        arguments["side_input"] = [make_tensor(shape) for shape in arguments["side_input"]]
+    for name in LISTS:
+        if name in arguments:
+            arguments[name] = [make_tensor(shape) for shape in arguments[name]]
     return getattr(tfgn.raw_ops, op)(**arguments)
 
 
@@ -185,7 +199,7 @@ def test_shapes_known_only_at_run_time(op, arguments, message):
 @pytest.mark.parametrize("op, arguments, message", CALLS)
 def test_shapes_known_only_when_xla_compiles(op, arguments, message):
     shapes = [arguments[name] for name in TENSORS if name in arguments]
-    shapes += arguments.get("side_input", [])
+    shapes += [shape for name in LISTS for shape in arguments.get(name, [])]
 
     @tf.function(
         jit_compile=True, autograph=False, input_signature=[tf.TensorSpec(None)] * len(shapes)

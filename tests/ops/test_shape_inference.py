@@ -5,18 +5,21 @@ import pytest
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 
+LISTS = ("side_input", "rest")
+
 
 def infer(op, inputs, **attrs):
     """The shapes of the outputs of a raw op for inputs of these shapes."""
     with tf.Graph().as_default():
         placeholders = tf.nest.map_structure(
             lambda shape: tf.compat.v1.placeholder("float32", shape),
-            {name: tf.TensorShape(shape) for name, shape in inputs.items() if name != "side_input"},
+            {name: tf.TensorShape(shape) for name, shape in inputs.items() if name not in LISTS},
         )
-        if "side_input" in inputs:
-            placeholders["side_input"] = [
-                tf.compat.v1.placeholder("float32", shape) for shape in inputs["side_input"]
-            ]
+        placeholders |= {
+            name: [tf.compat.v1.placeholder("float32", shape) for shape in inputs[name]]
+            for name in LISTS
+            if name in inputs
+        }
         outputs = tf.nest.flatten(getattr(tfgn.raw_ops, op)(**placeholders, **attrs))
         return [None if t.shape.rank is None else t.shape.as_list() for t in outputs]
 
@@ -36,6 +39,8 @@ def infer(op, inputs, **attrs):
 def test_group_norm(x, side_input, y, statistics):
     inputs = {"x": x, "gamma": [0], "beta": None, "side_input": side_input}
     assert infer("GroupNorm", inputs, groups=4) == [y, statistics, statistics]
+    with_rest = infer("GroupNorm", inputs, groups=4, with_rest=1)
+    assert with_rest == [y, statistics, statistics, [statistics[0], 2, 4]]
 
 
 @pytest.mark.parametrize(
@@ -49,8 +54,11 @@ def test_group_norm(x, side_input, y, statistics):
 )
 def test_group_norm_grad(dy, x, side_input, dx):
     inputs = {"dy": dy, "x": x, "gamma": [8], "beta": [None, 8], "mean": None, "rstd": [None, 4]}
-    outputs = infer("GroupNormGrad", inputs | {"side_input": side_input}, groups=4)
-    assert outputs == [dx, [8], [None, 8]] + [dx] * len(side_input)
+    for rest in ([], [None], [[None, 2, None]]):
+        lists = {"side_input": side_input, "rest": rest}
+        for with_y in (0, 1):
+            outputs = infer("GroupNormGrad", inputs | lists, groups=4, with_y=with_y)
+            assert outputs == [dx, [8], [None, 8]] + [dx] * (len(side_input) + with_y)
 
 
 @pytest.mark.parametrize(
@@ -89,20 +97,26 @@ def test_standardize_weights(w, axis, outputs):
         (
             "GroupNormGrad",
             {"dy": [], "x": None, "gamma": [8], "beta": [8], "mean": None, "rstd": None}
-            | {"side_input": []},
+            | {"side_input": [], "rest": []},
             "x must have",
         ),
         (
             "GroupNormGrad",
             {"dy": [2, 8], "x": None, "gamma": [8], "beta": [8], "mean": None, "rstd": None}
-            | {"side_input": [[3, 8]]},
+            | {"side_input": [[3, 8]], "rest": []},
             "side_input must have",
         ),
         (
             "GroupNormGrad",
             {"dy": [2, 8], "x": None, "gamma": [8], "beta": [8], "mean": [3, 4], "rstd": None}
-            | {"side_input": []},
+            | {"side_input": [], "rest": []},
             "mean must have",
+        ),
+        (
+            "GroupNormGrad",
+            {"dy": [2, 8], "x": None, "gamma": [8], "beta": [8], "mean": None, "rstd": None}
+            | {"side_input": [], "rest": [[3, 2, 4]]},
+            "rest must have",
         ),
     ],
 )

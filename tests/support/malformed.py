@@ -41,17 +41,21 @@ class Call:
     inputs: dict[str, Tensor]
     attributes: dict
     side_inputs: list[Tensor] = dataclasses.field(default_factory=list)
+    rests: list[Tensor] = dataclasses.field(default_factory=list)
 
     @property
     def tensors(self):
-        return [*self.inputs.values(), *self.side_inputs]
+        return [*self.inputs.values(), *self.side_inputs, *self.rests]
 
     def arguments(self, tensors):
         """The call's arguments, with `tensors` for its tensors."""
         tensors = list(tensors)
         arguments = dict(zip(self.inputs, tensors, strict=False)) | self.attributes
         if self.op.startswith("GroupNorm"):
-            arguments["side_input"] = tensors[len(self.inputs) :]
+            end = len(self.inputs) + len(self.side_inputs)
+            arguments["side_input"] = tensors[len(self.inputs) : end]
+        if self.op == "GroupNormGrad":
+            arguments["rest"] = tensors[end:]
         return arguments
 
 
@@ -85,7 +89,14 @@ def draw_valid(rng) -> Call:
     sides = []
     if op.startswith("Group") and rng.random() < 0.3:
         sides = [Tensor(shapes["x"], t, fill)]
-    return Call(op, inputs, attributes, sides)
+    call = Call(op, inputs, attributes, sides)
+    if op == "GroupNorm":
+        attributes["with_rest"] = rng.randrange(2)
+    elif op == "GroupNormGrad":
+        attributes["with_y"] = rng.randrange(2)
+        if rng.random() < 0.5:
+            call.rests = [Tensor(shapes["rest"], types[U], fill)]
+    return call
 
 
 def draw_shape(rng, least):
@@ -105,7 +116,7 @@ def group_norm(rng):
     groups = rng.choice([g for g in range(1, max(c, 1) + 1) if c % g == 0])
     affine = [(c,), (n, c), (0,)]
     shapes = {"x": x, "dy": x, "gamma": rng.choice(affine), "beta": rng.choice(affine)}
-    shapes |= dict.fromkeys(("mean", "rstd"), (n, groups))
+    shapes |= dict.fromkeys(("mean", "rstd"), (n, groups)) | {"rest": (n, 2, groups)}
     attributes = {"groups": groups, "axis": rng.choice((axis, axis - len(x)))}
     return shapes, attributes | {"activation": rng.choice(ACTIVATIONS)}
 
@@ -170,6 +181,8 @@ def another_attribute(rng, call):
         "epsilon_mode": (*STRINGS, *EPSILON_MODES),
         TOUT: FLOATS,
         "axis": INTEGERS,
+        "with_rest": (0, 1, 2, 7),
+        "with_y": (0, 1, 2, 7),
     }[name]
     value = rng.choice(values)
     if name == "axis" and call.op.startswith("Standardize"):
@@ -184,10 +197,17 @@ def another_side_input(rng, call):
         call.side_inputs = [new] * rng.choice((0, 1, 1, 2, 9))
 
 
+def another_rest(rng, call):
+    if call.op == "GroupNormGrad":
+        new = dataclasses.replace(rng.choice([*call.tensors, *call.rests * 4]))
+        call.rests = [new] * rng.choice((0, 1, 1, 2, 9))
+
+
 SHAPE_CHANGES = (random_shape, another_size, another_rank, shape_of_another)
 CHANGES = (
     *SHAPE_CHANGES,
     *(another_type, another_fill, another_attribute, another_attribute, another_side_input),
+    another_rest,
 )
 
 
@@ -200,6 +220,7 @@ def type_faults(call: Call) -> bool:
     for name, attribute in INPUTS[call.op].items():
         found[attribute].add(call.inputs[name].dtype)
     found[T].update(tensor.dtype for tensor in call.side_inputs)
+    found[U].update(tensor.dtype for tensor in call.rests)
     if call.op == "StandardizeWeights":
         found[TOUT] = {call.attributes[TOUT]}
     allowed = {T: FLOATS, U: FLOATS[2:], TOUT: FLOATS}
@@ -231,6 +252,9 @@ def group_norm_faults(call, x):
         found.add("activation")
     if len(call.side_inputs) > 1:
         found.add("num_side_inputs")
+    if len(call.rests) > 1:
+        found.add("num_rests")
+    found |= {name for name in ("with_rest", "with_y") if attributes.get(name, 0) > 1}
     if len(x) < 2:
         return found | {"x"}
     if not (-len(x) < axis < len(x) and axis % len(x) != 0):
@@ -243,6 +267,8 @@ def group_norm_faults(call, x):
     found |= {
         name for name in call.inputs if call.inputs[name].shape not in expected.get(name, {x})
     }
+    if any(rest.shape != (n, 2, groups) for rest in call.rests):
+        found.add("rest")
     return found | ({"side_input"} if any(side.shape != x for side in call.side_inputs) else set())
 
 
@@ -287,9 +313,11 @@ def outputs(call: Call) -> list[tuple[tuple[int, ...], str]]:
     if call.op == "GroupNorm":
         x, t = like("x")
         statistic = ((x[0], call.attributes["groups"]), like("gamma")[1])
-        return [(x, t), statistic, statistic]
+        rest = ((x[0], 2, call.attributes["groups"]), statistic[1])
+        return [(x, t), statistic, statistic, *[rest] * call.attributes["with_rest"]]
     if call.op == "GroupNormGrad":
-        return [like("x"), like("gamma"), like("beta"), *[like("x")] * len(call.side_inputs)]
+        like_x = len(call.side_inputs) + call.attributes["with_y"]
+        return [like("x"), like("gamma"), like("beta"), *[like("x")] * like_x]
     if call.op == "StandardizeWeights":
         statistic = ((outputs_of(call),), like("gain")[1])
         return [(like("w")[0], tout(call)), statistic, statistic]

@@ -187,6 +187,8 @@ def infer(call, rng, graph):
                 malformed.TOUT,
                 "side_input",
                 "num_side_inputs",
+                "rest",
+                "num_rests",
             }
             if not names.intersection(re.findall(r"\b(\w{1,20}) must\b", str(error))):
                 raise WrongAnswer(str(error)) from None

@@ -84,18 +84,24 @@ HWY_INLINE hn::Vec<D> Activate(D d, hn::Vec<D> z) {
   }
 }
 
-// dy * activation'(z); silu'(z) = s * (1 + z * (1 - s)) with s = sigmoid(z).
+// y = activation(z), with the bits of Activate, and dz = dy * activation'(z);
+// silu'(z) = s * (1 + z * (1 - s)) with s = sigmoid(z). What is not used costs nothing.
+template <class D>
+struct Activated {
+  hn::Vec<D> y, dz;
+};
+
 template <Activation kActivation, class D>
-HWY_INLINE hn::Vec<D> ActivateBackward(D d, hn::Vec<D> dy, hn::Vec<D> z) {
-  if constexpr (kActivation == Activation::kRelu) {
-    return hn::IfThenElseZero(hn::Gt(z, hn::Zero(d)), dy);
-  } else if constexpr (kActivation == Activation::kSilu) {
+HWY_INLINE Activated<D> ActivateBackward(D d, hn::Vec<D> dy, hn::Vec<D> z) {
+  if constexpr (kActivation == Activation::kSilu) {
     const auto one = hn::Set(d, 1);
     z = SigmoidRange(d, z);
     const auto s = Sigmoid(d, z);
-    return hn::Mul(dy, hn::Mul(s, hn::MulAdd(z, hn::Sub(one, s), one)));
+    return {hn::Mul(z, s), hn::Mul(dy, hn::Mul(s, hn::MulAdd(z, hn::Sub(one, s), one)))};
+  } else if constexpr (kActivation == Activation::kRelu) {
+    return {Activate<kActivation>(d, z), hn::IfThenElseZero(hn::Gt(z, hn::Zero(d)), dy)};
   } else {
-    return dy;
+    return {z, dy};
   }
 }
 

@@ -20,7 +20,8 @@ namespace {
 template <typename T, typename Tout, class Activations>
 class BackwardPass {
   using CT = ParamOf<T>;
-  enum Table { kMean, kScale, kBeta, kSlope, kOffset };
+  using Statistic = SplitStatistic<hn::ScalableTag<double>>;
+  enum Table { kMean, kScale, kShift, kSlope, kOffset };
 
  public:
   BackwardPass(const CpuPlan& plan, const BackwardTensors<T, Tout>& t, void* workspace)
@@ -29,18 +30,21 @@ class BackwardPass {
         t_(t),
         scratch_(plan, Scratch(workspace)),
         source_{t.x, t.dy, t.side_input},
-        elements_{p_.activation, source_, t.dx, t.dside} {
+        elements_{p_.activation, source_, t.dx, t.dside, t.y} {
     // Writing dz to an output of its precision and reading it again is faster than computing the
-    // sigmoid twice (benchmarks/NOTES.md, "+SiLU").
+    // sigmoid twice (benchmarks/NOTES.md, "+SiLU"). x is read again, too.
     if constexpr (std::is_same_v<T, CT> && std::is_same_v<T, Tout>) {
-      if (p_.activation != Activation::kSilu) return;
-      kept_ = t.dside != nullptr ? t.dside : t.dx != t.x ? t.dx : nullptr;
-      if (kept_ == nullptr) return;
-      elements_ = {Activation::kLinear, {t.x, kept_, nullptr}, t.dx, nullptr};
+      if (p_.activation != Activation::kSilu || t.y == t.x) return;
+      T* const dz = t.dside != nullptr ? t.dside : t.dx != t.x ? t.dx : nullptr;
+      if (dz == nullptr) return;
+      kept_ = {dz, t.y};
+      elements_ = {Activation::kLinear, {t.x, dz, nullptr}, t.dx, nullptr, nullptr};
     }
   }
 
-  bool writes_elements() const { return elements_.dx != nullptr || elements_.dside != nullptr; }
+  bool writes_elements() const {
+    return elements_.dx != nullptr || elements_.dside != nullptr || elements_.y != nullptr;
+  }
 
   // --- the work of stages, for items [begin, end) of sample n ---
 
@@ -60,7 +64,7 @@ class BackwardPass {
       CpuPlan::ForEachPiece(begin, end, p_.c, p_.b,
                             [&](int64_t offset, int64_t length, int64_t c, int64_t unit) HWY_ATTR {
                               const ChannelSums sums = GradientSums<activation()>(
-                                  source_ + (sample + offset), KeptAt(sample + offset), length,
+                                  source_ + (sample + offset), kept_ + (sample + offset), length,
                                   UniformOf(n, c));
                               Partial(n, unit, 0)[c] = sums.dz;
                               Partial(n, unit, 1)[c] = sums.dz_centered;
@@ -133,12 +137,25 @@ class BackwardPass {
   }
 
   // A saved statistic of groups [first, last): a lane for each, or one group's in all lanes.
-  template <class D>
-  HWY_INLINE hn::Vec<D> ReadStatistic(D d, const CT* values, int64_t n, int64_t first,
-                                      int64_t last) const {
-    values += n * p_.groups + first;
-    if (p_.channels_per_group() > 1) return hn::Set(d, *values);
-    return ReadWide(d, values, FirstLanes{static_cast<size_t>(last - first)});
+  // `rest`: null, or what each lost, in the layout of ForwardTensors::rest.
+  HWY_INLINE Statistic ReadStatistic(const CT* values, const CT* rest, int64_t n, int64_t first,
+                                     int64_t last) const {
+    const hn::ScalableTag<double> d;
+    const auto read = [&](const CT* of_groups) HWY_ATTR {
+      return p_.channels_per_group() > 1
+                 ? hn::Set(d, *of_groups)
+                 : ReadWide(d, of_groups, FirstLanes{static_cast<size_t>(last - first)});
+    };
+    return {read(values + n * p_.groups + first),
+            rest == nullptr ? hn::Zero(d) : read(rest + 2 * n * p_.groups + first)};
+  }
+  HWY_INLINE Statistic ReadMean(int64_t n, int64_t first, int64_t last) const {
+    return ReadStatistic(t_.mean, t_.rest, n, first, last);
+  }
+  HWY_INLINE hn::Vec<hn::ScalableTag<double>> ReadRstd(int64_t n, int64_t first,
+                                                       int64_t last) const {
+    const CT* const rest = t_.rest == nullptr ? nullptr : t_.rest + p_.groups;
+    return ReadStatistic(t_.rstd, rest, n, first, last).Sum();
   }
 
   template <class F>
@@ -149,23 +166,23 @@ class BackwardPass {
 
   void PrepareGroups(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
-    const auto mean = ReadStatistic(d, t_.mean, n, first, last);
-    const auto rstd = hn::Mul(ReadStatistic(d, t_.rstd, n, first, last), hn::Set(d, p_.scale));
-    const CT* gamma = AffineOf(p_.gamma, t_.gamma, n, p_.c);
-    const CT* beta = AffineOf(p_.beta, t_.beta, n, p_.c);
-    Fill(n, kMean, first, last, [&](int64_t, auto) HWY_ATTR { return mean; });
-    Fill(n, kScale, first, last, [&](int64_t c, auto lanes) HWY_ATTR {
-      return hn::Mul(rstd, ReadAffine(d, gamma, c, lanes, 1));
-    });
-    if (p_.activation == Activation::kLinear) return;
-    Fill(n, kBeta, first, last,
-         [&](int64_t c, auto lanes) HWY_ATTR { return ReadAffine(d, beta, c, lanes, 0); });
+    const Statistic mean = ReadMean(n, first, last);
+    const auto scaled_rstd = hn::Mul(ReadRstd(n, first, last), hn::Set(d, p_.scale));
+    const Affines<decltype(d), CT> affines = {d, mean.rest, scaled_rstd,
+                                              AffineOf(p_.gamma, t_.gamma, n, p_.c),
+                                              AffineOf(p_.beta, t_.beta, n, p_.c)};
+    Fill(n, kMean, first, last, [&](int64_t, auto) HWY_ATTR { return mean.rounded; });
+    Fill(n, kScale, first, last,
+         [&](int64_t c, auto lanes) HWY_ATTR { return affines.Scale(c, lanes); });
+    if (p_.activation == Activation::kLinear && t_.y == nullptr) return;
+    Fill(n, kShift, first, last,
+         [&](int64_t c, auto lanes) HWY_ATTR { return affines.Shift(c, lanes); });
   }
 
   void FinishGroups(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
     const int64_t channels = p_.channels_per_group(), begin = first * channels;
-    const auto rstd = ReadStatistic(d, t_.rstd, n, first, last);
+    const auto rstd = ReadRstd(n, first, last);
     const CT* gamma = AffineOf(p_.gamma, t_.gamma, n, p_.c);
     auto dz_of_group = hn::Zero(d), dz_centered_of_group = hn::Zero(d);
     ForEachVector(d, (last - first) * channels, [&](int64_t j, auto lanes) HWY_ATTR {
@@ -216,18 +233,16 @@ class BackwardPass {
     });
   }
 
-  T* KeptAt(int64_t offset) const { return kept_ == nullptr ? nullptr : kept_ + offset; }
-
   BackwardCoefficients<PerColumn<CT>> ColumnsOf(int64_t n, Tile tile) const {
     const auto table = [&](Table i) {
       return PerColumn<CT>{scratch_.tables.Row(n, i) + tile.begin};
     };
-    return {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)};
+    return {table(kMean), table(kScale), table(kShift), table(kSlope), table(kOffset)};
   }
 
   BackwardCoefficients<Uniform<CT>> UniformOf(int64_t n, int64_t c) const {
     const auto table = [&](Table i) { return Uniform<CT>{scratch_.tables.Row(n, i)[c]}; };
-    return {table(kMean), table(kScale), table(kBeta), table(kSlope), table(kOffset)};
+    return {table(kMean), table(kScale), table(kShift), table(kSlope), table(kOffset)};
   }
 
   void SumsOfTile(int64_t n, int64_t chunk, Tile tile) const {
@@ -235,7 +250,7 @@ class BackwardPass {
     const int64_t row = p_.c * p_.b, rows = plan_.ChunkEnd(chunk) - plan_.ChunkBegin(chunk);
     const int64_t offset = n * p_.a * row + plan_.ChunkBegin(chunk) * plan_.cols + tile.begin;
     Activations::Dispatch(p_.activation, [&](auto activation) HWY_ATTR {
-      AddGradientRows<activation()>(source_ + offset, KeptAt(offset), plan_.cols, rows, tile.width,
+      AddGradientRows<activation()>(source_ + offset, kept_ + offset, plan_.cols, rows, tile.width,
                                     plan_.ChunkTail(chunk), ColumnsOf(n, tile), sums);
     });
 
@@ -261,7 +276,7 @@ class BackwardPass {
   const PassScratch<BackwardTensors<T, Tout>> scratch_;
   const Source<T, Tout> source_;
   Elements<T, Tout> elements_;
-  T* kept_ = nullptr;  // dz, from the sums on
+  Kept<T, Tout> kept_;
 };
 
 // A CpuKernel.

@@ -56,6 +56,7 @@ struct ForwardCoefficients {
 template <typename T, typename Tout, class Activations>
 class ForwardPass {
   using CT = ParamOf<T>;
+  using Statistic = SplitStatistic<hn::ScalableTag<double>>;
   enum Table { kMean, kScale, kShift };
 
  public:
@@ -83,7 +84,7 @@ class ForwardPass {
   void Finish(int64_t n, int64_t first, int64_t last) const {
     const hn::ScalableTag<double> d;
     constexpr size_t kMaxLanes = HWY_MAX_BYTES / sizeof(double);
-    HWY_ALIGN double means[kMaxLanes], m2s[kMaxLanes], rstds[kMaxLanes] = {};
+    HWY_ALIGN double m2s[kMaxLanes], rstds[kMaxLanes] = {};
     ForEachVector(d, last - first, [&](int64_t j, auto lanes) HWY_ATTR {
       // Moments::Merge for a vector of groups, which have the same counts.
       const int64_t g = first + j;
@@ -98,19 +99,30 @@ class ForwardPass {
                                     Read(d, SquaredDeviations(n, unit) + g, lanes)));
         count = total;
       }
-      hn::Store(mean, d, means);
       hn::Store(m2, d, m2s);
       const int64_t groups = std::min(last - g, static_cast<int64_t>(hn::Lanes(d)));
       for (int64_t i = 0; i < groups; ++i) rstds[i] = p_.Rstd(m2s[i]);
-      WriteNarrow(mean, d, t_.mean + n * p_.groups + g, lanes);
-      WriteNarrow(hn::Load(d, rstds), d, t_.rstd + n * p_.groups + g, lanes);
+      const Statistic split_mean = Split<CT>(d, mean),
+                      split_rstd = Split<CT>(d, hn::Load(d, rstds));
+      WriteNarrow(split_mean.rounded, d, t_.mean + n * p_.groups + g, lanes);
+      WriteNarrow(split_rstd.rounded, d, t_.rstd + n * p_.groups + g, lanes);
+      if (t_.rest != nullptr) {
+        CT* const rest = t_.rest + 2 * n * p_.groups + g;
+        WriteNarrow(split_mean.rest, d, rest, lanes);
+        WriteNarrow(split_rstd.rest, d, rest + p_.groups, lanes);
+      }
       if (p_.channels_per_group() == 1) {
-        FillTables(n, g, g + groups, mean, hn::Load(d, rstds));
+        FillTables(n, g, g + groups, split_mean, split_rstd.Sum());
         return;
       }
+      HWY_ALIGN double means[kMaxLanes], rests[kMaxLanes];
+      hn::Store(split_mean.rounded, d, means);
+      hn::Store(split_mean.rest, d, rests);
+      hn::Store(split_rstd.Sum(), d, rstds);
       for (int64_t i = 0; i < groups; ++i) {
         const int64_t c = (g + i) * p_.channels_per_group();
-        FillTables(n, c, c + p_.channels_per_group(), hn::Set(d, means[i]), hn::Set(d, rstds[i]));
+        const Statistic of_group = {hn::Set(d, means[i]), hn::Set(d, rests[i])};
+        FillTables(n, c, c + p_.channels_per_group(), of_group, hn::Set(d, rstds[i]));
       }
     });
   }
@@ -174,25 +186,19 @@ class ForwardPass {
   }
 
   // Fills the tables for channels [begin, end) of one group, or of a vector of groups of one
-  // channel each. shift corrects the rounding of mean to CT, which would cost accuracy if |mean| is
-  // large.
-  template <class V>
-  HWY_INLINE void FillTables(int64_t n, int64_t begin, int64_t end, V mean, V rstd) const {
+  // channel each.
+  HWY_INLINE void FillTables(int64_t n, int64_t begin, int64_t end, const Statistic& mean,
+                             hn::Vec<hn::ScalableTag<double>> rstd) const {
     const hn::ScalableTag<double> d;
-    const CT* gamma = AffineOf(p_.gamma, t_.gamma, n, p_.c);
-    const CT* beta = AffineOf(p_.beta, t_.beta, n, p_.c);
-    const auto error = hn::Sub(mean, Rounded<CT>(d, mean));
-    const auto scaled_rstd = hn::Mul(rstd, hn::Set(d, p_.scale));
-    const auto scale = [&](int64_t c, auto lanes) HWY_ATTR {
-      return hn::Mul(scaled_rstd, ReadAffine(d, gamma, c, lanes, 1));
-    };
+    const Affines<decltype(d), CT> affines = {d, mean.rest, hn::Mul(rstd, hn::Set(d, p_.scale)),
+                                              AffineOf(p_.gamma, t_.gamma, n, p_.c),
+                                              AffineOf(p_.beta, t_.beta, n, p_.c)};
     FillChannels(plan_, scratch_.tables.Row(n, kMean), begin, end,
-                 [&](int64_t, auto) HWY_ATTR { return mean; });
-    FillChannels(plan_, scratch_.tables.Row(n, kScale), begin, end, scale);
+                 [&](int64_t, auto) HWY_ATTR { return mean.rounded; });
+    FillChannels(plan_, scratch_.tables.Row(n, kScale), begin, end,
+                 [&](int64_t c, auto lanes) HWY_ATTR { return affines.Scale(c, lanes); });
     FillChannels(plan_, scratch_.tables.Row(n, kShift), begin, end,
-                 [&](int64_t c, auto lanes) HWY_ATTR {
-                   return hn::NegMulAdd(error, scale(c, lanes), ReadAffine(d, beta, c, lanes, 0));
-                 });
+                 [&](int64_t c, auto lanes) HWY_ATTR { return affines.Shift(c, lanes); });
   }
 
   template <Activation kActivation, class K>

@@ -16,10 +16,10 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
-// PerColumn or Uniform; scale = rstd * gamma.
+// PerColumn or Uniform. mean, scale and shift are those of the forward pass.
 template <class Coefficient>
 struct BackwardCoefficients {
-  Coefficient mean, scale, beta, slope, offset;
+  Coefficient mean, scale, shift, slope, offset;
 };
 
 // x, dy and side_input at the same element.
@@ -32,67 +32,82 @@ struct Source {
   Source operator+(int64_t i) const { return {x + i, dy + i, side == nullptr ? side : side + i}; }
 };
 
-// x - mean, and dz = dy * activation'((x - mean) * scale + beta + side_input); 0 in lanes that are
-// not covered.
+// x - mean and dz = dy * activation'(z), both 0 in lanes that are not covered, and
+// y = activation(z), with z = (x - mean) * scale + shift + side_input.
 template <class D>
 struct Gradient {
-  hn::Vec<D> centered, dz;
+  hn::Vec<D> centered, dz, y;
 };
 
+// `with_y`: whether y is used. Without an activation, nothing else needs z.
 template <Activation kActivation, class D, typename T, typename Tout, class Lanes, class K>
 HWY_INLINE Gradient<D> GradientAt(D d, const Source<T, Tout>& from, int64_t j, Lanes lanes,
-                                  const K& k, int64_t column) {
+                                  const K& k, int64_t column, bool with_y) {
   const auto centered =
       Covered(d, hn::Sub(Read(d, from.x + j, lanes), k.mean.Get(d, column)), lanes);
   const auto dy = Read(d, from.dy + j, lanes);
-  if constexpr (kActivation == Activation::kLinear) {
-    return {centered, dy};
-  } else {
-    auto z = hn::MulAdd(centered, k.scale.Get(d, column), k.beta.Get(d, column));
-    if (from.side != nullptr) z = hn::Add(z, Read(d, from.side + j, lanes));
-    return {centered, Covered(d, ActivateBackward<kActivation>(d, dy, z), lanes)};
-  }
+  if (kActivation == Activation::kLinear && !with_y) return {centered, dy, centered};
+  auto z = hn::MulAdd(centered, k.scale.Get(d, column), k.shift.Get(d, column));
+  if (from.side != nullptr) z = hn::Add(z, Read(d, from.side + j, lanes));
+  const auto activated = ActivateBackward<kActivation>(d, dy, z);
+  return {centered, Covered(d, activated.dz, lanes), activated.y};
 }
 
 struct ChannelSums {
   double dz, dz_centered;
 };
 
-// Sums of dz and dz * (x - mean) along a run. Writes dz to `kept` unless that is null.
+// Where the sums leave what they have computed on the way.
+template <typename T, typename Tout>
+struct Kept {
+  T* dz = nullptr;    // or null
+  Tout* y = nullptr;  // or null, as it is without dz
+
+  Kept operator+(int64_t i) const {
+    return {dz == nullptr ? dz : dz + i, y == nullptr ? y : y + i};
+  }
+  template <class D, class Lanes>
+  HWY_INLINE void Put(const Gradient<D>& at, D d, int64_t i, Lanes lanes) const {
+    Write(at.dz, d, dz + i, lanes);
+    if (y != nullptr) Write(at.y, d, y + i, lanes);
+  }
+};
+
+// Sums of dz and dz * (x - mean) along a run.
 template <Activation kActivation, typename T, typename Tout, class K>
-ChannelSums GradientSums(Source<T, Tout> from, T* kept, int64_t length, K k) {
+ChannelSums GradientSums(Source<T, Tout> from, Kept<T, Tout> kept, int64_t length, K k) {
   const hn::ScalableTag<ParamOf<T>> d;
   ChannelSums sums = {0, 0};
   SumRun<ParamOf<T>>(length, &sums.dz, &sums.dz_centered,
                      [&](int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
-                       const auto at = GradientAt<kActivation>(d, from, j, lanes, k, j);
+                       const auto at = GradientAt<kActivation>(d, from, j, lanes, k, j, false);
                        first = hn::Add(first, at.dz);
                        second = hn::MulAdd(at.dz, at.centered, second);
-                       if constexpr (kActivation != Activation::kLinear) {
-                         if (kept != nullptr) Write(at.dz, d, kept + j, lanes);
+                       if constexpr (kActivation == Activation::kSilu) {
+                         if (kept.dz != nullptr) kept.Put(at, d, j, lanes);
                        }
                      });
   return sums;
 }
 
-// sums += (dz, dz * (x - mean)) down the rows of a tile and `tail` columns of one more row. Writes
-// dz to `kept` unless that is null.
+// sums += (dz, dz * (x - mean)) down the rows of a tile and `tail` columns of one more row.
 template <Activation kActivation, typename T, typename Tout, typename CT, class K>
-void AddGradientRows(Source<T, Tout> from, T* kept, int64_t stride, int64_t rows, int64_t width,
-                     int64_t tail, K k, ColumnSums<CT>& sums) {
+void AddGradientRows(Source<T, Tout> from, Kept<T, Tout> kept, int64_t stride, int64_t rows,
+                     int64_t width, int64_t tail, K k, ColumnSums<CT>& sums) {
   const hn::ScalableTag<CT> d;
   const int64_t ahead = kRowsAtOnce * stride;
   const auto add = [&](int64_t r, int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
     const int64_t i = r * stride + j;
     PrefetchForRead(from.x + i + ahead);
     PrefetchForRead(from.dy + i + ahead);
-    const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j);
+    const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j, false);
     first = hn::Add(first, at.dz);
     second = hn::MulAdd(at.dz, at.centered, second);
-    if constexpr (kActivation != Activation::kLinear) {
-      if (kept == nullptr) return;
-      PrefetchForWrite(kept + i + ahead);
-      Write(at.dz, d, kept + i, lanes);
+    if constexpr (kActivation == Activation::kSilu) {
+      if (kept.dz == nullptr) return;
+      PrefetchForWrite(kept.dz + i + ahead);
+      if (kept.y != nullptr) PrefetchForWrite(kept.y + i + ahead);
+      kept.Put(at, d, i, lanes);
     }
   };
   sums.Add(0, rows, width, add);
@@ -106,6 +121,7 @@ struct Elements {
   Source<T, Tout> from;
   T* dx;     // or null
   T* dside;  // or null
+  Tout* y;   // or null
 };
 
 template <Activation kActivation, typename T, typename Tout, class K>
@@ -115,13 +131,16 @@ void BackwardRows(const Elements<T, Tout>& elements, int64_t offset, int64_t str
   const Source<T, Tout> from = elements.from + offset;
   T* const dx = elements.dx == nullptr ? nullptr : elements.dx + offset;
   T* const dside = elements.dside == nullptr ? nullptr : elements.dside + offset;
+  Tout* const y = elements.y == nullptr ? nullptr : elements.y + offset;
   const int64_t ahead = PrefetchDistance<T>(rows, stride);
   for (int64_t begin = 0; begin < rows * stride; begin += stride) {
     ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
       const int64_t i = begin + j;
       if (dx != nullptr) PrefetchForWrite(dx + i + ahead);
       if (dside != nullptr) PrefetchForWrite(dside + i + ahead);
-      const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j);
+      if (y != nullptr) PrefetchForWrite(y + i + ahead);
+      const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j, y != nullptr);
+      if (y != nullptr) Write(at.y, d, y + i, lanes);
       if (dside != nullptr) Write(at.dz, d, dside + i, lanes);
       if (dx != nullptr) {
         const auto linear = hn::MulAdd(at.centered, k.slope.Get(d, j), k.offset.Get(d, j));

@@ -51,6 +51,7 @@ void RunEmpty(const CpuPlan& plan, const ForwardTensors<T, Tout>& t, void*, cons
   if (p.groups == 0) return;  // no output channel, and a size of groups that divides by 0
   std::fill_n(t.mean, p.n * p.groups, ParamOf<T>(0));
   std::fill_n(t.rstd, p.n * p.groups, static_cast<ParamOf<T>>(p.Rstd(0)));
+  if (t.rest != nullptr) std::fill_n(t.rest, 2 * p.n * p.groups, ParamOf<T>(0));
 }
 template <typename T, typename Tout>
 void RunEmpty(const CpuPlan& plan, const BackwardTensors<T, Tout>& t, void*, const ParallelFor&) {

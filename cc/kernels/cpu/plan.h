@@ -186,7 +186,7 @@ struct PassScratch<BackwardTensors<T, Tout>> {
 
   double* partial;            // [N, units, (sum dz, sum dz * (x - mean)), C]
   double* channels;           // [N, (dbeta, dgamma), C]
-  Tables<ParamOf<T>> tables;  // mean, scale, beta, slope, offset
+  Tables<ParamOf<T>> tables;  // mean, scale, shift, slope, offset
   int64_t bytes;
 };
 

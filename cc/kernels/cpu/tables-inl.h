@@ -48,6 +48,43 @@ HWY_INLINE hn::Vec<D> ReadAffine(D d, const CT* values, int64_t c, Lanes lanes, 
   return values == nullptr ? hn::Set(d, absent) : ReadWide(d, values + c, lanes);
 }
 
+// A statistic, and what it lost when it was rounded. Both are of CT, so that a backward pass can
+// read what a forward pass computed with.
+template <class D>
+struct SplitStatistic {
+  hn::Vec<D> rounded, rest;
+
+  HWY_INLINE hn::Vec<D> Sum() const { return hn::Add(rounded, rest); }
+};
+
+template <typename CT, class D>
+HWY_INLINE SplitStatistic<D> Split(D d, hn::Vec<D> v) {
+  const auto rounded = Rounded<CT>(d, v);
+  const auto rest = Rounded<CT>(d, hn::Sub(v, rounded));
+  // Not NaN where the rounding is to infinity.
+  return {rounded, hn::IfThenElseZero(hn::IsFinite(rest), rest)};
+}
+
+// scale and shift of z = (x - mean) * scale + shift, for channels of one group or of a vector of
+// groups. shift corrects the rounding of mean, which would cost accuracy if |mean| is large. What
+// computes z in either pass takes them from here, so that its bits are the same.
+template <class D, typename CT>
+struct Affines {
+  D d;
+  hn::Vec<D> rest_of_mean, scaled_rstd;
+  const CT* gamma;
+  const CT* beta;
+
+  template <class Lanes>
+  HWY_INLINE hn::Vec<D> Scale(int64_t c, Lanes lanes) const {
+    return hn::Mul(scaled_rstd, ReadAffine(d, gamma, c, lanes, 1));
+  }
+  template <class Lanes>
+  HWY_INLINE hn::Vec<D> Shift(int64_t c, Lanes lanes) const {
+    return hn::NegMulAdd(rest_of_mean, Scale(c, lanes), ReadAffine(d, beta, c, lanes, 0));
+  }
+};
+
 }  // namespace
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE

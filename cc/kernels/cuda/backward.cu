@@ -35,7 +35,8 @@ std::string LaunchNormalization(const CudaWork& work, const ErasedBackwardTensor
   args.plan = plan;
   args.vectors = cuda::IsAligned(t.x, 16) && cuda::IsAligned(t.side_input, 16) &&
                  cuda::IsAligned(t.dx, 16) && cuda::IsAligned(t.dside, 16) &&
-                 cuda::IsAligned(t.dy, plan.vector * SizeOf(t.dy_type));
+                 cuda::IsAligned(t.dy, plan.vector * SizeOf(t.dy_type)) &&
+                 cuda::IsAligned(t.y, plan.vector * SizeOf(t.dy_type));
   args.t = t;
   args.direct_affine = AffineGradientsAreOfGroups(p);
   const CudaScratch scratch(p, plan, workspace);

@@ -61,14 +61,14 @@ class BackwardBlock : Block<BackwardArgs<T>> {
     FinishGroups();
     if (in_cluster()) SyncCluster();  // no block ends while its sums are read
     __syncthreads();
-    if (w_.t.dx != nullptr || w_.t.dside != nullptr) WriteElements();
+    if (w_.t.dx != nullptr || w_.t.dside != nullptr || w_.t.y != nullptr) WriteElements();
   }
 
-  // What dz and dx are computed with: z = (x - mean) * scale + beta + side_input and
+  // What dz and dx are computed with: z = (x - mean) * scale + shift + side_input and
   // dx = dz * scale + (x - mean) * slope + offset.
   template <class K>
   struct Coefficients {
-    K mean, scale, beta, slope, offset;
+    K mean, scale, shift, slope, offset;
   };
   using LaneCoefficients = Coefficients<PerLane<CT, V>>;
   using ChannelCoefficients = Coefficients<Uniform<CT>>;
@@ -88,11 +88,12 @@ class BackwardBlock : Block<BackwardArgs<T>> {
            AffineAt(w_.p.gamma, w_.t.gamma, w_.p, part_.n, part_.channel + channel, CT(1));
   }
 
-  __device__ void SetCoefficients(int channel, CT* mean, CT* scale, CT* beta) const {
-    const int64_t at = Statistic(GroupOf(channel));
+  __device__ void SetCoefficients(int channel, CT* mean, CT* scale, CT* shift) const {
+    const int64_t at = Statistic(GroupOf(channel)), c = part_.channel + channel;
+    const CT rest = w_.t.rest == nullptr ? CT(0) : w_.t.rest[at + part_.n * w_.p.groups];
     *mean = w_.t.mean[at];
-    *scale = w_.t.rstd[at] * WeightOf(channel);
-    *beta = AffineAt(w_.p.beta, w_.t.beta, w_.p, part_.n, part_.channel + channel, CT(0));
+    *scale = ScaleOf(w_.p, w_.t.gamma, part_.n, c, w_.t.rstd[at]);
+    *shift = ShiftOf(w_.p, w_.t.beta, part_.n, c, rest, *scale);
   }
 
   // The coefficients of the lanes from `column` on. Lanes past the end repeat the last column.
@@ -101,14 +102,14 @@ class BackwardBlock : Block<BackwardArgs<T>> {
 #pragma unroll
     for (int l = 0; l < V; ++l) {
       const int j = min(column + l, part_.columns - 1), channel = b == 1 ? j : j / b;
-      SetCoefficients(channel, &k->mean.value[l], &k->scale.value[l], &k->beta.value[l]);
+      SetCoefficients(channel, &k->mean.value[l], &k->scale.value[l], &k->shift.value[l]);
       if (!finished) continue;
       k->slope.value[l] = results()[GroupOf(channel)].dz;
       k->offset.value[l] = results()[GroupOf(channel)].dz_centered;
     }
   }
   __device__ void SetChannel(int channel, bool finished, ChannelCoefficients* k) const {
-    SetCoefficients(channel, &k->mean.value, &k->scale.value, &k->beta.value);
+    SetCoefficients(channel, &k->mean.value, &k->scale.value, &k->shift.value);
     if (!finished) return;
     k->slope.value = results()[GroupOf(channel)].dz;
     k->offset.value = results()[GroupOf(channel)].dz_centered;
@@ -143,14 +144,14 @@ class BackwardBlock : Block<BackwardArgs<T>> {
               Store(HeldVector(dy, V, slot), slots, live, all, dz);
             });
           }
-          Differentiate(at, stride, live, lanes, k, x, dz);
+          Differentiate<!kFirst>(at, stride, live, lanes, k, x, dz);
           f(at, stride, live, lanes, x, dz);
         });
     *held += s.count;
   }
 
-  // x to x - mean, dy to dz.
-  template <class K>
+  // x to x - mean, dy to dz. Writes y if this is the walk that writes.
+  template <bool kWrites, class K>
   __device__ __forceinline__ void Differentiate(int64_t at, int64_t stride, int live, Lanes lanes,
                                                 const Coefficients<K>& k, CT (&x)[kBatch][V],
                                                 CT (&dy)[kBatch][V]) const {
@@ -159,12 +160,13 @@ class BackwardBlock : Block<BackwardArgs<T>> {
 #pragma unroll
       for (int l = 0; l < V; ++l) x[u][l] -= k.mean[l];
     }
-    if (w_.p.activation != Activation::kLinear) {
+    const bool with_y = kWrites && w_.t.y != nullptr;
+    if (w_.p.activation != Activation::kLinear || with_y) {
       CT z[kBatch][V];
 #pragma unroll
       for (int u = 0; u < kBatch; ++u) {
 #pragma unroll
-        for (int l = 0; l < V; ++l) z[u][l] = x[u][l] * k.scale[l] + k.beta[l];
+        for (int l = 0; l < V; ++l) z[u][l] = NormalizedAt(x[u][l], k.scale[l], k.shift[l]);
       }
       if (w_.t.side_input != nullptr) {
         CT side[kBatch][V];
@@ -172,6 +174,10 @@ class BackwardBlock : Block<BackwardArgs<T>> {
         ForEachElement(z, side, [](CT a, CT b) { return a + b; });
       }
       ActivateBackward(w_.p.activation, z, dy);
+      if (with_y) {
+        WithElements<CT>(w_.t.dy_type, w_.t.y,
+                         [&](auto* y) { Store(y + at, stride, live, lanes, z); });
+      }
     }
     if (lanes.whole && live == kBatch) return;
 #pragma unroll

@@ -14,10 +14,11 @@ struct ForwardArgs : LaunchArgs {
   ParamOf<T>* partial_sums;  // [N, G, parts] of CudaMoments
 };
 
-// The statistics that elements are normalized with. `error`: the rounding of the mean to CT.
+// The statistics that elements are normalized with. `rest`: what the mean lost when it was rounded
+// to CT. rstd exists in CT only.
 template <typename CT>
 struct Statistics {
-  CT mean, error, rstd, unused;
+  CT mean, rest, rstd, unused;
 };
 
 template <typename T>
@@ -185,12 +186,17 @@ class ForwardBlock : Block<ForwardArgs<T>> {
     const double mean = static_cast<double>(sums.mean) + static_cast<double>(sums.rest);
     const double rstd = w_.p.Rstd(sums.m2);
     const CT rounded = static_cast<CT>(mean);
-    const CT error = static_cast<CT>(static_cast<double>(sums.mean) - rounded + sums.rest);
-    statistics()[g] = {rounded, error, static_cast<CT>(rstd), 0};
+    const CT rest = static_cast<CT>(static_cast<double>(sums.mean) - rounded + sums.rest);
+    statistics()[g] = {rounded, rest, static_cast<CT>(rstd), 0};
     if (part_.index != 0) return;
     const int64_t at = Statistic(g);
     if (w_.t.mean != nullptr) w_.t.mean[at] = rounded;
     if (w_.t.rstd != nullptr) w_.t.rstd[at] = static_cast<CT>(rstd);
+    if (w_.t.rest != nullptr) {
+      CT* const of_group = w_.t.rest + at + part_.n * w_.p.groups;
+      of_group[0] = rest;
+      of_group[w_.p.groups] = 0;
+    }
   }
 
   // --- elements ---
@@ -205,9 +211,8 @@ class ForwardBlock : Block<ForwardArgs<T>> {
     const Statistics<CT> s = statistics()[GroupOf(channel)];
     const int64_t c = part_.channel + channel;
     *mean = s.mean;
-    *scale = s.rstd * static_cast<CT>(w_.p.scale) *
-             AffineAt(w_.p.gamma, w_.t.gamma, w_.p, part_.n, c, CT(1));
-    *shift = AffineAt(w_.p.beta, w_.t.beta, w_.p, part_.n, c, CT(0)) - s.error * *scale;
+    *scale = ScaleOf(w_.p, w_.t.gamma, part_.n, c, s.rstd);
+    *shift = ShiftOf(w_.p, w_.t.beta, part_.n, c, s.rest, *scale);
   }
 
   template <class K>
@@ -229,7 +234,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
           for (int u = 0; u < kBatch; ++u) {
 #pragma unroll
             for (int l = 0; l < V; ++l) {
-              z[u][l] = (z[u][l] - k.mean[l]) * k.scale[l] + k.shift[l];
+              z[u][l] = NormalizedAt(z[u][l] - k.mean[l], k.scale[l], k.shift[l]);
               if (w_.t.side_input != nullptr) z[u][l] += side[u][l];
             }
           }
@@ -288,9 +293,11 @@ __global__ void FillKernel(const __grid_constant__ FillArgs<CT> args) {
 
 // The statistics of groups without elements.
 template <typename CT>
-std::string FillStatistics(const Normalization& p, CT* mean, CT* rstd, void* stream) {
+std::string FillStatistics(const Normalization& p, CT* mean, CT* rstd, CT* rest, void* stream) {
   const int64_t count = p.n * p.groups;
-  std::string error = FillWithZeros(mean, count * static_cast<int64_t>(sizeof(CT)), stream);
+  constexpr int64_t kSize = sizeof(CT);
+  std::string error = FillWithZeros(mean, count * kSize, stream);
+  if (error.empty()) error = FillWithZeros(rest, 2 * count * kSize, stream);
   if (!error.empty() || rstd == nullptr || count == 0) return error;
   constexpr int kThreads = 256;
   return Launch(FillKernel<CT>, {(count + kThreads - 1) / kThreads, kThreads}, stream,
@@ -304,7 +311,7 @@ template <typename T>
 std::string LaunchNormalization(const CudaWork& work, const ErasedForwardTensors<T>& tensors,
                                 void* workspace, void* stream) {
   const Normalization& p = work.p;
-  if (p.empty()) return cuda::FillStatistics(p, tensors.mean, tensors.rstd, stream);
+  if (p.empty()) return cuda::FillStatistics(p, tensors.mean, tensors.rstd, tensors.rest, stream);
   cuda::ForwardArgs<T> args = {};
   args.p = p;
   args.plan = work.plan;

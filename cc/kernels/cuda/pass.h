@@ -20,7 +20,7 @@
 
 namespace tfgn {
 
-// The type of y or dy, known at run time only: a kernel is compiled once for all that it can be,
+// The type of y and dy, known at run time only: a kernel is compiled once for all that it can be,
 // which is double if T is double, and any other type else.
 enum class ElementType { kFloat16, kBfloat16, kFloat, kDouble };
 
@@ -35,14 +35,14 @@ constexpr int SizeOf(ElementType type) {
   return type == ElementType::kDouble ? 8 : type == ElementType::kFloat ? 4 : 2;
 }
 
-// The tensors of a pass as kernels take them: y, or dy, is of an ElementType.
+// The tensors of a pass as kernels take them: y and dy are of an ElementType.
 template <typename T>
 struct ErasedForwardTensors : ForwardTensors<T, void> {
   ElementType y_type;
 };
 template <typename T>
 struct ErasedBackwardTensors : BackwardTensors<T, void> {
-  ElementType dy_type;
+  ElementType dy_type;  // and that of y
 };
 
 template <typename T, typename Tout>
@@ -56,6 +56,7 @@ ErasedForwardTensors<T> Erased(const ForwardTensors<T, Tout>& t) {
   erased.y_type = ElementTypeOf<Tout>();
   erased.mean = t.mean;
   erased.rstd = t.rstd;
+  erased.rest = t.rest;
   return erased;
 }
 
@@ -69,11 +70,13 @@ ErasedBackwardTensors<T> Erased(const BackwardTensors<T, Tout>& t) {
   erased.beta = t.beta;
   erased.mean = t.mean;
   erased.rstd = t.rstd;
+  erased.rest = t.rest;
   erased.side_input = t.side_input;
   erased.dx = t.dx;
   erased.dgamma = t.dgamma;
   erased.dbeta = t.dbeta;
   erased.dside = t.dside;
+  erased.y = t.y;
   return erased;
 }
 

@@ -154,6 +154,12 @@ __device__ inline const CT* InBlock(const CT* shared, unsigned rank) {
 #endif
 }
 
+// --- arithmetic ---
+
+// a * b + c in one rounding: the same bits wherever it stands.
+__device__ inline float MulAdd(float a, float b, float c) { return fmaf(a, b, c); }
+__device__ inline double MulAdd(double a, double b, double c) { return fma(a, b, c); }
+
 // --- activations ---
 
 // exp(-z) and 1 / v for v >= 1, to a relative 1e-6 or better for float.
@@ -201,17 +207,25 @@ __device__ __forceinline__ void Activate(Activation activation, CT (&z)[U][V]) {
   }
 }
 
-// dy *= activation'(z); silu'(z) = s * (1 + z * (1 - s)) with s = sigmoid(z).
+// dy *= activation'(z) and z = activation(z), with the bits of Activate;
+// silu'(z) = s * (1 + z * (1 - s)) with s = sigmoid(z).
 template <typename CT, int U, int V>
-__device__ __forceinline__ void ActivateBackward(Activation activation, const CT (&z)[U][V],
+__device__ __forceinline__ void ActivateBackward(Activation activation, CT (&z)[U][V],
                                                  CT (&dy)[U][V]) {
-  if (activation == Activation::kRelu) {
-    ForEachElement(dy, z, [](CT d, CT v) { return v > CT(0) ? d : CT(0); });
-  } else if (activation == Activation::kSilu) {
-    ForEachElement(dy, z, [](CT d, CT v) {
-      const CT at = SigmoidRange(v), s = Sigmoid(at);
-      return d * (s * (CT(1) + at * (CT(1) - s)));
-    });
+#pragma unroll
+  for (int u = 0; u < U; ++u) {
+#pragma unroll
+    for (int l = 0; l < V; ++l) {
+      CT& v = z[u][l];
+      if (activation == Activation::kRelu) {
+        dy[u][l] = v > CT(0) ? dy[u][l] : CT(0);
+        v = v < CT(0) ? CT(0) : v;  // a NaN stays one
+      } else if (activation == Activation::kSilu) {
+        const CT at = SigmoidRange(v), s = Sigmoid(at);
+        dy[u][l] *= s * (CT(1) + at * (CT(1) - s));
+        v = at * s;
+      }
+    }
   }
 }
 

@@ -231,6 +231,25 @@ __device__ inline CT AffineAt(Affine affine, const CT* values, const Normalizati
   return of_sample == nullptr ? absent : of_sample[c];
 }
 
+// The scale and the shift of z = (x - mean) * scale + shift + side_input for channel c of sample n.
+// `rest`: what mean lost when it was rounded.
+template <typename CT>
+__device__ inline CT ScaleOf(const Normalization& p, const CT* gamma, int64_t n, int64_t c,
+                             CT rstd) {
+  return rstd * static_cast<CT>(p.scale) * AffineAt(p.gamma, gamma, p, n, c, CT(1));
+}
+template <typename CT>
+__device__ inline CT ShiftOf(const Normalization& p, const CT* beta, int64_t n, int64_t c, CT rest,
+                             CT scale) {
+  return MulAdd(-rest, scale, AffineAt(p.beta, beta, p, n, c, CT(0)));
+}
+
+// z without side_input. Both passes take it from here, so that its bits are the same.
+template <typename CT>
+__device__ inline CT NormalizedAt(CT centered, CT scale, CT shift) {
+  return MulAdd(centered, scale, shift);
+}
+
 // Queues the launches of a pass.
 template <typename Args>
 std::string LaunchPass(void (*kernel)(Args), Args args, void* stream) {

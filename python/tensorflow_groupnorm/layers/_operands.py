@@ -48,48 +48,34 @@ class Operands:
 
     def normalize(self) -> tuple[tf.Tensor, ...]:
         """Returns the normalized tensor, and the statistics that `gradient` needs."""
-        y, mean, rstd = self._op(self.x)
-        return y, mean, rstd
-
-    def gradient(self, dy: tf.Tensor, *statistics: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Returns the gradients of `tensors()`, and the normalized tensor again."""
-        dtype = tf.float64 if self.x.dtype == tf.float64 else tf.float32
-        gamma, beta = (_parameter(tensor, dtype) for tensor in (self.gamma, self.beta))
-        side = [] if self.residual is None else [self.residual]
-        dx, dgamma, dbeta, dside = fused.raw_ops.GroupNormGrad(
-            dy=dy,
-            x=self.x,
-            gamma=gamma,
-            beta=beta,
-            mean=statistics[0],
-            rstd=statistics[1],
-            side_input=side,
-            groups=self.groups,
-            axis=self.axis,
-            activation=self.activation,
-        )
-        with tf.control_dependencies([dx]):
-            y = self._op(tf.identity(self.x)).y
-        gradients = [dx, dgamma, dbeta, *dside]
-        present = [True, self.gamma is not None, self.beta is not None, self.residual is not None]
-        return [g for g, here in zip(gradients, present, strict=False) if here], y
-
-    def _op(self, x: tf.Tensor) -> Any:
-        dtype = tf.float64 if self.x.dtype == tf.float64 else tf.float32
-        return fused.raw_ops.GroupNorm(
-            x=x,
-            gamma=_parameter(self.gamma, dtype),
-            beta=_parameter(self.beta, dtype),
-            side_input=[] if self.residual is None else [self.residual],
-            groups=self.groups,
+        return fused.group_norm_with_statistics(
+            self.x,
+            self.gamma,
+            self.beta,
+            self.groups,
             axis=self.axis,
             epsilon=self.epsilon,
             activation=self.activation,
+            residual=self.residual,
         )
 
-
-def _parameter(value: tf.Tensor | None, dtype: tf.DType) -> tf.Tensor:
-    return tf.constant([], dtype) if value is None else value
+    def gradient(self, dy: tf.Tensor, *statistics: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Returns the gradients of `tensors()`, and the normalized tensor again."""
+        mean, rstd, rest = statistics
+        *gradients, y = fused.group_norm_gradient(
+            dy,
+            self.x,
+            self.gamma,
+            self.beta,
+            mean,
+            rstd,
+            rest,
+            self.residual,
+            groups=self.groups,
+            axis=self.axis,
+            activation=self.activation,
+        )
+        return [gradient for gradient in gradients if gradient is not None], y
 
 
 class Capture:

@@ -103,7 +103,7 @@ def group_norm_grad(
     groups: int,
     axis: int,
     activation: FusedActivation | None,
-) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None, tf.Tensor | None]:
+) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None, tf.Tensor | None, tf.Tensor]:
     """The backward pass of `group_norm` from saved statistics, in stock ops.
 
     The values are those of the GroupNormGrad op, which uses `mean` and `rstd` as given.
@@ -124,8 +124,8 @@ def group_norm_grad(
         activation: `"linear"`, `"relu"` or `"silu"`; `None` for linear.
 
     Returns:
-        `(dx, dgamma, dbeta, dside)` with the shapes and dtypes of `x`, `gamma`, `beta` and `side`,
-        and `None` for each of these that is `None`.
+        `(dx, dgamma, dbeta, dside, y)` with the shapes and dtypes of `x`, `gamma`, `beta`, `side`
+        and `x`, and `None` for each of these that is `None`. `y` is the output of `group_norm`.
     """
     x, axis, groups = _check_input(x, groups, axis)
     activation = _check_activation(activation)
@@ -140,12 +140,12 @@ def group_norm_grad(
     x_hat = (xc - mean) * rstd
     scale = None if gamma is None else _per_channel(gamma, "gamma", x, axis)
     dh = tf.cast(dy, dtype)
+    h = x_hat if scale is None else x_hat * scale
+    if beta is not None:
+        h += _per_channel(beta, "beta", x, axis)
+    if side is not None:
+        h += tf.cast(side, dtype)
     if activation != "linear":
-        h = x_hat if scale is None else x_hat * scale
-        if beta is not None:
-            h += _per_channel(beta, "beta", x, axis)
-        if side is not None:
-            h += tf.cast(side, dtype)
         dh *= _activation_derivative(h, activation)
     dx_hat = dh if scale is None else dh * scale
     dx = dx_hat - _group_mean(dx_hat, groups, axis)
@@ -155,6 +155,7 @@ def group_norm_grad(
         None if gamma is None else _sum_to_parameter(dh * x_hat, gamma, axis),
         None if beta is None else _sum_to_parameter(dh, beta, axis),
         None if side is None else tf.cast(dh, side.dtype),
+        tf.cast(_activate(h, activation), x.dtype),
     )
 
 
@@ -224,6 +225,12 @@ def _sum_to_parameter(x: tf.Tensor, parameter: tf.Tensor, axis: int) -> tf.Tenso
     kept = (axis,) if parameter.shape.rank == 1 else (0, axis)
     total = sum_over(x, [i for i in range(x.shape.rank) if i not in kept])
     return tf.cast(tf.reshape(total, tf.shape(parameter)), parameter.dtype)
+
+
+def _activate(h: tf.Tensor, activation: FusedActivation) -> tf.Tensor:
+    if activation == "relu":
+        return tf.nn.relu(h)
+    return h * tf.sigmoid(h) if activation == "silu" else h
 
 
 def _activation_derivative(h: tf.Tensor, activation: FusedActivation) -> tf.Tensor:
