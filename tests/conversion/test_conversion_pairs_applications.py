@@ -7,7 +7,7 @@ import pytest
 import tensorflow_groupnorm as tfgn
 from conversions import convert, images, randomize
 from keras import layers
-from pairs import check_equal, check_round_trip, paired, pairs
+from pairs import Pair, check_equal, check_round_trip, paired, pairs
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
 pytestmark = [
@@ -30,7 +30,11 @@ EXPECTED = {
         {"StandardizedDepthwiseConv2D": 16, "StandardizedConv2D": 7},
         {"Multiply keeps its output": 16, NOTHING: 10},
     ),
-    "ConvNeXtTiny": ({"Dense": 18, "StandardizedConv2D": 4}, {NOTHING: 1}),
+    # The last layer of the stem, a model of its own, is read outside of it.
+    "ConvNeXtTiny": (
+        {"Dense": 18, "Conv2D": 3},
+        {"StandardizedConv2D keeps its output": 1},
+    ),
 }
 QUICK = ("ResNet50V2", "MobileNetV2")
 
@@ -66,7 +70,8 @@ def test_applications(name, tmp_path):
     plain, new = converted
     assert outcome(report) == EXPECTED[name]
     assert len(pairs(new)) == report.count("paired")
-    assert len(plain.layers) - len(new.layers) == sum(len(pair.layers) for pair in pairs(new))
+    inside = [len(layer.layers) for layer in new.layers if isinstance(layer, Pair)]
+    assert len(plain.layers) - len(new.layers) == sum(inside)
     if name != "ConvNeXtTiny":  # Its layer scales are variables without names of their own.
         check_equal(plain, new, x)
     check_round_trip(new, x, tmp_path)

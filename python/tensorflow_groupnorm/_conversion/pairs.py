@@ -123,7 +123,7 @@ class _Finder:
                 raise _NotPairedError(kept)
             return ()
         for call in calls:
-            kind = type(call.operation).__name__
+            kind = rules.describe(call.operation)
             calls_of_it = self._network.calls(call.operation)
             if len(calls_of_it) > 1 or self._holders[id(call.operation)] > 1:
                 raise _NotPairedError(f"{kind} keeps its output, and is shared")

@@ -8,6 +8,7 @@ from .. import layers
 from .._keras import LinearOperations, Node
 from ..layers._activations import fused_name
 from ..layers._linear import keeps_input, why_not_linear
+from . import rules
 from .fusion import activation_name
 from .network import Network, unwrap
 from .walk import functional, of_keras
@@ -83,7 +84,7 @@ def why_kept(network: Network, node: Node, tensor: keras.KerasTensor) -> str | N
         return None
     if isinstance(normalization, layers.GroupNormalization):
         return _why_kept_by_normalization(normalization, node, tensor)
-    kind = type(operation).__name__
+    kind = rules.describe(operation)
     if activation_name(operation) is not None:
         return f"{kind} comes after it: it is computed again only as the normalization's own"
     if isinstance(operation, _ACTIVATIONS):
