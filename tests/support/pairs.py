@@ -68,11 +68,16 @@ def paired(model, x, *args, **kwargs):
     return new, report
 
 
+def names(model):
+    """The names of the weights, without the numbers that Keras gives to nameless variables."""
+    return [variable.name.rstrip("0123456789") for variable in model.weights]
+
+
 def check_round_trip(model, x, tmp_path, **kwargs):
     """Saves and loads a model, and compares outputs and weights. Returns the loaded one."""
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", **kwargs)
-    assert [v.name for v in loaded.weights] == [v.name for v in model.weights]
+    assert names(loaded) == names(model)
     for a, b in zip(model.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(b, a)
     for a, b in zip(keras.tree.flatten(model(x)), keras.tree.flatten(loaded(x)), strict=True):
