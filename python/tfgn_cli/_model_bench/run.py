@@ -72,6 +72,7 @@ def _measure(job: Job, rows: list[Row], repeats: int, progress: Progress) -> dic
                 processes[row] = process
                 environment = process.facts
             progress.advance(task)
+        progress.update(task, description="timing")
         times = _rounds(processes, measured, repeats, lambda: progress.advance(task))
     facts = measured[rows[0]].pop("facts")
     for row, values in measured.items():
