@@ -80,6 +80,13 @@ def graphs():
     assert own(np.ones((1, 4))).shape == (1, 4)
 
 
+def between():
+    own = model()
+    dense, relu = own.get_layer("dense").output, own.operations[3].output
+    found = [type(operation) for operation in _keras.operations_between([dense], [relu])]
+    assert found == [layers.InputLayer, _keras.AddOperation, type(own.operations[3])]
+
+
 def functional_classes():
     class Own(keras.Model):
         pass
@@ -191,6 +198,7 @@ EXERCISES = {
     stateless: ["get_stateless_scope", "in_stateless_scope", "stateless_scope"],
     remat: ["RematMode", "rematerialized_like", "inherit_state"],
     graphs: ["Functional", "Node", "functional_like_constructor", "is_in_graph", "refresh_graph"],
+    between: ["operations_between"],
     functional_classes: ["make_functional"],
     tracking: ["replace_tracked"],
     building: ["build_by_run", "is_default", "name_scopes"],
