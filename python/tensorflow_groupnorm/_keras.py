@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +48,7 @@ __all__ = [
     "get_input_signature",
     "get_keras_mask",
     "get_stateless_scope",
+    "in_converter",
     "in_stateless_scope",
     "inherit_state",
     "inject_argument_info_in_traceback",
@@ -76,6 +79,20 @@ LinearOperations = (_numpy.Add, _numpy.Concatenate, _numpy.Mean, _numpy.Subtract
 register = functools.partial(
     keras.saving.register_keras_serializable, package="tensorflow_groupnorm"
 )
+
+
+# The modules of Keras that convert a model for runtimes without custom ops.
+_CONVERTERS = {"keras.src.export.litert", "keras.src.export.onnx"}
+
+
+def in_converter() -> bool:
+    """Whether `keras.Model.export` is tracing a model for ONNX or LiteRT."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") in _CONVERTERS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def on_tensorflow() -> bool:

@@ -1,6 +1,7 @@
 """Each name of `_keras`, so that a Keras that lacks one of them fails here, with its name."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import keras
@@ -191,6 +192,16 @@ def signatures():
     assert _keras.make_tf_tensor_spec(spec).shape == (None, 4)
 
 
+def converters():
+    """`tests/export/test_keras_export.py` has Keras convert models."""
+    for name in _keras._CONVERTERS:
+        assert importlib.import_module(name).__name__ == name
+    assert not _keras.in_converter()
+    scope = {"__name__": name, "in_converter": _keras.in_converter}
+    exec("def export(): return in_converter()", scope)
+    assert scope["export"]()
+
+
 EXERCISES = {
     add_relu_and_silu: ["AddOperation", "ReluOperations", "SiluOperation"],
     linear_operations: ["LinearOperations"],
@@ -209,6 +220,7 @@ EXERCISES = {
     classes: ["find_class"],
     names: ["auto_name"],
     tracebacks: ["inject_argument_info_in_traceback"],
+    converters: ["in_converter"],
     signatures: ["get_input_signature", "make_tf_tensor_spec"],
 }
 
