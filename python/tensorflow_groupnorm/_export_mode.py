@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ._keras import AutocastScope, get_autocast_scope, in_stateless_scope
+from ._keras import AutocastScope, get_autocast_scope, in_converter, in_stateless_scope
 
 _CURRENT: contextvars.ContextVar[ExportMode | None] = contextvars.ContextVar(
     "export_mode", default=None
@@ -26,14 +26,15 @@ class ExportMode:
     """A trace of a model for an export: standardized kernels become constants of the graph.
 
     Args:
-        stock: whether the functions of `ops` use the ones of `stock`.
+        stock: the ops, of `GroupNorm` and `StandardizeWeights`, that the functions of `stock`
+            replace.
 
     Attributes:
         stock: as given.
         folded_bytes: the total size of the constants so far.
     """
 
-    def __init__(self, stock: bool) -> None:
+    def __init__(self, stock: frozenset[str]) -> None:
         self.stock = stock
         self.folded_bytes = 0
         self._constants: dict[tuple[Any, ...], tuple[tf.Graph, tf.Tensor]] = {}
@@ -63,10 +64,15 @@ class ExportMode:
         return self._constants[key][1]
 
 
-def stock_ops() -> bool:
-    """Returns whether the functions of `ops` must use the ones of `stock`."""
+def is_stock(op: str) -> bool:
+    """Returns whether the function of an op must use the one of `stock`.
+
+    Keras' own converters write a custom op as it is, and no runtime accepts their files.
+    """
     mode = _CURRENT.get()
-    return mode is not None and mode.stock
+    if mode is not None:
+        return op in mode.stock
+    return not tf.executing_eagerly() and in_converter()
 
 
 def folded(compute: Callable[[], tf.Tensor]) -> tf.Tensor:

@@ -284,7 +284,7 @@ def _standardize_weights(
     axis: int | Sequence[int],
     dtype: DType | None,
 ) -> tf.Tensor:
-    if _use_stock():
+    if _use_stock("StandardizeWeights"):
         return stock.standardize_weights(
             w, gain, variant=variant, epsilon=epsilon, axis=axis, dtype=dtype
         )
@@ -308,8 +308,8 @@ def _as_many_as_channels(x: tf.Tensor, axis: int) -> int:
     return number_of_groups(-1, None if rank is None else x.shape[axis])
 
 
-def _use_stock() -> bool:
-    return _OPS is None or _export_mode.stock_ops()
+def _use_stock(op: str = "GroupNorm") -> bool:
+    return _OPS is None or _export_mode.is_stock(op)
 
 
 def _are_variables(*values: TensorLike | None) -> bool:

@@ -1,5 +1,14 @@
 """Names that the command needs before it imports the library."""
 
+#: What `tensorflow_groupnorm.export` writes for, by name: the format of the file.
+TARGETS = {
+    "saved_model": "saved_model",
+    "saved_model_portable": "saved_model",
+    "litert": "tflite",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+}
+
 #: The formats of `tensorflow_groupnorm.export`.
 FORMATS = ("saved_model", "tflite", "onnx")
 

@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfgn_base.names import FORMATS
+from tfgn_base.names import FORMATS, TARGETS
 
 from ._common import fail
 
@@ -27,16 +27,26 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a .keras file")
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder or file")
     parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        metavar="TARGET",
+        help="what to write for: saved_model (the fused op; the default), saved_model_portable "
+        "(stock ops, without this package), litert (a TFLite file), onnxruntime (an ONNX file "
+        "with InstanceNormalization nodes, for which ONNX Runtime has a kernel), onnx (with "
+        "GroupNormalization nodes, for other runtimes)",
+    )
+    parser.add_argument(
         "--portable",
         action="store_true",
-        help="use stock ops, so that the export runs without this package",
+        help="without --target: saved_model_portable, or the target of --format",
     )
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default=FORMATS[0],
         metavar="FORMAT",
-        help=f"{', '.join(FORMATS)}; the last two need --portable (default: %(default)s)",
+        help=f"{', '.join(FORMATS)}; the last two need --portable, and are the targets litert and "
+        "onnxruntime (default: %(default)s)",
     )
     parser.add_argument(
         "--tolerance",
@@ -52,6 +62,11 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         help="batch to compare on instead of random numbers: an .npy file, or an .npz file with "
         "one array per input, under its name. Needed for string inputs",
     )
+    parser.add_argument(
+        "--benchmark",
+        action="store_true",
+        help="print the latency on that batch, beside that of the fused SavedModel",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
     parser.set_defaults(command=lambda args: _run(args, parser))
 
@@ -59,7 +74,9 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if not args.model.is_file():
         parser.error(f"argument MODEL: there is no file {args.model}")
-    if args.format != "saved_model" and not args.portable:
+    if args.target and (args.portable or args.format != FORMATS[0]):
+        parser.error("argument --target: it replaces --portable and --format")
+    if not args.target and args.format != "saved_model" and not args.portable:
         parser.error(
             f"argument --format: {args.format} needs --portable, because its runtimes lack the "
             "fused ops"
@@ -84,20 +101,27 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             f"{args.model} does not load: {first_line(error)} (a model with layers of your own is "
             "exported from Python, with tensorflow_groupnorm.export)"
         )
-    print(f"exporting to {args.format}", flush=True)
+    print(f"exporting to {args.target or args.format}", flush=True)
     try:
+        example = None if arrays is None else example_of(named_signature(model), arrays)
         exported = export(
             model,
             args.out,
             portable=args.portable,
             format=args.format,
-            example=None if arrays is None else example_of(named_signature(model), arrays),
+            target=args.target,
+            example=example,
             tolerance=args.tolerance,
             overwrite=args.overwrite,
         )
     except (ExportError, OSError) as error:
         return fail(str(error))
-    print(_summary(exported, "the example" if args.example else "a random batch"))
+    print(_summary(exported, "the example" if args.example else "a random batch"), flush=True)
+    if args.benchmark:
+        from tensorflow_groupnorm._export.latency import latencies
+
+        for target, milliseconds in latencies(model, exported, example).items():
+            print(f"latency of {target}: {milliseconds:.2f} ms")
     return 0
 
 
@@ -123,10 +147,18 @@ def _read_example(
 
 def _summary(exported: Exported, batch: str) -> str:
     needs = ", ".join(exported.custom_ops)
-    checked = "not checked"
-    if exported.difference is not None:
-        checked = f"largest difference from the model on {batch}: {exported.difference:.1e}"
-    return (
-        f"wrote {exported.path}\n"
-        f"custom ops: {f'{needs} (needs tensorflow-groupnorm)' if needs else 'none'}\n{checked}"
-    )
+    lines = [
+        f"wrote {exported.path}",
+        f"custom ops: {f'{needs} (needs tensorflow-groupnorm)' if needs else 'none'}",
+    ]
+    if exported.executed:
+        norms = len(exported.fused) + len(exported.unfused)
+        lines.append(f"normalizations that are one node: {len(exported.fused)} of {norms}")
+        lines += [f"  {layer} is not: {reason}" for layer, reason in exported.unfused.items()]
+        executed = ", ".join(f"{number} {kind}" for kind, number in exported.executed.items())
+        lines.append(f"ONNX Runtime executes {executed}")
+    if exported.difference is None:
+        lines.append("not checked")
+    else:
+        lines.append(f"largest difference from the model on {batch}: {exported.difference:.1e}")
+    return "\n".join(lines)

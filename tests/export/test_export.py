@@ -1,5 +1,6 @@
 """SavedModels that `tfgn.export` writes: what is in them and what they compute."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -132,6 +133,21 @@ def test_export_leaves_the_model_as_it_was(tmp_path):
     assert all(np.any(a != b) for a, b in zip(weights, model.get_weights(), strict=True))
 
 
+def test_targets_are_the_old_arguments_in_one_word(tmp_path):
+    model = export_models.built(export_models.without_standardization)
+    targets = {
+        (False, "saved_model"): "saved_model",
+        (True, "saved_model"): "saved_model_portable",
+        (True, "tflite"): "litert",
+        (True, "onnx"): "onnxruntime",
+    }
+    for (portable, format), target in targets.items():
+        exported = tfgn.export(model, tmp_path / target, portable, format)
+        assert (exported.target, exported.portable) == (target, portable)
+        again = tfgn.export(model, tmp_path / target, target=target, overwrite=True)
+        assert dataclasses.replace(again, difference=exported.difference) == exported
+
+
 @pytest.mark.parametrize("portable", [False, True])
 def test_requirements_lie_beside_the_model(portable, tmp_path):
     model = export_models.built(export_models.without_standardization)
@@ -260,6 +276,10 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(tmp_path):
         tfgn.export(model, path, format="h5")
     with pytest.raises(ValueError, match="format='tflite' needs portable=True"):
         tfgn.export(model, path, format="tflite")
+    with pytest.raises(ValueError, match="must be one of saved_model, saved_model_por.*'torch'"):
+        tfgn.export(model, path, target="torch")
+    with pytest.raises(ValueError, match="`target` replaces `portable` and `format`: give one"):
+        tfgn.export(model, path, portable=True, target="onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,7 @@
 """`tfgn export`."""
 
+import re
+
 import keras
 import numpy as np
 import onnxruntime
@@ -33,6 +35,8 @@ def model_file(tmp_path):
         (["missing.keras", "out"], "argument MODEL: there is no file missing.keras"),
         (["{file}", "out", "--format", "onnx"], "argument --format: onnx needs --portable"),
         (["{file}", "out", "--format", "h5"], "invalid choice: 'h5'"),
+        (["{file}", "out", "--target", "h5"], "invalid choice: 'h5'"),
+        (["{file}", "out", "--target", "onnx", "--portable"], "replaces --portable and --format"),
         (["{file}", "{file}"], "exists already; --overwrite replaces it"),
         (["{file}", "out", "--tolerance", "-1"], "expected a number >= 0, received -1.0"),
         (["{file}", "out", "--example", "no.npy"], "argument --example: there is no file no.npy"),
@@ -129,3 +133,18 @@ def test_model_file_becomes_onnx(model_file, tmp_path, capsys):
     (y,) = session.run(None, {session.get_inputs()[0].name: small_resnet.IMAGES})
     expected = small_resnet.build()(small_resnet.IMAGES).numpy()
     np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_target_names_what_is_not_fused_and_its_latency(tmp_path, capsys):
+    x = keras.Input((4, 4, 6))
+    y = tfgn.layers.GroupNormalization(2, name="fused")(x)
+    y = keras.layers.GroupNormalization(2, name="of_keras")(y)
+    keras.Model(x, y).save(tmp_path / "model.keras")
+    argv = ["export", str(tmp_path / "model.keras"), str(tmp_path / "model.onnx")]
+    assert tfgn_cli.main([*argv, "--target", "onnxruntime", "--benchmark"]) == 0
+    printed = capsys.readouterr().out
+    assert "normalizations that are one node: 1 of 2\n  of_keras is not: it is a layer" in printed
+    assert "1 InstanceNormalization" in printed
+    times = re.findall(r"latency of (\w+): (\d+\.\d+) ms", printed)
+    assert [target for target, _ in times] == ["onnxruntime", "saved_model"]
+    assert all(float(milliseconds) > 0 for _, milliseconds in times)

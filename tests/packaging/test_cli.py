@@ -36,7 +36,7 @@ SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
             ["bench", "--help"],
             ["[MODEL]", "--batch-size", "ResNet50V2", "--memory", "mean squares"],
         ),
-        (["export", "--help"], ["--portable", "saved_model, tflite, onnx", "--overwrite"]),
+        (["export", "--help"], ["--target", "onnxruntime", "--portable", "--overwrite"]),
         (["install-plugin", "--help"], ["--remove", "site-packages/tensorflow-plugins"]),
         (["--version"], ["tensorflow-groupnorm 0."]),
     ],

@@ -59,7 +59,7 @@ MODULES = {
     "layers": {"_export_mode", "_keras", "_library", "ops"},
     "models": {"layers"},
     "_conversion": {"_keras", "layers"},
-    "_export": {"_export_mode", "_keras", "_library", "layers"},
+    "_export": {"_export_mode", "_keras", "_library", "layers", "stock"},
 }
 TYPE_ALIASES = {"_types"}
 CPP_FILES = sorted(

@@ -12,10 +12,10 @@ from typing import Any
 
 import keras
 from tfgn_base.files import whole
-from tfgn_base.names import FORMATS
+from tfgn_base.names import FORMATS, TARGETS
 
 from .._keras import on_tensorflow
-from . import check, onnx, saved_model, tflite
+from . import check, normalizations, onnx, saved_model, tflite
 from .errors import ExportError, first_line
 from .model import (
     compute_dtype,
@@ -25,7 +25,24 @@ from .model import (
     without_rematerialization,
 )
 
-_MODULES = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}
+#: What writes and runs a format: `load(path)` returns the call of a file, from inputs to outputs
+#: by name.
+MODULES = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}
+
+# The custom ops that stock ones replace, by target. The converter to ONNX writes GroupNorm itself.
+_STOCK = {
+    "saved_model": frozenset[str](),
+    "saved_model_portable": frozenset({"GroupNorm", "StandardizeWeights"}),
+    "litert": frozenset({"GroupNorm", "StandardizeWeights"}),
+    "onnx": frozenset({"StandardizeWeights"}),
+    "onnxruntime": frozenset({"StandardizeWeights"}),
+}
+_TARGET_OF = {
+    (False, "saved_model"): "saved_model",
+    (True, "saved_model"): "saved_model_portable",
+    (True, "tflite"): "litert",
+    (True, "onnx"): "onnxruntime",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +57,12 @@ class Exported:
         difference: the largest difference from the outputs of the model on the batch that they were
             compared on, relative to the largest magnitude of an output. None if they were not
             compared.
+        target: what it was written for.
+        fused: for ONNX files, the layers whose group normalization is one node of the kind that the
+            target asks for, with an entry for each call. For `"onnxruntime"`, that node is in the
+            graph that ONNX Runtime executes.
+        unfused: for ONNX files, the other layers that normalize groups, and why.
+        executed: for ONNX files, how many nodes of each type ONNX Runtime executes on the CPU.
     """
 
     path: Path
@@ -47,6 +70,10 @@ class Exported:
     portable: bool
     custom_ops: tuple[str, ...]
     difference: float | None
+    target: str = "saved_model"
+    fused: tuple[str, ...] = ()
+    unfused: dict[str, str] = dataclasses.field(default_factory=dict)
+    executed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def export(
@@ -55,6 +82,7 @@ def export(
     portable: bool = False,
     format: str = "saved_model",
     *,
+    target: str | None = None,
     input_signature: list[Any] | None = None,
     example: Any = None,
     tolerance: float | None = None,
@@ -63,10 +91,18 @@ def export(
     """Writes a model for serving.
 
     Standardized kernels are computed once and become constants, so weight standardization costs
-    nothing at serving time. By default, the fused GroupNorm op remains, and serving the model
-    requires the op library of this package. With `portable=True`, stock TensorFlow ops replace it,
-    and the model runs wherever stock models run: in TensorFlow without this package, TensorFlow
-    Serving, TFLite and ONNX Runtime.
+    nothing at serving time. The target says how group normalizations are written:
+
+    - `"saved_model"`, the default: the fused GroupNorm op. Serving the model requires the op
+      library of this package.
+    - `"saved_model_portable"`: stock TensorFlow ops, for TensorFlow without this package and
+      TensorFlow Serving.
+    - `"litert"`: a TFLite file, with TFLite's builtin ops.
+    - `"onnx"`: an ONNX file with a `GroupNormalization` node for each, which OpenVINO and others
+      read as an operation of their own. ONNX Runtime expands it to primitive operators, with
+      a variance that is inaccurate where the mean is many times the standard deviation.
+    - `"onnxruntime"`: an ONNX file with an `InstanceNormalization` node for each, of which ONNX
+      Runtime has a kernel. It is the faster and the more accurate one there.
 
     Before the export is moved to `path`, it is loaded and run on a batch, and its outputs are
     compared with those of the model. If a fused model does not run on this machine on random
@@ -76,14 +112,19 @@ def export(
     A SavedModel has the endpoint `serve` and the signature `serving_default`, as from
     `keras.Model.export`. It accepts any batch size, unless the model runs only with the one that
     it declares. Its file `assets.extra/tensorflow_groupnorm.json` lists the custom ops, and the
-    packages and versions that it requires. TFLite files contain only TFLite's builtin ops; ONNX
-    files have opset 18. Both compute in float32, whatever the dtype policy of the model.
+    packages and versions that it requires. TFLite and ONNX files compute in float32, whatever the
+    dtype policy of the model. ONNX files have opset 21 and compute in NCHW, with transpositions
+    where the model's own layout is needed: at inputs, outputs and layers without a layout. The
+    returned `Exported` tells which normalizations are one node, and why others are not.
 
     Args:
         model: a built `keras.Model`: Functional, Sequential, or subclassed and called once.
         path: the directory of the SavedModel, or the file, to write.
-        portable: whether to use only stock ops. Required for TFLite and ONNX.
-        format: `"saved_model"`, `"tflite"` or `"onnx"`.
+        portable: with `format`, another way to give the target: `portable=True` is
+            `"saved_model_portable"`.
+        format: `"tflite"` with `portable=True` is the target `"litert"`, and `"onnx"` with
+            `portable=True` the target `"onnxruntime"`.
+        target: as described above, instead of `portable` and `format`.
         input_signature: a list of structures of `keras.InputSpec` or `tf.TensorSpec`, one per
             positional argument of the model, which replaces the model's own.
         example: the batch to compare on, structured like the input of the model. A tuple holds
@@ -112,7 +153,9 @@ def export(
         ValueError: if another argument is invalid.
     """
     path = Path(path)
-    _check_arguments(model, portable, format)
+    target = _target(portable, format, target)
+    format = TARGETS[target]
+    _check_arguments(model, format)
     _check_target(path, overwrite)
     # The runtimes of TFLite and ONNX files have convolutions only in float32.
     precision: contextlib.AbstractContextManager[None]
@@ -122,23 +165,43 @@ def export(
         try:
             signature, batch, expected = _on_a_batch(model, signature, input_signature, example)
         except ExportError as error:
-            if portable or example is not None:
+            if target != "saved_model" or example is not None:
                 raise
             warnings.warn(f"The export is not compared with the model. {error}", stacklevel=2)
             expected = None
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as unfinished, TemporaryDirectory(dir=unfinished.parent) as folder:
-            written, custom_ops = _write(model, signature, Path(folder), portable, format)
-            difference = None
+            written = _write(model, signature, Path(folder), target)
             if expected is not None:
-                actual = _run(written, format, check.by_name(signature, batch))
+                actual = _run(written.path, format, check.by_name(signature, batch))
                 difference = check.largest_difference(expected, actual)
                 _require(difference, tolerance, model)
-            os.replace(written, unfinished)
-    return Exported(path, format, portable, custom_ops, difference)
+                written = dataclasses.replace(written, difference=difference)
+            os.replace(written.path, unfinished)
+    return dataclasses.replace(written, path=path)
 
 
-def _check_arguments(model: keras.Model, portable: bool, format: str) -> None:
+def _target(portable: bool, format: str, target: str | None) -> str:
+    if target is not None:
+        if target not in TARGETS:
+            raise ValueError(f"`target` must be one of {', '.join(TARGETS)}. Received: {target!r}")
+        if portable or format != "saved_model":
+            raise ValueError(
+                "`target` replaces `portable` and `format`: give one or the others. Received: "
+                f"target={target!r}, portable={portable!r}, format={format!r}"
+            )
+        return target
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {', '.join(FORMATS)}. Received: {format!r}")
+    if (bool(portable), format) not in _TARGET_OF:
+        raise ValueError(
+            f"format={format!r} needs portable=True: its runtimes do not have the fused ops. "
+            "(`target` says both in one word.)"
+        )
+    return _TARGET_OF[bool(portable), format]
+
+
+def _check_arguments(model: keras.Model, format: str) -> None:
     if not on_tensorflow():
         raise RuntimeError(
             "export needs Keras on TensorFlow (KERAS_BACKEND=tensorflow). "
@@ -146,12 +209,6 @@ def _check_arguments(model: keras.Model, portable: bool, format: str) -> None:
         )
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
-    if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {', '.join(FORMATS)}. Received: {format!r}")
-    if format != "saved_model" and not portable:
-        raise ValueError(
-            f"format={format!r} needs portable=True: its runtimes do not have the fused ops."
-        )
     if format == "onnx":
         onnx.require()
 
@@ -188,13 +245,12 @@ def _on_a_batch(
         return declared, batch, check.run_model(model, batch)
 
 
-def _write(
-    model: keras.Model, signature: list[Any], folder: Path, portable: bool, format: str
-) -> tuple[Path, tuple[str, ...]]:
-    """Writes the model into a directory; returns the SavedModel or file, and its custom ops."""
-    written = folder / "saved_model"
-    custom_ops = saved_model.write(model, signature, written, stock=portable)
-    if portable and custom_ops:
+def _write(model: keras.Model, signature: list[Any], folder: Path, target: str) -> Exported:
+    """Writes the model into a directory."""
+    saved, format = folder / "saved_model", TARGETS[target]
+    custom_ops = saved_model.write(model, signature, saved, stock=_STOCK[target])
+    left = {"onnx": {"GroupNorm"}}.get(format, set())
+    if target != "saved_model" and set(custom_ops) - left:
         raise ExportError(
             f"The model {model.name} calls custom ops by their raw names, which a portable model "
             f"cannot contain: {', '.join(custom_ops)}."
@@ -206,15 +262,21 @@ def _write(
             stacklevel=3,
         )
     if format == "saved_model":
-        return written, tuple(custom_ops)
+        is_portable = target != "saved_model"
+        return Exported(saved, format, is_portable, tuple(custom_ops), None, target)
     file = folder / f"model.{format}"
-    _MODULES[format].convert(written, file)
-    return file, tuple(custom_ops)
+    exported = Exported(file, format, True, (), None, target)
+    if format == "tflite":
+        tflite.convert(saved, file)
+        return exported
+    found = onnx.convert(saved, file, target)
+    account = normalizations.account(model, found, onnx.executed(file, folder))
+    return dataclasses.replace(exported, **dataclasses.asdict(account))
 
 
 def _run(written: Path, format: str, inputs: dict[str, Any]) -> dict[str, Any]:
     try:
-        outputs: dict[str, Any] = _MODULES[format].run(written, inputs)
+        outputs: dict[str, Any] = MODULES[format].load(written)(inputs)
         return outputs
     except Exception as error:
         raise ExportError(f"The exported model does not run: {first_line(error)}") from error

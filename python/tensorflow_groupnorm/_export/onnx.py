@@ -1,11 +1,13 @@
-"""Converts a portable SavedModel to ONNX, and runs ONNX files."""
+"""Converts a SavedModel to ONNX, and runs ONNX files."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,35 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from ..stock._group_norm import SCOPE as STOCK_SCOPE
 from .errors import LOOKUPS, ExportError, first_line
 from .graph import IDENTITIES, simplify
+from .onnx_nodes import KINDS, Writer
 from .saved_model import ops
 
-#: The newest opset that tf2onnx writes. GroupNorm is written with primitive ops: GroupNormalization
-#: has a scale per group in opset 18, and a scale per channel only from opset 21 on.
-OPSET = 18
+# The newest opset that tf2onnx writes. All operators that it writes mean the same in opset 21.
+_CONVERTED = 18
+
+#: The first opset in which GroupNormalization has a scale per channel.
+OPSET = 21
+
+# The first version of the file format for that opset.
+_IR_VERSION = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalizations:
+    """The normalizations of a graph that was written to a file.
+
+    Attributes:
+        written: a dict from the names of the GroupNorm ops to the names and kinds of their nodes.
+        stock: the name scopes of normalizations in stock ops.
+        kind: the kind of node that the target asks for.
+    """
+
+    written: dict[str, tuple[str, str]]
+    stock: list[str]
+    kind: str
 
 
 def require() -> None:
@@ -31,17 +55,21 @@ def require() -> None:
     ]
     if missing:
         raise ImportError(
-            f"format='onnx' needs {' and '.join(missing)}: "
-            "pip install 'tensorflow-groupnorm[export]'"
+            f"ONNX needs {' and '.join(missing)}: pip install 'tensorflow-groupnorm[export]'"
         )
 
 
-def convert(saved_model: Path, path: Path) -> None:
+def convert(saved_model: Path, path: Path, target: str) -> Normalizations:
     """Writes an `.onnx` file whose inputs and outputs are named as in the signature.
 
     Args:
-        saved_model: a SavedModel of stock ops with the signature `serving_default`. It is modified.
+        saved_model: a SavedModel with the signature `serving_default`, whose only custom ops are
+            GroupNorm. It is modified.
         path: the file to write.
+        target: `"onnx"` or `"onnxruntime"`.
+
+    Returns:
+        The normalizations of the model.
 
     Raises:
         ExportError: if the model has an op that ONNX or ONNX Runtime does not support.
@@ -63,22 +91,26 @@ def convert(saved_model: Path, path: Path) -> None:
             "has one name for one tensor. Give the output another key."
         )
     frozen, names = _frozen(signature)
+    graph = frozen.graph.as_graph_def()
+    writer = Writer(KINDS[target])
     logger = tf.get_logger()
     level = logger.level
     try:
         logger.setLevel("ERROR")  # tf2onnx calls deprecated functions of TensorFlow.
         with _transposes_kept():
             model, _ = tf2onnx.convert.from_graph_def(
-                frozen.graph.as_graph_def(),
+                graph,
                 name=path.stem,
                 input_names=[tensor.name for tensor in frozen.inputs],
                 output_names=[tensor.name for tensor in frozen.outputs],
-                opset=OPSET,
+                opset=_CONVERTED,
                 tensors_to_rename=names,
+                custom_op_handlers=writer.handlers,
             )
         missing = _missing(model.graph)
         if not missing:
             _mend(model)
+            _raise_opset(model)
             onnx.save(model, path)
             _session(path)
     except Exception as error:
@@ -87,8 +119,30 @@ def convert(saved_model: Path, path: Path) -> None:
         ) from error
     finally:
         logger.setLevel(level)
+    if writer.errors:
+        raise writer.errors[0]
     if missing:
         raise ExportError(f"ONNX has no operator for {', '.join(sorted(missing))} of TensorFlow.")
+    # tf2onnx removes nodes that nothing reads, and all but one of equal ones.
+    present = {(node.name, node.op_type) for node in _nodes(model.graph)}
+    written = {op: node for op, node in writer.written.items() if node in present}
+    return Normalizations(written, _stock_normalizations(graph), KINDS[target])
+
+
+def _stock_normalizations(graph: Any) -> list[str]:
+    """Returns the scopes of the calls of `stock.group_norm` in a graph."""
+    names = {node.name for node in graph.node}
+    names |= {node.name for function in graph.library.function for node in function.node_def}
+    found = (re.match(rf"(.*/)?{STOCK_SCOPE}(_\d+)?(?=/)", name) for name in names)
+    return sorted({match[0] for match in found if match})
+
+
+def _raise_opset(model: Any) -> None:
+    """Declares in place the opset of GroupNormalization with a scale per channel."""
+    for opset in model.opset_import:
+        if not opset.domain:
+            opset.version = OPSET
+    model.ir_version = max(model.ir_version, _IR_VERSION)
 
 
 def _frozen(signature: Any) -> tuple[Any, dict[str, str]]:
@@ -180,35 +234,64 @@ def _missing(graph: Any) -> set[str]:
     """Returns the ops of a graph and its subgraphs that ONNX does not have."""
     import onnx
 
-    missing = {
+    return {
         node.op_type
-        for node in graph.node
+        for node in _nodes(graph)
         if not node.domain and not onnx.defs.has(node.op_type, OPSET)
     }
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                missing |= _missing(inner)
-    return missing
 
 
-def run(path: Path, inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
-    """Runs a file in ONNX Runtime.
+def load(path: Path) -> Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]]:
+    """Loads a file into ONNX Runtime.
 
     Args:
         path: an `.onnx` file.
-        inputs: a dict from the names of its inputs to tensors.
 
     Returns:
-        A dict from the names of its outputs to arrays.
+        Its call: from a dict of inputs by name to one of outputs.
     """
     session = _session(path)
     names = [output.name for output in session.get_outputs()]
-    feed = {name: np.asarray(value) for name, value in inputs.items()}
-    return dict(zip(names, session.run(names, feed), strict=True))
+
+    def call(inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        feed = {name: np.asarray(value) for name, value in inputs.items()}
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+    return call
 
 
-def _session(path: Path) -> Any:
+def executed(path: Path, folder: Path) -> list[tuple[str, str]]:
+    """Returns the names and types of the nodes that ONNX Runtime executes on the CPU.
+
+    Args:
+        path: an `.onnx` file.
+        folder: a directory for the optimized graph, which is deleted.
+    """
+    import onnx
+
+    optimized = folder / "optimized.onnx"
+    _session(path, optimized)
+    nodes = _nodes(onnx.load(optimized, load_external_data=False).graph)
+    optimized.unlink()
+    return [(node.name, node.op_type) for node in nodes]
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """Yields the nodes of a graph and its subgraphs."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _nodes(inner)
+
+
+def _session(path: Path, optimized: Path | None = None) -> Any:
     import onnxruntime
 
-    return onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    if optimized is not None:
+        options.optimized_model_filepath = os.fspath(optimized)
+        options.log_severity_level = 3  # It warns that the graph is for this machine's CPU.
+    return onnxruntime.InferenceSession(
+        os.fspath(path), options, providers=["CPUExecutionProvider"]
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ REQUIREMENTS = Path("assets.extra", "tensorflow_groupnorm.json")
 _LARGEST_CONSTANTS = 1 << 30
 
 
-def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) -> list[str]:
+def write(
+    model: keras.Model, signature: list[Any], path: Path, *, stock: frozenset[str]
+) -> list[str]:
     """Writes the model's call at inference with standardized kernels as constants.
 
     Args:
         model: a `keras.Model`; it is not changed.
         signature: of `named_signature`.
         path: a directory that does not exist yet.
-        stock: whether to use stock ops instead of the fused ones.
+        stock: the custom ops to replace by stock ones.
 
     Returns:
         The op types in it that stock TensorFlow does not have, in order.
@@ -72,18 +75,17 @@ def write(model: keras.Model, signature: list[Any], path: Path, *, stock: bool) 
     return custom_ops
 
 
-def run(path: Path, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Runs the signature `serving_default` of a SavedModel.
+def load(path: Path) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """Loads a SavedModel.
 
     Args:
         path: its directory.
-        inputs: a dict from the names of its inputs to tensors.
 
     Returns:
-        A dict from the names of its outputs to tensors.
+        The signature `serving_default`: from a dict of inputs by name to one of outputs.
     """
-    loaded = tf.saved_model.load(os.fspath(path))
-    return loaded.signatures["serving_default"](**inputs)
+    loaded = tf.saved_model.load(os.fspath(path))  # The call keeps the variables alive.
+    return lambda inputs: loaded.signatures["serving_default"](**inputs)
 
 
 def ops(path: Path) -> set[str]:
@@ -98,7 +100,7 @@ def ops(path: Path) -> set[str]:
     return kinds - called
 
 
-def _write_requirements(path: Path, custom_ops: list[str], stock: bool) -> None:
+def _write_requirements(path: Path, custom_ops: list[str], stock: frozenset[str]) -> None:
     version = importlib.metadata.version("tensorflow-groupnorm")
     ours = [kind for kind in custom_ops if kind in _library.OPS]
     requirements = {
@@ -107,7 +109,7 @@ def _write_requirements(path: Path, custom_ops: list[str], stock: bool) -> None:
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
         },
-        "portable": stock,
+        "portable": bool(stock),
         "custom_ops": custom_ops,
         "requires": {
             "tensorflow": f">={'.'.join(tf.__version__.split('.')[:2])}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +50,18 @@ def convert(saved_model: Path, path: Path) -> None:
     path.write_bytes(content)
 
 
-def run(path: Path, inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
-    """Runs the signature `serving_default` in TensorFlow's own TFLite interpreter.
+def load(path: Path) -> Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]]:
+    """Loads a file into TensorFlow's own TFLite interpreter.
 
     Args:
         path: a `.tflite` file.
-        inputs: a dict from the names of its inputs to tensors.
 
     Returns:
-        A dict from the names of its outputs to arrays.
+        The signature `serving_default`: from a dict of inputs by name to one of outputs.
     """
     with warnings.catch_warnings():
         # TensorFlow announces its move to another package, but still ships it.
         warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
         interpreter = tf.lite.Interpreter(os.fspath(path))
-    arrays = {name: np.asarray(value) for name, value in inputs.items()}
-    return interpreter.get_signature_runner("serving_default")(**arrays)
+    signature = interpreter.get_signature_runner("serving_default")
+    return lambda inputs: signature(**{name: np.asarray(x) for name, x in inputs.items()})

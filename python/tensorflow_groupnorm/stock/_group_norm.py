@@ -11,6 +11,9 @@ from ._common import center, check_float, dim, live_zero, mean_over, statistics_
 
 ACTIVATIONS = ("linear", "relu", "silu")
 
+#: The name scope of the ops of `group_norm` in a graph.
+SCOPE = "stock_group_norm"
+
 
 def group_norm(
     x: TensorLike,
@@ -63,32 +66,33 @@ def group_norm(
         raise ValueError(f"`epsilon` must be a finite number >= 0. Received: epsilon={epsilon!r}")
     activation = _check_activation(activation)
     residual = _check_residual(residual, x)
-    dtype = statistics_dtype(x)
-    epsilon = tf.constant(epsilon, dtype)
-    if mask is None:
-        centered = center(tf.cast(x, dtype), lambda t: _group_mean(t, groups, axis))
-        variance = _group_mean(tf.square(centered), groups, axis)
-    else:
-        mask = _check_mask(mask, x, axis)
-        residual = None if residual is None else tf.where(mask, residual, 0)
-        centered, variance, count = _masked_moments(tf.cast(x, dtype), mask, groups, axis)
-        # With epsilon = 0 an empty group would have the gradient 0 * inf.
-        variance = tf.where(count > 0, variance, 1)
-    scale = tf.math.rsqrt(variance + epsilon)
-    if gamma is not None:
-        scale *= _per_channel(gamma, "gamma", x, axis)
-    y = centered * scale
-    if beta is not None:
-        y += _per_channel(beta, "beta", x, axis)
-    if residual is not None:
-        y += tf.cast(residual, dtype)
-    if activation == "relu":
-        y = tf.nn.relu(y)
-    elif activation == "silu":
-        y *= tf.sigmoid(y)
-    if mask is not None:
-        y = tf.where(mask, y, 0)
-    return tf.ensure_shape(tf.cast(y, x.dtype), x.shape)
+    with tf.name_scope(SCOPE):
+        dtype = statistics_dtype(x)
+        epsilon = tf.constant(epsilon, dtype)
+        if mask is None:
+            centered = center(tf.cast(x, dtype), lambda t: _group_mean(t, groups, axis))
+            variance = _group_mean(tf.square(centered), groups, axis)
+        else:
+            mask = _check_mask(mask, x, axis)
+            residual = None if residual is None else tf.where(mask, residual, 0)
+            centered, variance, count = _masked_moments(tf.cast(x, dtype), mask, groups, axis)
+            # With epsilon = 0 an empty group would have the gradient 0 * inf.
+            variance = tf.where(count > 0, variance, 1)
+        scale = tf.math.rsqrt(variance + epsilon)
+        if gamma is not None:
+            scale *= _per_channel(gamma, "gamma", x, axis)
+        y = centered * scale
+        if beta is not None:
+            y += _per_channel(beta, "beta", x, axis)
+        if residual is not None:
+            y += tf.cast(residual, dtype)
+        if activation == "relu":
+            y = tf.nn.relu(y)
+        elif activation == "silu":
+            y *= tf.sigmoid(y)
+        if mask is not None:
+            y = tf.where(mask, y, 0)
+        return tf.ensure_shape(tf.cast(y, x.dtype), x.shape)
 
 
 def group_norm_grad(

@@ -1,0 +1,60 @@
+"""Times an export beside the fused SavedModel of the same model."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+
+from . import check
+from .export import MODULES, Exported, export
+from .model import named_signature
+
+# Calls before the timed ones: compilation, then memory allocation.
+_WARM_UP = 3
+
+_SECONDS = 5.0
+_FEWEST_ROUNDS = 5
+
+
+def latencies(model: keras.Model, exported: Exported, example: Any = None) -> dict[str, float]:
+    """Times an export and the fused SavedModel in turns, with the runtimes' default threads.
+
+    Args:
+        model: what was exported.
+        exported: the export.
+        example: the batch to run, as for `export`; two random samples by default.
+
+    Returns:
+        A dict from targets to the median milliseconds of a call. The target of the export comes
+        first.
+    """
+    signature = named_signature(model)
+    batch = check.by_name(signature, check.as_batch(signature, example))
+    calls = {exported.target: MODULES[exported.format].load(exported.path)}
+    with TemporaryDirectory() as folder:
+        if exported.target != "saved_model":
+            fused = export(model, Path(folder, "fused"), example=example, target="saved_model")
+            calls[fused.target] = MODULES[fused.format].load(fused.path)
+        return _medians(calls, batch)
+
+
+def _medians(
+    calls: dict[str, Callable[[dict[str, Any]], Any]], batch: dict[str, Any]
+) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        for _ in range(_WARM_UP):
+            call(batch)
+    end = time.perf_counter() + _SECONDS
+    while time.perf_counter() < end or len(times[next(iter(times))]) < _FEWEST_ROUNDS:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call(batch)
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
