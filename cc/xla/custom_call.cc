@@ -116,7 +116,8 @@ absl::Status CallBuffers::TakeWorkspace(int64_t bytes, void** workspace) const {
 }
 
 bool Register(const char* name, const Registration& registration) {
-  if (ffi::Ffi::RegisterStaticHandler(ffi::GetXlaFfiApi(), TargetOf(name), registration.platform,
+  if (registration.handler != nullptr &&
+      ffi::Ffi::RegisterStaticHandler(ffi::GetXlaFfiApi(), TargetOf(name), registration.platform,
                                       registration.handler)) {
     LOG(ERROR) << "XLA refused the handler of " << name << ", which will not run under XLA";
   }

@@ -220,7 +220,8 @@ tensorflow::OpKernel* CreateLowering(tensorflow::OpKernelConstruction* ctx) {
                      });
 }
 
-// How an op is compiled for a device of XLA's bridge, and the handler that runs it on a platform.
+// How an op is compiled for a device of XLA's bridge, and the handler that runs it on a platform,
+// or null if it needs none.
 struct Registration {
   const char* jit_device;
   const char* platform;

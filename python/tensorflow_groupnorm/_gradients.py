@@ -110,6 +110,11 @@ def _standardize_weights_grad_grad(
     return [*_vjp(backward, (dw_hat, w, gain), output_gradients), None, None]
 
 
+@tf.RegisterGradient("OptimizationBarrier")
+def _optimization_barrier_grad(_: tf.Operation, dy: tf.Tensor) -> list[tf.Tensor | None]:
+    return [dy, None]
+
+
 def _standardization(op: tf.Operation) -> dict[str, Any]:
     return {
         name: op.get_attr(name) for name in ("axis", "epsilon", "epsilon_mode", "ddof", "scale")

@@ -25,7 +25,13 @@ from typing import Any, NamedTuple, cast
 import tensorflow as tf
 from tfgn_base.names import OP_LIBRARY
 
-OPS = ("GroupNorm", "GroupNormGrad", "StandardizeWeights", "StandardizeWeightsGrad")
+OPS = (
+    "GroupNorm",
+    "GroupNormGrad",
+    "StandardizeWeights",
+    "StandardizeWeightsGrad",
+    "OptimizationBarrier",
+)
 _XLA_LIBRARY = "_tfgn_xla.so"
 _OF_MINOR = re.compile(r"tf(\d+\.\d+)")
 

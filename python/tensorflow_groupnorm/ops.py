@@ -21,10 +21,10 @@ _OPS: Any = _library.load()
 class _RawOps:
     """The registered ops, called as those of `tf.raw_ops` are: with keyword arguments only.
 
-    `GroupNorm`, `GroupNormGrad`, `StandardizeWeights` and `StandardizeWeightsGrad`. `help()` on an
-    op describes its arguments, with shapes and types, its attributes and its outputs. An op raises
-    `tf.errors.InvalidArgumentError` for an invalid argument, or `ValueError` while a graph is
-    built.
+    `GroupNorm`, `GroupNormGrad`, `StandardizeWeights`, `StandardizeWeightsGrad` and
+    `OptimizationBarrier`. `help()` on an op describes its arguments, with shapes and types, its
+    attributes and its outputs. An op raises `tf.errors.InvalidArgumentError` for an invalid
+    argument, or `ValueError` while a graph is built.
 
     Raises:
         ImportError: if the op library could not be loaded; the message gives the reason.
@@ -225,6 +225,16 @@ def group_norm_gradient(
         # Conv2DBackpropFilter with y for those of one convolution if both read the same node.
         tf.ensure_shape(outputs.y[0], x.shape),
     )
+
+
+def optimization_barrier(x: tf.Tensor, after: tf.Tensor) -> tf.Tensor:
+    """Returns `x` once `after` is computed; what is computed of it is not merged with that of `x`.
+
+    Args:
+        x: the tensor to return, of any dtype.
+        after: the tensor to wait for, of any dtype. No gradient flows to it.
+    """
+    return _OPS.optimization_barrier(x, after)
 
 
 def standardize_weights(
