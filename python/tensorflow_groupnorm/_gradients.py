@@ -18,6 +18,8 @@ def _group_norm_grad(op: tf.Operation, dy: tf.Tensor, *_: tf.Tensor) -> list[tf.
     # Only y is differentiable: the gradients of the statistics are dropped.
     x, gamma, beta, *side_input = op.inputs
     _, mean, rstd, *rest = op.outputs
+    # Without an activation, the gradient of the side input is dy, and nothing needs its value.
+    linear = tf.compat.as_str(op.get_attr("activation")) == "linear"
     dx, dgamma, dbeta, dside, _ = _OPS.group_norm_grad(
         dy,
         x,
@@ -25,13 +27,13 @@ def _group_norm_grad(op: tf.Operation, dy: tf.Tensor, *_: tf.Tensor) -> list[tf.
         beta,
         mean,
         rstd,
-        side_input,
+        [] if linear else side_input,
         rest,
         groups=op.get_attr("groups"),
         axis=op.get_attr("axis"),
         activation=op.get_attr("activation"),
     )
-    return [dx, dgamma, dbeta, *dside]
+    return [dx, dgamma, dbeta, *([dy] * len(side_input) if linear else dside)]
 
 
 @tf.RegisterGradient("GroupNormGrad")
