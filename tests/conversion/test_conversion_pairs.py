@@ -45,7 +45,7 @@ def test_residual_network(tmp_path):
     assert [layer.name for layer in pairs(new)] == ["norm0", "last_norm0", "norm1"]
     # Read by the convolution of the next block and by its projection.
     assert {layer.name for layer in pairs(new)[1].layers} == {"conv1", "proj1"}
-    reason = "another GroupNormalization keeps its output as the residual before an activation"
+    reason = "another GroupNormalization keeps its output as a residual"
     assert answer(report, "stem_norm") == ("not paired", "", reason)
     assert answer(report, "norm0") == (
         "paired",

@@ -17,8 +17,8 @@ from ..layers._activations import fused_name
 from ..layers._rematerialization import is_rematerialized
 from . import rules
 from .change import Pair
-from .network import Network, runs_its_graph
-from .readers import follow, why_kept, why_output_kept
+from .network import Network, runs_its_graph, unwrap
+from .readers import follow, is_residual, why_kept, why_output_kept
 from .report import NOT_PAIRED, PAIRED, ConversionReport, LayerChange
 from .walk import Path, at, holders, walk
 
@@ -87,6 +87,7 @@ class _Finder:
         (node, model) = self._only_call(norm)
         if any(get_keras_mask(tensor) is not None for tensor in node.input_tensors):
             raise _NotPairedError("a mask reaches it")
+        self._check_residual(norm, node)
         y = node.outputs[0]
         readers = [self._reader(reader, y) for reader in self._network.readers(y)]
         leaving = self._network.models_with_output(y)
@@ -100,6 +101,22 @@ class _Finder:
         if isinstance(model, keras.Sequential) and (itself or len(with_layers[0]) > 1):
             raise _NotPairedError(_SEQUENTIAL)
         return Pair(path, with_layers + (((),) if itself else ()))
+
+    def _check_residual(self, norm: keras.Layer, node: Node) -> None:
+        """Raises if a pair would be the first to keep the residual, as a linear layer does not."""
+        residuals = [tensor for tensor in node.input_tensors if is_residual(node, tensor)]
+        if not residuals or fused_name(norm.activation) != "linear":
+            return
+        (residual,) = residuals
+        producer = unwrap(residual._keras_history.operation)
+        for reader in self._network.readers(residual):
+            # With the normalization that computes it, such a reader may become a pair.
+            free = isinstance(producer, layers.GroupNormalization) and follow(
+                self._network, reader, residual
+            )
+            if reader is not node and not free and why_kept(self._network, reader, residual):
+                return
+        raise _NotPairedError("the pair would keep its residual instead of its output")
 
     def _only_call(self, norm: keras.Layer) -> tuple[Node, keras.Model]:
         calls = self._network.calls(norm)

@@ -136,14 +136,16 @@ def _why_leaving(network: Network, model: keras.Model, tensor: keras.KerasTensor
 def _why_kept_by_normalization(
     normalization: keras.Layer, node: Node, tensor: keras.KerasTensor
 ) -> str | None:
-    if not _is_residual(node, tensor):
+    if not is_residual(node, tensor):
         return "another GroupNormalization keeps its output"
-    if fused_name(normalization.activation) == "linear":
+    is_paired = isinstance(node.operation, layers.RecomputedNormalization)
+    if fused_name(normalization.activation) == "linear" and not is_paired:
         return None
-    return "another GroupNormalization keeps its output as the residual before an activation"
+    return "another GroupNormalization keeps its output as a residual"
 
 
-def _is_residual(node: Node, tensor: keras.KerasTensor) -> bool:
+def is_residual(node: Node, tensor: keras.KerasTensor) -> bool:
+    """Returns whether a call of a normalization reads a tensor as `residual` only."""
     args, kwargs = node.arguments.args, node.arguments.kwargs
     given = dict(zip(("inputs", "residual", "mask", "scale", "shift"), args, strict=False)) | kwargs
     return [name for name, value in given.items() if value is tensor] == ["residual"]
