@@ -86,10 +86,7 @@ def group_norm(
             y += _per_channel(beta, "beta", x, axis)
         if residual is not None:
             y += tf.cast(residual, dtype)
-        if activation == "relu":
-            y = tf.nn.relu(y)
-        elif activation == "silu":
-            y *= tf.sigmoid(y)
+        y = _activate(y, activation)
         if mask is not None:
             y = tf.where(mask, y, 0)
         return tf.ensure_shape(tf.cast(y, x.dtype), x.shape)
