@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -150,10 +150,10 @@ def is_in_graph(functional: Functional, node: Node) -> bool:
 
 
 def operations_between(
-    inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor]
+    inputs: Sequence[keras.KerasTensor], outputs: Sequence[keras.KerasTensor]
 ) -> list[keras.Operation]:
     """Returns the operations that compute `outputs` from `inputs`."""
-    operations: list[keras.Operation] = _map_graph(inputs, outputs)[2]
+    operations: list[keras.Operation] = _map_graph(list(inputs), list(outputs))[2]
     return operations
 
 

@@ -55,9 +55,10 @@ MODULES = {
         "stock",
     },
     "_export_mode": {"_keras"},
-    "ops": {"_export_mode", "_library", "stock"},
+    "_gradients": {"_library", "stock"},
+    "ops": {"_export_mode", "_gradients", "_library", "stock"},
     "layers": {"_export_mode", "_keras", "_library", "ops"},
-    "models": {"layers"},
+    "models": {"_conversion", "layers"},
     "_conversion": {"_keras", "layers"},
     "_export": {"_export_mode", "_keras", "_library", "layers", "stock"},
 }

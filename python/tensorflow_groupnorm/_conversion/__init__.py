@@ -20,8 +20,8 @@
 - `report`: the report of a conversion.
 """
 
-from .convert import convert
+from .convert import convert, pair_between
 from .report import ConversionReport, LayerChange
 from .walk import described
 
-__all__ = ["ConversionReport", "LayerChange", "convert", "described"]
+__all__ = ["ConversionReport", "LayerChange", "convert", "described", "pair_between"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import keras
 from tfgn_base.variants import check_variant
 
-from .._keras import inherit_state
+from .._keras import inherit_state, operations_between
 from ..layers._tensors import check_groups
 from . import arguments, converted, copy, edit, rebuilt, rules
 from .change import Build, Change, Pair
@@ -190,6 +190,22 @@ def _pair(model: keras.Model, options: rules.Options, report: ConversionReport) 
     edit.pair(model, pairs)
     for layer, conversion in records:
         converted.mark(layer, conversion)
+
+
+def pair_between(inputs: Sequence[keras.KerasTensor], model: keras.Model) -> keras.Model:
+    """Does in place what `save_memory` does, with the layers between some tensors and the outputs.
+
+    Args:
+        inputs: tensors of the graph of the model.
+        model: a functional model of Keras' own class.
+
+    Returns:
+        The model.
+    """
+    between = {id(operation) for operation in operations_between(inputs, model.outputs)}
+    unread = ConversionReport(model.name)
+    edit.pair(model, find_pairs(model, lambda layer: id(layer) not in between, unread))
+    return model
 
 
 def _made_again(pairs: copy.Pairs, changed: set[Path]) -> list[Change]:

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import keras
 from tfgn_base.variants import check_variant
 
-from .._conversion.convert import convert
-from .._keras import operations_between
+from .._conversion import pair_between
 from ..layers import GroupNormalization, StandardizedConv2D
 
 NORMS = ("gn", "bn", None)
@@ -131,16 +130,7 @@ class Style:
         """Returns the model; with `save_memory`, after pairing what was made from the images."""
         if not self.save_memory:
             return model
-        made = {id(operation) for operation in operations_between([images], model.outputs)}
-        return convert(
-            model,
-            norm=None,
-            weight_standardization=None,
-            save_memory=True,
-            keep=lambda layer: id(layer) not in made,
-            in_place=True,
-            report=None,
-        )
+        return pair_between([images], model)
 
 
 def _channel_axis() -> int:
