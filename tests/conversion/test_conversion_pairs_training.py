@@ -5,16 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conversions import batch_norm, convert, images, randomize, resnet
-from pairs import by_path, check_round_trip, paired, pairs
+from pairs import ONLY_PAIRS, by_path, check_round_trip, paired, pairs
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
-
-#: The arguments that only put layers together.
-ONLY_PAIRS = {"norm": None, "weight_standardization": None}
 
 
 @pytest.fixture

@@ -4,9 +4,27 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
-from conversions import convert
+from conversions import Fused, convert
+from keras import layers
 
 Pair = tfgn.layers.RecomputedNormalization
+
+#: The arguments that only put layers together.
+ONLY_PAIRS = {"norm": None, "weight_standardization": None}
+
+
+def norm(name="norm", activation="relu", **kwargs):
+    return Fused(4, activation=activation, name=name, **kwargs)
+
+
+def conv(filters=8, size=3, **kwargs):
+    return layers.Conv2D(filters, size, **{"padding": "same", **kwargs})
+
+
+def answer(report, name="norm"):
+    """Returns the action, result and reason for a normalization."""
+    (change,) = [c for c in report.changes if c.name == name and "paired" in c.action]
+    return change.action, change.result, change.reason
 
 
 def pairs(model):
