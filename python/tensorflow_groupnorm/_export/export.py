@@ -270,7 +270,7 @@ def _write(model: keras.Model, signature: list[Any], folder: Path, target: str) 
         tflite.convert(saved, file)
         return exported
     found = onnx.convert(saved, file, target)
-    account = normalizations.account(model, found, onnx.executed(file, folder))
+    account = normalizations.account(model, found)
     return dataclasses.replace(exported, **dataclasses.asdict(account))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable
 
 import keras
 
@@ -29,7 +28,7 @@ class Account:
     executed: dict[str, int]
 
 
-def account(model: keras.Model, found: Normalizations, nodes: Iterable[tuple[str, str]]) -> Account:
+def account(model: keras.Model, found: Normalizations) -> Account:
     """Returns which normalizations of a model the nodes that are executed contain.
 
     ONNX Runtime has a kernel of InstanceNormalization, which must be in the graph that it executes.
@@ -37,17 +36,16 @@ def account(model: keras.Model, found: Normalizations, nodes: Iterable[tuple[str
 
     Args:
         model: the model.
-        found: what was written.
-        nodes: names and types of the nodes that the runtime executes.
+        found: what was written and is executed.
     """
-    nodes = list(nodes)
+    executed = set(found.executed)
     layers = {layer.name for layer in model._flatten_layers()} - {model.name}
     fused, unfused = [], {}
     for op, (node, kind) in found.written.items():
         layer = _layer(op, layers)
         if kind != found.kind:
             unfused[layer] = f"it became {kind}, because of its dtype or unknown channels"
-        elif kind == "InstanceNormalization" and (node, kind) not in nodes:
+        elif kind == "InstanceNormalization" and (node, kind) not in executed:
             unfused[layer] = f"ONNX Runtime executes no {kind} of its name"
         else:
             fused.append(layer)
@@ -58,7 +56,7 @@ def account(model: keras.Model, found: Normalizations, nodes: Iterable[tuple[str
             layer, GroupNormalization
         ):
             unfused[layer.name] = "it is a layer of Keras, which tensorflow_groupnorm.convert fuses"
-    counts = Counter(kind for _, kind in nodes)
+    counts = Counter(kind for _, kind in found.executed)
     return Account(tuple(fused), unfused, dict(counts.most_common()))
 
 

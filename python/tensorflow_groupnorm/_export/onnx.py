@@ -39,11 +39,13 @@ class Normalizations:
         written: a dict from the names of the GroupNorm ops to the names and kinds of their nodes.
         stock: the name scopes of normalizations in stock ops.
         kind: the kind of node that the target asks for.
+        executed: the names and types of the nodes that ONNX Runtime executes on the CPU.
     """
 
     written: dict[str, tuple[str, str]]
     stock: list[str]
     kind: str
+    executed: list[tuple[str, str]]
 
 
 def require() -> None:
@@ -112,7 +114,7 @@ def convert(saved_model: Path, path: Path, target: str) -> Normalizations:
             _mend(model)
             _raise_opset(model)
             onnx.save(model, path)
-            _session(path)
+            executed = _executed(path)
     except Exception as error:
         raise ExportError(
             f"ONNX Runtime cannot run the model after conversion: {first_line(error)}"
@@ -126,7 +128,7 @@ def convert(saved_model: Path, path: Path, target: str) -> Normalizations:
     # tf2onnx removes nodes that nothing reads, and all but one of equal ones.
     present = {(node.name, node.op_type) for node in _nodes(model.graph)}
     written = {op: node for op, node in writer.written.items() if node in present}
-    return Normalizations(written, _stock_normalizations(graph), KINDS[target])
+    return Normalizations(written, _stock_normalizations(graph), KINDS[target], executed)
 
 
 def _stock_normalizations(graph: Any) -> list[str]:
@@ -260,18 +262,13 @@ def load(path: Path) -> Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]]:
     return call
 
 
-def executed(path: Path, folder: Path) -> list[tuple[str, str]]:
-    """Returns the names and types of the nodes that ONNX Runtime executes on the CPU.
-
-    Args:
-        path: an `.onnx` file.
-        folder: a directory for the optimized graph, which is deleted.
-    """
+def _executed(path: Path) -> list[tuple[str, str]]:
+    """Returns the names and types of the nodes that ONNX Runtime executes on the CPU."""
     import onnx
 
-    optimized = folder / "optimized.onnx"
+    optimized = path.with_suffix(".optimized")
     _session(path, optimized)
-    nodes = _nodes(onnx.load(optimized, load_external_data=False).graph)
+    nodes = _nodes(onnx.load(optimized).graph)
     optimized.unlink()
     return [(node.name, node.op_type) for node in nodes]
 
