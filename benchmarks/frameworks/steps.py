@@ -24,12 +24,14 @@ def build(case: Step) -> keras.Model:
         model = _BUILDERS[case.network]("ours" if saving else case.norm, case.side)
         if not saving:
             return model
-        # Nothing changes but what is kept for the backward pass.
+        # Nothing changes but what is kept for the backward pass. In place, because TensorFlow never
+        # gives back the memory that a second model has taken.
         return tfgn.convert(
             model,
             norm=None,
             weight_standardization=None,
             fuse=False,
+            in_place=True,
             save_memory=True,
             report=_check_pairs,
         )

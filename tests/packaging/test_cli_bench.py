@@ -143,7 +143,7 @@ def test_outputs_without_a_gradient_are_refused():
         steps.inference(model, specs, jit=False)
     model = keras.Model(inputs, keras.ops.stop_gradient(dense), name="stops")
     with pytest.raises(RefusedError, match="no output of stops depends on a trainable weight"):
-        steps.training_step(model, jit=False)(tf.ones([2, 4]))
+        steps.training_step(model, keras.optimizers.SGD(), jit=False)(tf.ones([2, 4]))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_step_minimizes_the_mean_squares_and_the_losses_of_the_model(jit):
     inputs = keras.Input((2,))
     layer = keras.layers.Dense(1, kernel_initializer="ones", kernel_regularizer="l2")
     model = keras.Model(inputs, [layer(inputs), inputs])
-    loss = steps.training_step(model, jit)(tf.constant([[1.0, 2.0]]))
+    loss = steps.training_step(model, steps.optimizer_of(model), jit)(tf.constant([[1.0, 2.0]]))
     np.testing.assert_allclose(loss, 9 + 2.5 + 0.02, rtol=1e-6)
     # d(9 + 0.01 |w|^2)/dw = 6 x + 0.02 w, and the first step of SGD has no momentum.
     rate = steps.LEARNING_RATE
@@ -198,8 +198,26 @@ def test_a_step_minimizes_the_mean_squares_and_the_losses_of_the_model(jit):
 def test_the_optimizer_is_that_of_the_model():
     model = small()
     assert steps.optimizer_of(model).momentum == steps.MOMENTUM
+    model.compile(keras.optimizers.Adam(0.125))
+    optimizer = steps.optimizer_of(model)
+    assert isinstance(optimizer, keras.optimizers.Adam) and float(optimizer.learning_rate) == 0.125
+    assert model.optimizer is None and not optimizer.built
+
+
+def test_compiled_models_are_trained_after_a_conversion(saved):
+    model = small(size=12)
     model.compile("adam")
-    assert steps.optimizer_of(model) is model.optimizer
+    model.optimizer.build(model.trainable_variables)
+    model.save(saved)
+    for variant in (AS_IT_IS, SAVING):
+        model, _ = models.of_job(job(saved), variant)
+        step = steps.training_step(model, steps.optimizer_of(model), jit=False)
+        kernels = [weight for weight in model.trainable_variables if weight.name == "kernel"]
+        before = [kernel.numpy() for kernel in kernels]
+        step(tf.random.normal([2, 12, 12, 3]))
+        assert len(kernels) == 3
+        for kernel, old in zip(kernels, before, strict=True):
+            assert (kernel.numpy() != old).any()
 
 
 def test_peak_memory_is_that_of_the_call():
@@ -259,6 +277,16 @@ def test_the_largest_batch_is_measured_and_the_next_is_too_large(peak, first, li
     search.run(peak, lambda: 1 << 60)
     assert search.largest == largest and search.too_large == largest + 1
     assert not search.stopped and len(search.peaks) <= MOST_SIZES
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_delays_the_search_by_a_few_sizes(seed):
+    rng = np.random.default_rng(seed)
+    noise = rng.uniform(0.95, 1.05, size=1000)
+    search = Search(1000 * MIB, {4: int(peaks(500, 7)(4) * noise[4])})
+    search.run(lambda size: int(peaks(500, 7)(size) * noise[size]), lambda: 1 << 60)
+    assert not search.stopped and search.too_large - search.largest == 1
+    assert 60 <= search.largest <= 82
 
 
 def test_large_batches_are_found_to_two_percent():

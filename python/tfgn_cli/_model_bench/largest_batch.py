@@ -81,14 +81,17 @@ class Search:
             return min(max(self._guess(), fits + step), GROWTH * fits)
         if over - fits <= step:
             return None
-        # At least a step away from both, so that each run narrows the bracket.
-        return min(max(self._guess(), fits + step), max(over - step, fits + 1))
+        guess = min(max(self._guess(), fits + step), max(over - step, fits + 1))
+        # Next to a size that is next to another: the line is off, as peaks vary.
+        creeps = {guess - step, guess - 2 * step} <= self.peaks.keys()
+        creeps |= {guess + step, guess + 2 * step} <= self.peaks.keys()
+        return (fits + over) // 2 if creeps else guess
 
     def _guess(self) -> int:
-        known = self._known()
         over = self.too_large
         if over is not None and self.peaks[over] is None:  # The line says nothing of this size.
             return (self.largest + over) // 2
+        known = self._known()
         if len(known) == 1:
             ((size, peak),) = known
             # A size far enough away, even if the weights take most of the memory.
@@ -100,7 +103,11 @@ class Search:
         return sorted((size, peak) for size, peak in self.peaks.items() if peak is not None)
 
     def _line(self) -> tuple[int, int, float]:
-        """Returns a size, its peak, and the bytes per sample between the two nearest the limit."""
-        nearest = sorted(self._known(), key=lambda known: abs(known[1] - self.limit))[:2]
-        (a, low), (b, high) = sorted(nearest)
+        """Returns a size, its peak, and the bytes per further sample.
+
+        The line goes through the sizes around the limit, or else through those farthest apart.
+        """
+        known = self._known()
+        around = [(size, peak) for size, peak in known if size in (self.largest, self.too_large)]
+        (a, low), (b, high) = around if len(around) == 2 else (known[0], known[-1])
         return a, low, (high - low) / (b - a)

@@ -84,7 +84,7 @@ class Measurer:
         def measure() -> dict[str, Any]:
             seconds = {}
             for name in (TRAINING, INFERENCE):
-                # Other processes have had the caches, and the memory, since the last turn.
+                # Other processes have had the caches since the last turn.
                 self._seconds(name)
                 seconds[name] = self._seconds(name)
             _memory.trim()
@@ -95,15 +95,16 @@ class Measurer:
     def _build(self, job: Job, row: Row) -> dict[str, Any]:
         model, notes = models.of_job(job, row.variant)
         self._specs = models.inputs(model, job)
+        optimizer = steps.optimizer_of(model)
         self._calls = {
             INFERENCE: steps.inference(model, self._specs, row.jit),
-            TRAINING: steps.training_step(model, row.jit),
+            TRAINING: steps.training_step(model, optimizer, row.jit),
         }
         return {
             "model": model.name,
             "inputs": {spec.name: list(spec.shape) for spec in keras.tree.flatten(self._specs)},
             "dtype": model.dtype_policy.name,
-            "optimizer": type(steps.optimizer_of(model)).__name__,
+            "optimizer": type(optimizer).__name__,
             "parameters": model.count_params(),
             "notes": notes,
         }

@@ -34,8 +34,10 @@ def of_job(job: Job, variant: str) -> tuple[keras.Model, list[str]]:
         return model, notes
     reports: list[ConversionReport] = []
     options: dict[str, Any] = {"save_memory": True} if variant == SAVING else {}
+    # In place: TensorFlow never gives back the memory that a second model has taken.
+    options |= {"groups": job.groups, "in_place": True, "report": reports.append}
     try:
-        model = convert(model, groups=job.groups, report=reports.append, **options)
+        model = convert(model, **options)
     except (TypeError, ValueError) as error:
         raise RefusedError(f"it cannot be converted: {first_line(error)}") from error
     report = reports[0]

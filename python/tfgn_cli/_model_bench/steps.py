@@ -22,18 +22,24 @@ def draw(specs: list[Any]) -> list[Any]:
 
 
 def optimizer_of(model: keras.Model) -> keras.Optimizer:
-    """Returns the optimizer that the model is compiled with, or else SGD with momentum."""
+    """Returns a new optimizer like the one that the model is compiled with, or SGD with momentum.
+
+    The model loses its own, whose variables may be those of layers that a conversion replaced.
+    """
     compiled: keras.Optimizer | None = getattr(model, "optimizer", None)
-    return compiled or keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM)
+    if compiled is None:
+        return keras.optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM)
+    model.optimizer = None
+    return type(compiled).from_config(compiled.get_config())
 
 
-def training_step(model: keras.Model, jit: bool) -> Callable[..., Any]:
+def training_step(model: keras.Model, optimizer: keras.Optimizer, jit: bool) -> Callable[..., Any]:
     """Returns a step on the mean squares of all outputs, plus the model's own losses.
 
     Raises:
         RefusedError: while it is traced, if no weight gets a gradient.
     """
-    variables, optimizer = model.trainable_variables, optimizer_of(model)
+    variables = model.trainable_variables
     optimizer.build(variables)
 
     @tf.function(jit_compile=jit)
