@@ -12,6 +12,7 @@ from tfgn_base.names import FORMATS, TARGETS
 from ._common import fail
 
 if TYPE_CHECKING:
+    import keras
     import numpy as np
     from tensorflow_groupnorm._export import Exported
 
@@ -117,11 +118,19 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     except (ExportError, OSError) as error:
         return fail(str(error))
     print(_summary(exported, "the example" if args.example else "a random batch"), flush=True)
-    if args.benchmark:
-        from tensorflow_groupnorm._export.latency import latencies
+    return _benchmark(model, exported, example) if args.benchmark else 0
 
-        for target, milliseconds in latencies(model, exported, example).items():
-            print(f"latency of {target}: {milliseconds:.2f} ms")
+
+def _benchmark(model: keras.Model, exported: Exported, example: Any) -> int:
+    from tensorflow_groupnorm import ExportError
+    from tensorflow_groupnorm._export.latency import latencies
+
+    try:
+        measured = latencies(model, exported, example)
+    except ExportError as error:
+        return fail(f"The latency is not measured. {error}")
+    for target, milliseconds in measured.items():
+        print(f"latency of {target}: {milliseconds:.2f} ms")
     return 0
 
 

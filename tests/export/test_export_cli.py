@@ -148,3 +148,23 @@ def test_target_names_what_is_not_fused_and_its_latency(tmp_path, capsys):
     times = re.findall(r"latency of (\w+): (\d+\.\d+) ms", printed)
     assert [target for target, _ in times] == ["onnxruntime", "saved_model"]
     assert all(float(milliseconds) > 0 for _, milliseconds in times)
+
+
+def test_latency_of_a_model_that_insists_on_its_batch_size(tmp_path, capsys):
+    x = keras.Input((8, 4), batch_size=3)
+    y = tfgn.layers.GroupNormalization(2)(keras.layers.Flatten()(x))
+    keras.Model(x, keras.ops.reshape(y, (3, 2, 16))).save(tmp_path / "model.keras")
+    argv = ["export", str(tmp_path / "model.keras"), str(tmp_path / "model"), "--benchmark"]
+    assert tfgn_cli.main(argv) == 0
+    assert capsys.readouterr().out.count("latency of saved_model: ") == 1
+
+
+@pytest.mark.filterwarnings("ignore:The export is not compared with the model")
+def test_latency_of_a_model_that_does_not_run_here_is_one_sentence(tmp_path, capsys):
+    words = keras.Input((3,), dtype="string")
+    indices = keras.layers.StringLookup(vocabulary=["a"])(words)
+    keras.Model(words, keras.layers.Embedding(3, 4)(indices)).save(tmp_path / "model.keras")
+    argv = ["export", str(tmp_path / "model.keras"), str(tmp_path / "model"), "--benchmark"]
+    assert tfgn_cli.main(argv) == 1
+    error = capsys.readouterr().err
+    assert "tfgn: The latency is not measured. No random batch can be made" in error

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from .errors import ExportError, first_line
-from .model import named_outputs
+from .model import named_outputs, with_declared_batch
 
 # Largest differences, relative to the largest magnitude of an output. Runtimes sum float32 in
 # different orders; the op stores epsilon as a float32 for float64 inputs too; a layer in half
@@ -129,6 +129,24 @@ def run_model(model: keras.Model, batch: list[Any]) -> dict[str, tf.Tensor]:
             f"{first_line(error)} (`example`, or --example FILE, gives another batch)"
         ) from error
     return outputs
+
+
+def on_a_batch(
+    model: keras.Model, signature: list[Any], given: list[Any] | None, example: Any
+) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Returns the signature, a batch that fits it and the outputs of the model on that batch.
+
+    If the model runs only with the batch size that it declares, the signature has that size.
+    """
+    try:
+        batch = as_batch(signature, example)
+        return signature, batch, run_model(model, batch)
+    except ExportError:
+        declared = with_declared_batch(model, signature)
+        if given is not None or declared == signature:
+            raise
+        batch = as_batch(declared, example)
+        return declared, batch, run_model(model, batch)
 
 
 def largest_difference(expected: dict[str, Any], actual: dict[str, Any]) -> float:

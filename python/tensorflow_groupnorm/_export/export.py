@@ -21,7 +21,6 @@ from .model import (
     compute_dtype,
     computing_in_float32,
     named_signature,
-    with_declared_batch,
     without_rematerialization,
 )
 
@@ -163,7 +162,9 @@ def export(
     with precision, without_rematerialization(model):
         signature = named_signature(model, input_signature)
         try:
-            signature, batch, expected = _on_a_batch(model, signature, input_signature, example)
+            signature, batch, expected = check.on_a_batch(
+                model, signature, input_signature, example
+            )
         except ExportError as error:
             if target != "saved_model" or example is not None:
                 raise
@@ -225,24 +226,6 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{path} is a directory without a SavedModel, which is never overwritten."
         )
-
-
-def _on_a_batch(
-    model: keras.Model, signature: list[Any], given: list[Any] | None, example: Any
-) -> tuple[list[Any], list[Any], dict[str, Any]]:
-    """Returns the signature, a batch that fits it and the outputs of the model on that batch.
-
-    If the model runs only with the batch size that it declares, the signature has that size.
-    """
-    try:
-        batch = check.as_batch(signature, example)
-        return signature, batch, check.run_model(model, batch)
-    except ExportError:
-        declared = with_declared_batch(model, signature)
-        if given is not None or declared == signature:
-            raise
-        batch = check.as_batch(declared, example)
-        return declared, batch, check.run_model(model, batch)
 
 
 def _write(model: keras.Model, signature: list[Any], folder: Path, target: str) -> Exported:

@@ -34,8 +34,8 @@ def latencies(model: keras.Model, exported: Exported, example: Any = None) -> di
         A dict from targets to the median milliseconds of a call. The target of the export comes
         first.
     """
-    signature = named_signature(model)
-    batch = check.by_name(signature, check.as_batch(signature, example))
+    signature, tensors, _ = check.on_a_batch(model, named_signature(model), None, example)
+    batch = check.by_name(signature, tensors)
     calls = {exported.target: MODULES[exported.format].load(exported.path)}
     with TemporaryDirectory() as folder:
         if exported.target != "saved_model":
