@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable, Iterator
 
 import tensorflow as tf
 
+from .. import ops as fused
+
 _CURRENT: contextvars.ContextVar[Recomputation | None] = contextvars.ContextVar(
     "recomputation", default=None
 )
@@ -41,8 +43,7 @@ class Recomputation:
 
     def later(self, tensor: tf.Tensor) -> tf.Tensor:
         """Returns the tensor; what is computed from it is not shared with the forward pass."""
-        with tf.control_dependencies([self._after]):
-            return tf.identity(tensor)
+        return fused.optimization_barrier(tensor, self._after)
 
 
 def current() -> Recomputation | None:
