@@ -20,6 +20,8 @@ from tfgn_cli import _memory
 from tfgn_cli._model_bench import models, run, steps, tables
 from tfgn_cli._model_bench.job import AS_IT_IS, CONVERTED, SAVING, VARIANTS, Job, RefusedError
 from tfgn_cli._model_bench.largest_batch import MOST_SIZES, Search
+from tfgn_cli._model_bench.measuring import Measurer
+from tfgn_cli._model_bench.sources import Sources
 from tfgn_cli._processes import NotStartedError, WorkerDiedError, WorkerError, WorkerProcess
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
@@ -204,6 +206,31 @@ def test_the_optimizer_is_that_of_the_model():
     assert model.optimizer is None and not optimizer.built
 
 
+def test_variants_are_converted_to_files_once(saved, tmp_path):
+    asked = []
+
+    def ask(method, *arguments):
+        asked.append(arguments[1])
+        return getattr(Measurer(), method)(*arguments)
+
+    sources = Sources(job(saved), tmp_path, ask)
+    assert sources.of(AS_IT_IS) == (job(saved), AS_IT_IS, [])
+    source = sources.of(SAVING)
+    assert sources.of(SAVING) is source and asked == [SAVING]
+    model, _ = models.of_job(source.job, source.variant)
+    assert any(isinstance(layer, RecomputedNormalization) for layer in model.layers)
+
+
+def test_models_that_cannot_be_saved_are_converted_by_their_row(saved, tmp_path, monkeypatch):
+    def fail(*_):
+        raise NotImplementedError("no config")
+
+    monkeypatch.setattr(keras.Model, "save", fail)
+    sources = Sources(job(saved), tmp_path, lambda name, *args: getattr(Measurer(), name)(*args))
+    notes = ["measured with the memory of its conversion: no config"]
+    assert sources.of(SAVING) == (job(saved), SAVING, notes)
+
+
 def test_compiled_models_are_trained_after_a_conversion(saved):
     model = small(size=12)
     model.compile("adam")
@@ -312,21 +339,29 @@ def test_a_search_never_runs_what_the_machine_has_no_memory_for():
 def test_rows_are_not_run_where_the_others_leave_no_memory(monkeypatch):
     monkeypatch.setattr(_memory, "available", lambda: 2**30)
     first = {"peak_bytes": 1000 * MIB}
-    process, values = run._start(job(), run.Row(CONVERTED, False), first)
+    process, values = run._start(None, run.Row(CONVERTED, False), first)
     assert process is None and values["peak_bytes"] is None
     assert values["error"] == "it was not run: the other processes leave only 1.0 GB"
 
 
-def test_each_variant_is_searched_from_its_row(monkeypatch):
-    each = {AS_IT_IS: 10, SAVING: 5}
-    monkeypatch.setattr(run, "_peak", lambda job, row, size: MIB * (50 + size * each[row.variant]))
+def test_each_variant_is_searched_from_its_row(tmp_path, monkeypatch):
+    each = {AS_IT_IS: 10, str(tmp_path / "0.keras"): 5}
+
+    def convert(method, job, variant, path):
+        assert (method, variant) == ("convert", SAVING)
+        return {"saved": True, "notes": []}
+
+    monkeypatch.setattr(
+        run, "_peak", lambda source, size: MIB * (50 + size * each[source.job.model])
+    )
     rows = [
         {"variant": AS_IT_IS, "jit": False, "error": None, "peak_bytes": 70 * MIB},
         {"variant": CONVERTED, "jit": False, "error": "it failed", "peak_bytes": None},
         {"variant": SAVING, "jit": False, "error": None, "peak_bytes": 60 * MIB},
         {"variant": SAVING, "jit": True, "error": None, "peak_bytes": 60 * MIB},
     ]
-    searches = run._searches(job(), 150 * MIB, rows, run._progress())
+    sources = Sources(job(AS_IT_IS), tmp_path, convert)
+    searches = run._searches(sources, 150 * MIB, rows, run._progress())
     found = [(s["variant"], s["batch_size"], s["too_large"], s["note"]) for s in searches]
     assert found == [
         (AS_IT_IS, 10, 11, None),

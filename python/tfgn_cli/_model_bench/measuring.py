@@ -47,6 +47,24 @@ class Measurer:
         self._before = _memory.resident()
         return _or_refused(lambda: self._build(job, row))
 
+    def convert(self, job: Job, variant: str, path: str) -> dict[str, Any]:
+        """Converts the model to a file.
+
+        Returns:
+            `saved`: whether it could be saved; `notes`.
+        """
+
+        def write() -> dict[str, Any]:
+            model, notes = models.of_job(job, variant)
+            try:
+                model.save(path)
+            except Exception as error:  # Layers of the user may fail in any way.
+                reason = f"measured with the memory of its conversion: {first_line(error)}"
+                return {"saved": False, "notes": [reason]}
+            return {"saved": True, "notes": notes}
+
+        return _or_refused(write)
+
     def peak(self) -> dict[str, Any]:
         """Trains a few steps after a warm-up.
 

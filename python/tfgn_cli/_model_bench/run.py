@@ -7,7 +7,9 @@ import dataclasses
 import random
 import signal
 import statistics
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +20,7 @@ from .._processes import WorkerDiedError, WorkerError, WorkerProcess
 from . import tables
 from .job import VARIANTS, Job, RefusedError, Row
 from .largest_batch import Search
+from .sources import Source, Sources
 
 WORKER = "tfgn_cli._model_bench.worker"
 #: Of TensorFlow: its warnings go nowhere; and the peak memory is that of the CPU.
@@ -50,15 +53,18 @@ def run(job: Job, jit: bool, repeats: int, memory: int | None) -> dict[str, Any]
     """
     rows = [Row(variant, compiled) for compiled in (False, True)[: 1 + jit] for variant in VARIANTS]
     console = Console(markup=False, highlight=False)  # Paths may hold brackets.
-    with _progress() as progress:
-        result = _measure(job, rows, repeats, progress)
-        searches = [] if memory is None else _searches(job, memory, result["rows"], progress)
+    with _progress() as progress, tempfile.TemporaryDirectory(prefix="tfgn-bench-") as folder:
+        sources = Sources(job, Path(folder), _ask)
+        result = _measure(job, sources, rows, repeats, progress)
+        searches = [] if memory is None else _searches(sources, memory, result["rows"], progress)
     result["largest_batches"] = searches
     console.print(*tables.of(result), sep="\n")
     return result
 
 
-def _measure(job: Job, rows: list[Row], repeats: int, progress: Progress) -> dict[str, Any]:
+def _measure(
+    job: Job, sources: Sources, rows: list[Row], repeats: int, progress: Progress
+) -> dict[str, Any]:
     task = progress.add_task("starting", total=len(rows) + repeats)
     measured: dict[Row, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
@@ -66,7 +72,7 @@ def _measure(job: Job, rows: list[Row], repeats: int, progress: Progress) -> dic
         environment = {}
         for row in rows:
             progress.update(task, description=row.text)
-            process, measured[row] = _start(job, row, measured.get(rows[0]))
+            process, measured[row] = _start(sources, row, measured.get(rows[0]))
             if process is not None:
                 stack.push(process)
                 processes[row] = process
@@ -89,7 +95,7 @@ def _measure(job: Job, rows: list[Row], repeats: int, progress: Progress) -> dic
 
 
 def _start(
-    job: Job, row: Row, first: dict[str, Any] | None
+    sources: Sources, row: Row, first: dict[str, Any] | None
 ) -> tuple[WorkerProcess | None, dict[str, Any]]:
     """Starts the process of a row, and measures its peak memory.
 
@@ -106,9 +112,10 @@ def _start(
         return None, values | {"error": f"it was not run: the other processes leave only {left}"}
     process = None
     try:
+        source = sources.of(row.variant)
         process = WorkerProcess(WORKER, environment=ENVIRONMENT)
-        facts = _answer(process, "prepare", job, row)
-        values["notes"] = facts.pop("notes")
+        facts = _answer(process, "prepare", source.job, Row(source.variant, row.jit))
+        values["notes"] = list(dict.fromkeys(source.notes + facts.pop("notes")))
         values["peak_bytes"] = _answer(process, "peak")["bytes"]
         _answer(process, "warm_up")
     except (RefusedError, WorkerError) as error:
@@ -150,6 +157,12 @@ def _rounds(
     return times
 
 
+def _ask(method: str, *arguments: Any) -> dict[str, Any]:
+    """Returns the answer of a new process."""
+    with WorkerProcess(WORKER, environment=ENVIRONMENT) as process:
+        return _answer(process, method, *arguments)
+
+
 def _answer(process: WorkerProcess, method: str, *arguments: Any) -> dict[str, Any]:
     answer: dict[str, Any] = process.call(method, *arguments)
     if "refused" in answer:
@@ -168,21 +181,24 @@ def _ratios(values: dict[str, Any], first: dict[str, Any]) -> dict[str, float]:
 
 
 def _searches(
-    job: Job, limit: int, rows: list[dict[str, Any]], progress: Progress
+    sources: Sources, limit: int, rows: list[dict[str, Any]], progress: Progress
 ) -> list[dict[str, Any]]:
     """Finds the largest batch of each variant, without jit."""
-    return [_search(job, limit, row, progress) for row in rows if not row["jit"]]
+    return [_search(sources, limit, row, progress) for row in rows if not row["jit"]]
 
 
-def _search(job: Job, limit: int, row: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def _search(
+    sources: Sources, limit: int, row: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
     variant, note, search = row["variant"], row["error"], Search(limit, {})
     if note is None:
-        search.peaks[job.batch_size] = row["peak_bytes"]
+        source = sources.of(variant)
+        search.peaks[source.job.batch_size] = row["peak_bytes"]
         task = progress.add_task(variant, total=None)
 
         def measure(size: int) -> int | None:
             progress.update(task, description=f"{variant}, batch {size}")
-            return _peak(job, Row(variant, jit=False), size)
+            return _peak(source, size)
 
         try:
             search.run(measure, lambda: int(USABLE * _memory.available()))
@@ -199,11 +215,11 @@ def _search(job: Job, limit: int, row: dict[str, Any], progress: Progress) -> di
     }
 
 
-def _peak(job: Job, row: Row, size: int) -> int | None:
-    sized = dataclasses.replace(job, batch_size=size)
+def _peak(source: Source, size: int) -> int | None:
+    sized = dataclasses.replace(source.job, batch_size=size)
     with WorkerProcess(WORKER, environment=ENVIRONMENT) as process:
         try:
-            _answer(process, "prepare", sized, row)
+            _answer(process, "prepare", sized, Row(source.variant, jit=False))
             return int(_answer(process, "peak")["bytes"])
         except WorkerDiedError as error:
             if error.exit_code == -signal.SIGKILL:
