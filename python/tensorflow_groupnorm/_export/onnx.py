@@ -77,7 +77,6 @@ def convert(saved_model: Path, path: Path, target: str) -> Normalizations:
         ExportError: if the model has an op that ONNX or ONNX Runtime does not support.
     """
     import onnx
-    import tf2onnx
 
     tables = sorted(kind for kind in ops(saved_model) if "Table" in kind)
     if tables:
@@ -95,20 +94,9 @@ def convert(saved_model: Path, path: Path, target: str) -> Normalizations:
     frozen, names = _frozen(signature)
     graph = frozen.graph.as_graph_def()
     writer = Writer(KINDS[target])
-    logger = tf.get_logger()
-    level = logger.level
+    executed: list[tuple[str, str]] = []
     try:
-        logger.setLevel("ERROR")  # tf2onnx calls deprecated functions of TensorFlow.
-        with _transposes_kept():
-            model, _ = tf2onnx.convert.from_graph_def(
-                graph,
-                name=path.stem,
-                input_names=[tensor.name for tensor in frozen.inputs],
-                output_names=[tensor.name for tensor in frozen.outputs],
-                opset=_CONVERTED,
-                tensors_to_rename=names,
-                custom_op_handlers=writer.handlers,
-            )
+        model = _converted(graph, frozen, names, writer)
         missing = _missing(model.graph)
         if not missing:
             _mend(model)
@@ -119,8 +107,6 @@ def convert(saved_model: Path, path: Path, target: str) -> Normalizations:
         raise ExportError(
             f"ONNX Runtime cannot run the model after conversion: {first_line(error)}"
         ) from error
-    finally:
-        logger.setLevel(level)
     if writer.errors:
         raise writer.errors[0]
     if missing:
@@ -129,6 +115,29 @@ def convert(saved_model: Path, path: Path, target: str) -> Normalizations:
     present = {(node.name, node.op_type) for node in _nodes(model.graph)}
     written = {op: node for op, node in writer.written.items() if node in present}
     return Normalizations(written, _stock_normalizations(graph), KINDS[target], executed)
+
+
+def _converted(graph: Any, frozen: Any, names: dict[str, str], writer: Writer) -> Any:
+    """Returns the graph of a frozen function as an ONNX model."""
+    import tf2onnx
+
+    logger = tf.get_logger()
+    level = logger.level
+    try:
+        logger.setLevel("ERROR")  # tf2onnx calls deprecated functions of TensorFlow.
+        with _transposes_kept():
+            model, _ = tf2onnx.convert.from_graph_def(
+                graph,
+                name="model",
+                input_names=[tensor.name for tensor in frozen.inputs],
+                output_names=[tensor.name for tensor in frozen.outputs],
+                opset=_CONVERTED,
+                tensors_to_rename=names,
+                custom_op_handlers=writer.handlers,
+            )
+        return model
+    finally:
+        logger.setLevel(level)
 
 
 def _stock_normalizations(graph: Any) -> list[str]:
