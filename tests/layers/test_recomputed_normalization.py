@@ -200,6 +200,27 @@ def test_an_export_is_that_of_the_plain_layers(portable, tmp_path):
     assert recomputed == plain
 
 
+def test_one_image_of_one_pixel():
+    """Where Grappler adds up one position, its gradients of kernels once led back to y."""
+    results = []
+    for recomputed in (True, False):
+        keras.utils.set_random_seed(0)
+        x = keras.Input((1, 1, 4))
+        before = kl.Conv2D(4, 1, name="before")(x)
+        readers = [kl.Conv2D(6, 1, use_bias=False, name=name) for name in "ab"]
+        normalization = norm(activation="relu")()
+        if recomputed:
+            outputs = RecomputedNormalization(normalization, readers)(before)
+        else:
+            outputs = [reader(normalization(before)) for reader in readers]
+        model = keras.Model([x], kl.Dense(3, name="after")(kl.Flatten()(kl.Add()(outputs))))
+        results.append(training_step(model, inputs_of(model, batch=1)))
+    (loss, _, gradients), (expected_loss, _, expected) = results
+    assert loss.numpy() == expected_loss.numpy()
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(gradients[name], gradient, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 # --- derivatives ---
 
 

@@ -263,10 +263,18 @@ def _gradient(
             dy = tape.gradient(outputs, stand_in, d_outputs)
             d_tensors, y = operands.gradient(dy, *statistics)
         outputs = read(y)
+    # Nodes of their own: Grappler computes a kernel's gradient together with anything else that
+    # adds up the same node over the positions, which may be on the way to y.
+    d_outputs = [tf.ensure_shape(d, d.shape) for d in d_outputs]
     d_variables = tape.gradient(
         outputs, variables, d_outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
-    return d_tensors, d_variables
+    dx, *others = d_tensors
+    # Before the backward pass goes on, y is used up. XLA, which schedules for concurrency on the
+    # CPU, would put off the gradients of all kernels and hold y until then.
+    for gradient in d_variables:
+        dx = fused.optimization_barrier(dx, gradient)
+    return [dx, *others], d_variables
 
 
 def _given(**arguments: KerasTensor | None) -> dict[str, KerasTensor]:
