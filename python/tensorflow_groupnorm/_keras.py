@@ -36,7 +36,8 @@ __all__ = [
     "Functional",
     "LinearOperations",
     "Node",
-    "ReluOperations",
+    "ReluActivation",
+    "ReluOperation",
     "RematMode",
     "SafeModeScope",
     "SiluOperation",
@@ -67,9 +68,11 @@ __all__ = [
     "take_place",
 ]
 
-#: The operations of `keras.ops.add`, `keras.activations.relu` and so on in a functional model.
+#: The operations of `keras.ops.add` and so on in a functional model. That of
+#: `keras.activations.relu` with arguments has a slope, a threshold and a limit.
 AddOperation = _numpy.Add
-ReluOperations = (_activations.ReLU, _nn.Relu)
+ReluActivation = _activations.ReLU
+ReluOperation = _nn.Relu
 SiluOperation = _nn.Silu
 
 #: The operations of `keras.ops` whose gradients need nothing but the shapes of their inputs.

@@ -23,10 +23,10 @@ def model():
 def add_relu_and_silu():
     kinds = {type(operation) for operation in model().operations}
     assert {_keras.AddOperation, _keras.SiluOperation} < kinds
-    assert kinds & {*_keras.ReluOperations}
+    assert kinds & {_keras.ReluActivation, _keras.ReluOperation}
     x = keras.activations.relu(keras.Input((4,)), negative_slope=0.5)
     operation = x._keras_history.operation
-    assert type(operation) is _keras.ReluOperations[0] and operation.negative_slope == 0.5
+    assert type(operation) is _keras.ReluActivation and operation.negative_slope == 0.5
 
 
 def linear_operations():
@@ -203,7 +203,7 @@ def converters():
 
 
 EXERCISES = {
-    add_relu_and_silu: ["AddOperation", "ReluOperations", "SiluOperation"],
+    add_relu_and_silu: ["AddOperation", "ReluActivation", "ReluOperation", "SiluOperation"],
     linear_operations: ["LinearOperations"],
     autocast: ["AutocastScope", "get_autocast_scope"],
     stateless: ["get_stateless_scope", "in_stateless_scope", "stateless_scope"],

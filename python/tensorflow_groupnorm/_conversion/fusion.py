@@ -6,7 +6,7 @@ import dataclasses
 
 import keras
 
-from .._keras import AddOperation, Node, ReluOperations, SiluOperation
+from .._keras import AddOperation, Node, ReluActivation, ReluOperation, SiluOperation
 from ..layers._activations import fused_name, resolve
 from .network import Network
 
@@ -105,7 +105,7 @@ def activation_name(operation: keras.Operation) -> str | None:
         function = resolve(operation, operation.compute_dtype)
         name = fused_name(function)
         return None if name == "linear" else name
-    if type(operation) is ReluOperations[0]:
+    if type(operation) is ReluActivation:
         plain = not (operation.negative_slope or operation.threshold)
         return "relu" if plain and operation.max_value is None else None
-    return {ReluOperations[1]: "relu", SiluOperation: "silu"}.get(type(operation))
+    return {ReluOperation: "relu", SiluOperation: "silu"}.get(type(operation))
