@@ -73,8 +73,22 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("mode", ["graph", "eager", "jit"])
-@pytest.mark.parametrize("reader", READERS)
+#: What runs in every mode; the other readers run in graphs, and thoroughly in the other modes.
+EVERYWHERE = {"conv2d", "separable", "dense", "standardized", "wrapped", "padded", "two", "itself"}
+
+
+@pytest.mark.parametrize(
+    ("reader", "mode"),
+    [
+        pytest.param(
+            reader,
+            mode,
+            marks=[pytest.mark.thorough] * (mode != "graph" and reader not in EVERYWHERE),
+        )
+        for reader in READERS
+        for mode in ("graph", "eager", "jit")
+    ],
+)
 def test_results_of_the_plain_layers(reader, mode):
     readers, shape = READERS[reader]
     plain, recomputed = both(norm(activation="relu"), readers, shape)

@@ -426,7 +426,7 @@ def test_every_row_of_a_model_is_measured(saved, tmp_path, capsys):
     assert f"converted {rows[CONVERTED, False]['training_ms']:.1f}" in words
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_rows_that_fail_are_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     (tmp_path / "python_layer.py").write_text(PYTHON_LAYER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
