@@ -43,7 +43,9 @@ class RecomputedNormalization(keras.layers.Layer):
     the backward pass, the kernel that computes the gradient of the normalization writes the
     normalized tensor again, and the gradients of the convolutions' kernels are computed from that.
     Standardized kernels are computed again, too. Outputs, losses and gradients are those of the
-    plain layers, bit by bit.
+    plain layers, bit by bit. (To rounding, with three or more readers, whose gradients may be added
+    in another order, and where TensorFlow fuses a convolution with what follows it in only one of
+    the two graphs.)
 
     >>> block = RecomputedNormalization(
     ...     GroupNormalization(32, activation="relu"), StandardizedConv2D(64, 3, padding="same")
