@@ -83,6 +83,7 @@ def test_models_without_a_config_are_converted_in_place(make, tmp_path):
             model.save(tmp_path / "model.keras")
 
 
+@pytest.mark.slow
 def test_in_place_conversion_of_a_functional_model(tmp_path):
     model = randomize(functional(Nested(kind="gn", name="own")))
     x = batch(model)

@@ -117,6 +117,7 @@ def test_kernels_are_constants_once_and_the_variables_they_come_from_are_left_ou
     assert sizes == [(3,), (4,), (4,), (4,)]
 
 
+@pytest.mark.slow
 def test_export_leaves_the_model_as_it_was(tmp_path):
     model = export_models.built(small_resnet.build, "mixed_bfloat16")
     model.compile("sgd", small_resnet.LOSS)
@@ -133,6 +134,7 @@ def test_export_leaves_the_model_as_it_was(tmp_path):
     assert all(np.any(a != b) for a, b in zip(weights, model.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_targets_are_the_old_arguments_in_one_word(tmp_path):
     model = export_models.built(export_models.without_standardization)
     targets = {
@@ -162,6 +164,7 @@ def test_requirements_lie_beside_the_model(portable, tmp_path):
     assert requirements["written_by"]["tensorflow-groupnorm"] == tfgn.__version__
 
 
+@pytest.mark.slow
 def test_portable_model_runs_in_stock_tensorflow_with_its_own_command(tmp_path):
     model = export_models.built(small_resnet.build)
     path = tfgn.export(model, tmp_path / "model", portable=True).path

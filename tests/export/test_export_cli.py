@@ -135,6 +135,7 @@ def test_model_file_becomes_onnx(model_file, tmp_path, capsys):
     np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_target_names_what_is_not_fused_and_its_latency(tmp_path, capsys):
     x = keras.Input((4, 4, 6))
     y = tfgn.layers.GroupNormalization(2, name="fused")(x)
@@ -150,6 +151,7 @@ def test_target_names_what_is_not_fused_and_its_latency(tmp_path, capsys):
     assert all(float(milliseconds) > 0 for _, milliseconds in times)
 
 
+@pytest.mark.slow
 def test_latency_of_a_model_that_insists_on_its_batch_size(tmp_path, capsys):
     x = keras.Input((8, 4), batch_size=3)
     y = tfgn.layers.GroupNormalization(2)(keras.layers.Flatten()(x))
