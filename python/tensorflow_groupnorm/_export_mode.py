@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from ._keras import AutocastScope, get_autocast_scope, in_converter, in_stateless_scope
+from ._keras import current_precision, in_converter, in_stateless_scope
 
 _CURRENT: contextvars.ContextVar[ExportMode | None] = contextvars.ContextVar(
     "export_mode", default=None
@@ -97,10 +97,10 @@ def _call_outside_of_graphs(compute: Callable[[], tf.Tensor]) -> tf.Tensor:
     In `tf.init_scope`, the graph under construction would capture every variable that is read, and
     the export would save them all.
     """
-    scope = get_autocast_scope()
+    precision = current_precision()
 
     def call() -> tf.Tensor:
-        with AutocastScope(scope.dtype if scope else None):
+        with precision:
             return compute()
 
     with concurrent.futures.ThreadPoolExecutor(1) as executor:

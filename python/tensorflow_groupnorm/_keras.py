@@ -43,6 +43,7 @@ __all__ = [
     "SiluOperation",
     "auto_name",
     "build_by_run",
+    "current_precision",
     "find_class",
     "functional_like_constructor",
     "get_autocast_scope",
@@ -209,6 +210,12 @@ def name_scopes(path: str) -> Iterator[None]:
         for name in filter(None, path.split("/")):
             stack.enter_context(keras.name_scope(name))
         yield
+
+
+def current_precision() -> AutocastScope:
+    """Returns a scope with the precision of mixed precision that is active now, for later use."""
+    scope = get_autocast_scope()
+    return AutocastScope(scope.dtype if scope else None)
 
 
 def take_place(layer: keras.layers.Layer, holder: keras.layers.Layer) -> None:

@@ -101,7 +101,7 @@ def group_norm(
     Reference:
         [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494).
     """
-    if _use_stock() or mask is not None:
+    if uses_stock() or mask is not None:
         return stock.group_norm(
             x,
             gamma,
@@ -294,7 +294,7 @@ def _standardize_weights(
     axis: int | Sequence[int],
     dtype: DType | None,
 ) -> tf.Tensor:
-    if _use_stock("StandardizeWeights"):
+    if uses_stock("StandardizeWeights"):
         return stock.standardize_weights(
             w, gain, variant=variant, epsilon=epsilon, axis=axis, dtype=dtype
         )
@@ -318,7 +318,8 @@ def _as_many_as_channels(x: tf.Tensor, axis: int) -> int:
     return number_of_groups(-1, None if rank is None else x.shape[axis])
 
 
-def _use_stock(op: str = "GroupNorm") -> bool:
+def uses_stock(op: str = "GroupNorm") -> bool:
+    """Whether the functions here run on stock ops in place of an op, at present."""
     return _OPS is None or _export_mode.is_stock(op)
 
 

@@ -39,7 +39,10 @@ def linear_operations():
 def autocast():
     with _keras.AutocastScope("float16"):
         assert _keras.get_autocast_scope().dtype == "float16"
+        precision = _keras.current_precision()
     assert _keras.get_autocast_scope() is None
+    with precision:
+        assert _keras.get_autocast_scope().dtype == "float16"
 
 
 def stateless():
@@ -205,7 +208,7 @@ def converters():
 EXERCISES = {
     add_relu_and_silu: ["AddOperation", "ReluActivation", "ReluOperation", "SiluOperation"],
     linear_operations: ["LinearOperations"],
-    autocast: ["AutocastScope", "get_autocast_scope"],
+    autocast: ["AutocastScope", "current_precision", "get_autocast_scope"],
     stateless: ["get_stateless_scope", "in_stateless_scope", "stateless_scope"],
     remat: ["RematMode", "rematerialized_like", "inherit_state"],
     graphs: ["Functional", "Node", "functional_like_constructor", "is_in_graph", "refresh_graph"],

@@ -171,32 +171,21 @@ class GroupNormalization(keras.layers.GroupNormalization):
         mask = self._counting(inputs, mask)
         fused_activation = _activations.fused_name(self.activation)
         residual = None if residual is None else _tensors.like(x, residual, dtype)
-        captured = capture_of(self)
-        if captured is not None and fused_activation is not None:
-            return captured.take(
-                Operands(
-                    x,
-                    gamma,
-                    beta,
-                    residual,
-                    self.groups,
-                    self.axis,
-                    self.epsilon,
-                    fused_activation,
-                )
-            )
-        group_norm = fused.group_norm if on_tensorflow() else _keras_ops.group_norm
-        outputs = group_norm(
-            x,
-            gamma,
-            beta,
-            self.groups,
+        operands = Operands(
+            x=x,
+            gamma=gamma,
+            beta=beta,
+            residual=residual,
+            groups=self.groups,
             axis=self.axis,
             epsilon=self.epsilon,
             activation=fused_activation,
-            residual=residual,
-            mask=mask,
         )
+        captured = capture_of(self)
+        if captured is not None and fused_activation is not None:
+            return captured.take(operands)
+        group_norm = fused.group_norm if on_tensorflow() else _keras_ops.group_norm
+        outputs = group_norm(**vars(operands), mask=mask)
         if fused_activation is None:
             outputs = self.activation(outputs)
             outputs = outputs if mask is None else keras.ops.where(mask, outputs, 0)

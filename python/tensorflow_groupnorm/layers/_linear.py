@@ -61,7 +61,7 @@ def why_not_linear(layer: keras.layers.Layer) -> str | None:
     """
     if isinstance(layer, WeightStandardization):
         return why_not_linear(layer.layer) or _why_not_alone(layer)
-    if _known(layer) is None:
+    if not _is_known(layer):
         return f"its class {type(layer).__name__} is not known to be linear"
     return _why_not_alone(layer)
 
@@ -71,17 +71,15 @@ def keeps_input(layer: keras.layers.Layer) -> bool:
     return not isinstance(layer, _WITHOUT_WEIGHTS)
 
 
-def _known(layer: keras.layers.Layer) -> type | None:
-    """Returns the class of Keras or of this package whose `call` the layer has, or None."""
+def _is_known(layer: keras.layers.Layer) -> bool:
+    """Whether the layer has the `call` of its base among the linear layers."""
     call = type(layer).call
     if isinstance(layer, Standardized) and call is Standardized.call:
         # What it calls is the `call` of its stock base.
         call = super(Standardized, layer).call.__func__
     # Pooling layers share a `call` with those that take the maximum.
-    for cls in _WITH_KERNEL + _WITHOUT_WEIGHTS:
-        if isinstance(layer, cls) and cls.call is call:
-            return cls
-    return None
+    linear = _WITH_KERNEL + _WITHOUT_WEIGHTS
+    return any(isinstance(layer, cls) and cls.call is call for cls in linear)
 
 
 def _why_not_alone(layer: keras.layers.Layer) -> str | None:

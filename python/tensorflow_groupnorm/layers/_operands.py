@@ -20,7 +20,7 @@ _CAPTURE: contextvars.ContextVar[Capture | None] = contextvars.ContextVar("captu
 
 @dataclasses.dataclass(frozen=True)
 class Operands:
-    """The arguments of a group normalization: tensors, or None for absent ones, and attributes."""
+    """The arguments of `ops.group_norm` by their names: tensors, None for absent ones, attributes."""
 
     x: tf.Tensor
     gamma: tf.Tensor | None
@@ -29,7 +29,7 @@ class Operands:
     groups: int
     axis: int
     epsilon: float
-    activation: FusedActivation
+    activation: FusedActivation | None
 
     def tensors(self) -> list[tf.Tensor]:
         """Returns the tensors that are present."""
@@ -48,16 +48,7 @@ class Operands:
 
     def normalize(self) -> tuple[tf.Tensor, ...]:
         """Returns the normalized tensor, and the statistics that `gradient` needs."""
-        return fused.group_norm_with_statistics(
-            self.x,
-            self.gamma,
-            self.beta,
-            self.groups,
-            axis=self.axis,
-            epsilon=self.epsilon,
-            activation=self.activation,
-            residual=self.residual,
-        )
+        return fused.group_norm_with_statistics(**vars(self))
 
     def gradient(self, dy: tf.Tensor, *statistics: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Returns the gradients of `tensors()`, and the normalized tensor again."""

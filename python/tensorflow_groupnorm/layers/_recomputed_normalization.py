@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -13,8 +12,7 @@ from tensorflow.python.eager import forwardprop_util, record
 
 from .. import ops as fused
 from .._keras import (
-    AutocastScope,
-    get_autocast_scope,
+    current_precision,
     get_keras_mask,
     on_tensorflow,
     register,
@@ -147,7 +145,7 @@ class RecomputedNormalization(keras.layers.Layer):
     def _saves_memory(self, inputs: KerasTensor, given: dict[str, KerasTensor]) -> bool:
         return (
             on_tensorflow()
-            and not fused._use_stock()
+            and not fused.uses_stock()
             and record.could_possibly_record()
             and not in_foreign_scope()
             and not any(
@@ -167,7 +165,7 @@ class RecomputedNormalization(keras.layers.Layer):
         normalization = self.normalization
         with capture(normalization) as captured:
             operands = captured.operands(normalization(inputs, **given))
-        precision = _current_precision()
+        precision = current_precision()
 
         def read(normalized: tf.Tensor) -> list[tf.Tensor]:
             normalized = cast(normalized, normalization.compute_dtype)
@@ -184,7 +182,7 @@ class RecomputedNormalization(keras.layers.Layer):
 
             def gradient(*d_outputs: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> Any:
                 recomputation = Recomputation(after=d_outputs[0])
-                with precision(), recomputation.active():
+                with precision, recomputation.active():
                     d_tensors, d_variables = _gradient(
                         operands_, statistics, read, d_outputs, variables
                     )
@@ -282,12 +280,6 @@ def _gradient(
 def _given(**arguments: KerasTensor | None) -> dict[str, KerasTensor]:
     """Returns the arguments that are given: the `call` of a subclass may lack the others."""
     return {name: tensor for name, tensor in arguments.items() if tensor is not None}
-
-
-def _current_precision() -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """Returns what enters the precision of mixed precision that is active now."""
-    scope = get_autocast_scope()
-    return contextlib.nullcontext if scope is None else lambda: AutocastScope(scope.dtype)
 
 
 def _as_readers(layers: Any) -> list[list[keras.layers.Layer]]:

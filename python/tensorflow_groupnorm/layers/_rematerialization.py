@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
-from .._keras import AutocastScope, RematMode, get_autocast_scope
+from .._keras import RematMode, current_precision
 from ._weight_scope import current_scope, in_foreign_scope
 
 _Function: TypeAlias = Callable[..., Any]
@@ -54,8 +54,7 @@ def _recomputed(
         flat = keras.tree.flatten((args, kwargs))
         # `tf.recompute_grad` adds a float to each of its arguments: it gets those with gradients.
         places = [i for i, x in enumerate(flat) if tf.is_tensor(x) and x.dtype.is_floating]
-        autocast = get_autocast_scope()
-        precision = AutocastScope(autocast.dtype) if autocast else contextlib.nullcontext()
+        precision = current_precision()
 
         def run(*tensors: tf.Tensor) -> Any:
             leaves = list(flat)
