@@ -20,7 +20,7 @@ _CAPTURE: contextvars.ContextVar[Capture | None] = contextvars.ContextVar("captu
 
 @dataclasses.dataclass(frozen=True)
 class Operands:
-    """The arguments of `ops.group_norm` by their names: tensors, None for absent ones, attributes."""
+    """The arguments of `ops.group_norm` by name: tensors, None for absent ones, and attributes."""
 
     x: tf.Tensor
     gamma: tf.Tensor | None
