@@ -17,8 +17,8 @@ from pairs import (
     norm,
     paired,
     pairs,
-    training_step,
 )
+from training_steps import training_step
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
 pytestmark = [

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conversions import batch_norm, convert, images, randomize, resnet
-from pairs import ONLY_PAIRS, by_path, check_round_trip, paired, pairs
+from pairs import ONLY_PAIRS, check_round_trip, paired, pairs
+from training_steps import by_path
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
 pytestmark = [

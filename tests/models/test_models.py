@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow_groupnorm as tfgn
 from model_checks import images, relative_error
-from pairs import check_equal, check_round_trip, copy_weights, pairs
+from pairs import check_equal, check_round_trip, pairs
 from tensorflow_groupnorm import models
+from training_steps import copy_weights
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
