@@ -10,7 +10,13 @@ import keras
 import tensorflow as tf
 from tfgn_base.variants import resolve
 
-from . import _export_mode, _gradients, _library, stock  # noqa: F401  Registers gradients.
+from . import (
+    _export_mode,
+    _gradients,  # noqa: F401  Registers gradients.
+    _library,
+    _vectorization,  # noqa: F401  Registers converters.
+    stock,
+)
 from ._types import DType, FusedActivation, TensorLike
 from .stock._common import check_float
 from .stock._group_norm import number_of_groups
@@ -65,7 +71,8 @@ def group_norm(
     for any number of threads, and under `jit_compile=True`.
 
     The function is differentiable to any order, in reverse and in forward mode. Gradients beyond
-    the first order run in stock TensorFlow ops. If the op library could not be loaded, this is
+    the first order run in stock TensorFlow ops. `tf.vectorized_map` and Jacobians run the fused op
+    once for all their iterations. If the op library could not be loaded, this is
     `tensorflow_groupnorm.stock.group_norm`.
 
     With a `mask`, statistics cover only the positions where it is true, and the result is 0
@@ -253,7 +260,8 @@ def standardize_weights(
     is bit-identical from run to run, for any number of threads, and under `jit_compile=True`.
 
     The function is differentiable to any order, in reverse and in forward mode. Gradients beyond
-    the first order run in stock TensorFlow ops. If the op library could not be loaded, this is
+    the first order run in stock TensorFlow ops. `tf.vectorized_map` and Jacobians run the fused op
+    once for all their iterations. If the op library could not be loaded, this is
     `tensorflow_groupnorm.stock.standardize_weights`.
 
     Args:
