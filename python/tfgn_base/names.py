@@ -7,6 +7,8 @@ TARGETS = {
     "litert": "tflite",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "openvino": "onnx",
+    "tensorrt": "onnx",
 }
 
 #: The formats of `tensorflow_groupnorm.export`.

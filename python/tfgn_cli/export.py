@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfgn_base.names import FORMATS, TARGETS
+from tfgn_base import names
 
 from ._common import fail
 
@@ -29,12 +29,13 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder or file")
     parser.add_argument(
         "--target",
-        choices=TARGETS,
+        choices=names.TARGETS,
         metavar="TARGET",
         help="what to write for: saved_model (the fused op; the default), saved_model_portable "
         "(stock ops, without this package), litert (a TFLite file), onnxruntime (an ONNX file "
         "with InstanceNormalization nodes, for which ONNX Runtime has a kernel), onnx (with "
-        "GroupNormalization nodes, for other runtimes)",
+        "GroupNormalization nodes, for other runtimes), openvino (the same file, checked in "
+        "OpenVINO), tensorrt (an ONNX file that TensorRT's parser takes; not run in TensorRT)",
     )
     parser.add_argument(
         "--portable",
@@ -43,11 +44,11 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=FORMATS,
-        default=FORMATS[0],
+        choices=names.FORMATS,
+        default=names.FORMATS[0],
         metavar="FORMAT",
-        help=f"{', '.join(FORMATS)}; the last two need --portable, and are the targets litert and "
-        "onnxruntime (default: %(default)s)",
+        help=f"{', '.join(names.FORMATS)}; the last two need --portable, and are the targets "
+        "litert and onnxruntime (default: %(default)s)",
     )
     parser.add_argument(
         "--tolerance",
@@ -66,7 +67,8 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--benchmark",
         action="store_true",
-        help="print the latency on that batch, beside that of the fused SavedModel",
+        help="print the latency on that batch in the runtime of the target, beside that of the "
+        "fused SavedModel",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
     parser.set_defaults(command=lambda args: _run(args, parser))
@@ -75,12 +77,16 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if not args.model.is_file():
         parser.error(f"argument MODEL: there is no file {args.model}")
-    if args.target and (args.portable or args.format != FORMATS[0]):
+    if args.target and (args.portable or args.format != names.FORMATS[0]):
         parser.error("argument --target: it replaces --portable and --format")
     if not args.target and args.format != "saved_model" and not args.portable:
         parser.error(
             f"argument --format: {args.format} needs --portable, because its runtimes lack the "
             "fused ops"
+        )
+    if args.target == "tensorrt" and args.benchmark:
+        parser.error(
+            "argument --benchmark: a file for tensorrt is not run in TensorRT, so it has no latency"
         )
     if args.out.exists() and not args.overwrite:
         parser.error(f"argument OUT: {args.out} exists already; --overwrite replaces it")
@@ -115,7 +121,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             tolerance=args.tolerance,
             overwrite=args.overwrite,
         )
-    except (ExportError, OSError) as error:
+    except (ExportError, ImportError, OSError) as error:
         return fail(str(error))
     print(_summary(exported, "the example" if args.example else "a random batch"), flush=True)
     return _benchmark(model, exported, example) if args.benchmark else 0
@@ -160,12 +166,15 @@ def _summary(exported: Exported, batch: str) -> str:
         f"wrote {exported.path}",
         f"custom ops: {f'{needs} (needs tensorflow-groupnorm)' if needs else 'none'}",
     ]
-    if exported.executed:
+    if exported.format == "onnx":
         norms = len(exported.fused) + len(exported.unfused)
         lines.append(f"normalizations that are one node: {len(exported.fused)} of {norms}")
         lines += [f"  {layer} is not: {reason}" for layer, reason in exported.unfused.items()]
+    if exported.executed:
         executed = ", ".join(f"{number} {kind}" for kind, number in exported.executed.items())
-        lines.append(f"ONNX Runtime executes {executed}")
+        lines.append(f"{exported.runtime} executes {executed}")
+    if exported.note:
+        lines.append(exported.note)
     if exported.difference is None:
         lines.append("not checked")
     else:

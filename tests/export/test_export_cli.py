@@ -1,6 +1,7 @@
 """`tfgn export`."""
 
 import re
+import sys
 
 import keras
 import numpy as np
@@ -37,6 +38,10 @@ def model_file(tmp_path):
         (["{file}", "out", "--format", "h5"], "invalid choice: 'h5'"),
         (["{file}", "out", "--target", "h5"], "invalid choice: 'h5'"),
         (["{file}", "out", "--target", "onnx", "--portable"], "replaces --portable and --format"),
+        (
+            ["{file}", "out", "--target", "tensorrt", "--benchmark"],
+            "tensorrt is not run in TensorRT",
+        ),
         (["{file}", "{file}"], "exists already; --overwrite replaces it"),
         (["{file}", "out", "--tolerance", "-1"], "expected a number >= 0, received -1.0"),
         (["{file}", "out", "--example", "no.npy"], "argument --example: there is no file no.npy"),
@@ -136,19 +141,37 @@ def test_model_file_becomes_onnx(model_file, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_target_names_what_is_not_fused_and_its_latency(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("target", "executed"),
+    [
+        ("onnxruntime", "ONNX Runtime executes .*1 InstanceNormalization"),
+        ("openvino", "OpenVINO executes .*1 MVN"),
+        ("tensorrt", "not run in TensorRT: .*run in ONNX Runtime"),
+    ],
+)
+def test_target_names_what_is_not_fused_and_its_latency(target, executed, tmp_path, capsys):
     x = keras.Input((4, 4, 6))
     y = tfgn.layers.GroupNormalization(2, name="fused")(x)
     y = keras.layers.GroupNormalization(2, name="of_keras")(y)
     keras.Model(x, y).save(tmp_path / "model.keras")
     argv = ["export", str(tmp_path / "model.keras"), str(tmp_path / "model.onnx")]
-    assert tfgn_cli.main([*argv, "--target", "onnxruntime", "--benchmark"]) == 0
+    benchmark = [] if target == "tensorrt" else ["--benchmark"]
+    assert tfgn_cli.main([*argv, "--target", target, *benchmark]) == 0
     printed = capsys.readouterr().out
     assert "normalizations that are one node: 1 of 2\n  of_keras is not: it is a layer" in printed
-    assert "1 InstanceNormalization" in printed
+    assert re.search(executed, printed)
     times = re.findall(r"latency of (\w+): (\d+\.\d+) ms", printed)
-    assert [target for target, _ in times] == ["onnxruntime", "saved_model"]
+    assert [name for name, _ in times] == ([target, "saved_model"] if benchmark else [])
     assert all(float(milliseconds) > 0 for _, milliseconds in times)
+
+
+def test_missing_runtime_is_one_sentence(model_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    argv = ["export", str(model_file), str(tmp_path / "out"), "--target", "openvino"]
+    assert tfgn_cli.main(argv) == 1
+    error = capsys.readouterr().err
+    assert "needs openvino: pip install 'tensorflow-groupnorm[openvino]'" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The nodes of ONNX files, and what ONNX Runtime executes of them."""
+"""The nodes of ONNX files, and what runtimes execute of them."""
 
 from collections import Counter
 
@@ -11,10 +11,24 @@ import small_resnet
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 from export_runtimes import check
+from tensorflow_groupnorm._export import openvino
 
 layers = tfgn.layers
-KINDS = {"onnx": "GroupNormalization", "onnxruntime": "InstanceNormalization"}
-both = pytest.mark.parametrize("target", KINDS)
+KINDS = {
+    "onnx": "GroupNormalization",
+    "onnxruntime": "InstanceNormalization",
+    "openvino": "GroupNormalization",
+    "tensorrt": "InstanceNormalization",
+}
+OPSETS = {target: 18 if target == "tensorrt" else 21 for target in KINDS}
+#: The runtimes of the tests, which are keys of `export_runtimes.RUN`.
+RUNTIMES = {target: "openvino" if target == "openvino" else "onnx" for target in KINDS}
+every = pytest.mark.parametrize("target", KINDS)
+
+
+def of_groups(target):
+    """Whether the node of a target normalizes groups as channels, without parameters."""
+    return KINDS[target] == "InstanceNormalization"
 
 
 def nodes(path):
@@ -33,7 +47,7 @@ def residual_block(x, activation):
     return keras.layers.Conv2D(4, 3, padding="same")(y)
 
 
-@both
+@every
 @pytest.mark.parametrize(
     ("activation", "of_activation"),
     [(None, {}), ("relu", {"Relu": 4}), ("silu", {"Sigmoid": 4, "Mul": 4})],
@@ -45,25 +59,55 @@ def test_convolutions_and_norms_are_all_in_nchw(activation, of_activation, targe
     model = export_models.built(lambda: keras.Model(x, y))
     exported = tfgn.export(model, tmp_path / "model.onnx", target=target)
     found = nodes(exported.path)
-    affine = {"Reshape": 8, "Mul": 4, "Add": 6} if target == "onnxruntime" else {"Add": 2}
+    affine = {"Reshape": 8, "Mul": 4, "Add": 6} if of_groups(target) else {"Add": 2}
     assert found == Counter({KINDS[target]: 4, "Conv": 5, "Transpose": 2}) + Counter(
         affine
     ) + Counter(of_activation)
     (opset,) = (o.version for o in onnx.load(exported.path).opset_import if not o.domain)
-    assert opset == 21
-    check(model, exported.path, "onnx", [random(3, 8, 8, 3)], 1e-4)
+    assert opset == OPSETS[target]
+    assert len(exported.fused) == 4 and exported.unfused == {}
+    check(model, exported.path, RUNTIMES[target], [random(3, 8, 8, 3)], 1e-4)
 
 
-def test_runtime_executes_a_node_for_each_norm(tmp_path):
+@pytest.mark.parametrize(
+    ("target", "runtime", "kind"),
+    [("onnxruntime", "ONNX Runtime", "InstanceNormalization"), ("openvino", "OpenVINO", "MVN")],
+)
+def test_runtime_executes_a_node_for_each_norm(target, runtime, kind, tmp_path):
     model = export_models.built(small_resnet.build)
     norms = [x.name for x in model.layers if isinstance(x, layers.GroupNormalization)]
-    exported = tfgn.export(model, tmp_path / "model.onnx", target="onnxruntime")
+    exported = tfgn.export(model, tmp_path / "model.onnx", target=target)
     assert sorted(exported.fused) == sorted(norms) and exported.unfused == {}
-    assert exported.executed["InstanceNormalization"] == len(norms)
-    assert exported.target == "onnxruntime"
+    assert exported.executed[kind] == len(norms)
+    assert (exported.target, exported.runtime, exported.note) == (target, runtime, "")
 
 
-@both
+def test_tensorrt_is_not_said_to_have_run(tmp_path):
+    model = export_models.built(small_resnet.build)
+    exported = tfgn.export(model, tmp_path / "model.onnx", target="tensorrt")
+    assert exported.note.startswith("not run in TensorRT") and exported.runtime == "ONNX Runtime"
+    assert exported.executed == {} and exported.difference < 1e-5
+
+
+def test_operator_that_tensorrt_lacks_is_named(tmp_path):
+    x = keras.Input((4,))
+    y = keras.layers.Lambda(lambda x: tf.cast(tf.bitwise.invert(tf.cast(x, "int32")), "float32"))(x)
+    model = keras.Model(x, layers.GroupNormalization(2)(y))
+    tfgn.export(model, tmp_path / "model.onnx", target="onnxruntime").path.unlink()
+    with pytest.raises(tfgn.ExportError, match="TensorRT's ONNX parser has no BitwiseNot[.]"):
+        tfgn.export(model, tmp_path / "model.onnx", target="tensorrt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_norm_that_openvino_does_not_execute_as_one_is_named(tmp_path, monkeypatch):
+    model = export_models.built(small_resnet.build)
+    monkeypatch.setattr(openvino, "_NORMALIZATIONS", ("RMS",))
+    exported = tfgn.export(model, tmp_path / "model.onnx", target="openvino")
+    (reason,) = set(exported.unfused.values())
+    assert exported.fused == () and reason == "OpenVINO executes no GroupNormalization of its name"
+
+
+@every
 @pytest.mark.parametrize(
     ("shape", "axis"), [((6,), -1), ((5, 6), -1), ((6, 5), 1), ((2, 3, 4, 6), -1), ((4, 6, 3), 2)]
 )
@@ -74,10 +118,10 @@ def test_every_rank_and_axis(shape, axis, target, tmp_path):
     )
     exported = tfgn.export(model, tmp_path / "model.onnx", target=target)
     assert nodes(exported.path)[KINDS[target]] == len(exported.fused) == 1
-    check(model, exported.path, "onnx", [random(3, *shape)], 1e-4)
+    check(model, exported.path, RUNTIMES[target], [random(3, *shape)], 1e-4)
 
 
-@both
+@every
 @pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize("center", [False, True])
 def test_absent_parameters(scale, center, target, tmp_path):
@@ -87,12 +131,12 @@ def test_absent_parameters(scale, center, target, tmp_path):
     )
     exported = tfgn.export(model, tmp_path / "model.onnx", target=target)
     found = nodes(exported.path)
-    in_nodes = target == "onnxruntime"
+    in_nodes = of_groups(target)
     assert (found["Mul"], found["Add"]) == (scale * in_nodes, center * in_nodes)
-    check(model, exported.path, "onnx", [random(3, 4, 4, 6)], 1e-4)
+    check(model, exported.path, RUNTIMES[target], [random(3, 4, 4, 6)], 1e-4)
 
 
-@both
+@every
 def test_parameters_per_sample_follow_the_norm(target, tmp_path):
     x, condition = keras.Input((4, 4, 6)), keras.Input((6,))
     model = export_models.built(
@@ -103,7 +147,7 @@ def test_parameters_per_sample_follow_the_norm(target, tmp_path):
     )
     exported = tfgn.export(model, tmp_path / "model.onnx", target=target)
     assert nodes(exported.path)[KINDS[target]] == len(exported.fused) == 1
-    check(model, exported.path, "onnx", [[random(3, 4, 4, 6), random(3, 6)]], 1e-4)
+    check(model, exported.path, RUNTIMES[target], [[random(3, 4, 4, 6), random(3, 6)]], 1e-4)
 
 
 def test_unfused_norms_are_named_with_the_reason(tmp_path):
@@ -122,7 +166,7 @@ def test_unfused_norms_are_named_with_the_reason(tmp_path):
     }
 
 
-@both
+@every
 def test_any_number_of_channels(target, tmp_path):
     class Model(keras.Model):
         def call(self, x):
@@ -133,11 +177,12 @@ def test_any_number_of_channels(target, tmp_path):
     signature = [tf.TensorSpec([None, 4, None], name="args_0")]
     exported = tfgn.export(model, tmp_path / "model.onnx", target=target, input_signature=signature)
     assert nodes(exported.path)["InstanceNormalization"] == 1
+    # OpenVINO executes either kind of node as one.
     assert len(exported.unfused) == (target == "onnx")
-    check(model, exported.path, "onnx", [random(3, 4, 10)], 1e-4)
+    check(model, exported.path, RUNTIMES[target], [random(3, 4, 10)], 1e-4)
 
 
-@both
+@every
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 def test_other_dtypes(dtype, target, tmp_path):
     def normalize(x):
@@ -147,12 +192,13 @@ def test_other_dtypes(dtype, target, tmp_path):
     model = keras.Model(x, keras.layers.Lambda(normalize, output_shape=(4, 6))(x))
     exported = tfgn.export(model, tmp_path / "model.onnx", target=target, tolerance=1e-2)
     found = nodes(exported.path)
-    is_double = dtype == "float64"
+    is_double = dtype == "float64" and target != "tensorrt"  # It has no float64.
     assert found["GroupNormalization" if is_double else KINDS[target]] == 1
-    assert len(exported.unfused) == (is_double and target == "onnxruntime")
+    # OpenVINO normalizes float64 in float32, in an operation without the name of the node.
+    assert len(exported.unfused) == (is_double and target in ("onnxruntime", "openvino"))
 
 
-@both
+@every
 def test_norms_in_loops(target, tmp_path):
     def loop(x):
         step = lambda i, x: (i + 1, tfgn.group_norm(1.1 * x, groups=2))  # noqa: E731
@@ -161,15 +207,20 @@ def test_norms_in_loops(target, tmp_path):
     x = keras.Input((4, 6))
     model = keras.Model(x, keras.layers.Lambda(loop, output_shape=(4, 6), name="loop")(x))
     exported = tfgn.export(model, tmp_path / "model.onnx", target=target)
-    assert len(exported.fused) == 1 and exported.unfused == {}
-    check(model, exported.path, "onnx", [random(3, 4, 6)], 1e-4)
+    if target == "openvino":
+        reason = "it is in a loop or a branch, of which OpenVINO tells nothing"
+        assert exported.fused == () and exported.unfused == {"loop": reason}
+    else:
+        assert len(exported.fused) == 1 and exported.unfused == {}
+    check(model, exported.path, RUNTIMES[target], [random(3, 4, 6)], 1e-4)
 
 
-def test_means_that_are_large_stay_accurate_in_onnx_runtime(tmp_path):
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_means_that_are_large_stay_accurate(target, tmp_path):
     x = keras.Input((8, 8, 6))
     model = keras.Model(x, layers.GroupNormalization(2)(x))
-    exported = tfgn.export(model, tmp_path / "model.onnx", target="onnxruntime")
-    check(model, exported.path, "onnx", [1000 + random(3, 8, 8, 6)], 1e-3)
+    exported = tfgn.export(model, tmp_path / "model.onnx", target=target)
+    check(model, exported.path, RUNTIMES[target], [1000 + random(3, 8, 8, 6)], 1e-3)
 
 
 def test_raw_op_is_written_unless_its_statistics_are_used(tmp_path):

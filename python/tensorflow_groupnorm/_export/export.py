@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
+from tfgn_base import names
 from tfgn_base.files import whole
-from tfgn_base.names import FORMATS, TARGETS
 
 from .._keras import on_tensorflow
-from . import check, normalizations, onnx, saved_model, tflite
+from . import check, normalizations, onnx, saved_model, tensorrt, tflite
 from .errors import ExportError, first_line
 from .model import (
     compute_dtype,
@@ -23,19 +23,8 @@ from .model import (
     named_signature,
     without_rematerialization,
 )
+from .targets import TARGETS
 
-#: What writes and runs a format: `load(path)` returns the call of a file, from inputs to outputs
-#: by name.
-MODULES = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}
-
-# The custom ops that stock ones replace, by target. The converter to ONNX writes GroupNorm itself.
-_STOCK = {
-    "saved_model": frozenset[str](),
-    "saved_model_portable": frozenset({"GroupNorm", "StandardizeWeights"}),
-    "litert": frozenset({"GroupNorm", "StandardizeWeights"}),
-    "onnx": frozenset({"StandardizeWeights"}),
-    "onnxruntime": frozenset({"StandardizeWeights"}),
-}
 _TARGET_OF = {
     (False, "saved_model"): "saved_model",
     (True, "saved_model"): "saved_model_portable",
@@ -57,11 +46,15 @@ class Exported:
             compared on, relative to the largest magnitude of an output. None if they were not
             compared.
         target: what it was written for.
+        runtime: what ran the file for the comparison, and `executed` is of: `"TensorFlow"`,
+            `"TFLite"`, `"ONNX Runtime"` or `"OpenVINO"`.
         fused: for ONNX files, the layers whose group normalization is one node of the kind that the
-            target asks for, with an entry for each call. For `"onnxruntime"`, that node is in the
-            graph that ONNX Runtime executes.
+            target asks for, with an entry for each call. For `"onnxruntime"` and `"openvino"`, it
+            is one in the graph that the runtime executes.
         unfused: for ONNX files, the other layers that normalize groups, and why.
-        executed: for ONNX files, how many nodes of each type ONNX Runtime executes on the CPU.
+        executed: for ONNX files, how many nodes of each type the runtime executes on the CPU. Empty
+            if that is not the runtime that the file is for.
+        note: what the check leaves open, in a sentence, or an empty string.
     """
 
     path: Path
@@ -70,9 +63,11 @@ class Exported:
     custom_ops: tuple[str, ...]
     difference: float | None
     target: str = "saved_model"
+    runtime: str = "TensorFlow"
     fused: tuple[str, ...] = ()
     unfused: dict[str, str] = dataclasses.field(default_factory=dict)
     executed: dict[str, int] = dataclasses.field(default_factory=dict)
+    note: str = ""
 
 
 def export(
@@ -97,11 +92,14 @@ def export(
     - `"saved_model_portable"`: stock TensorFlow ops, for TensorFlow without this package and
       TensorFlow Serving.
     - `"litert"`: a TFLite file, with TFLite's builtin ops.
-    - `"onnx"`: an ONNX file with a `GroupNormalization` node for each, which OpenVINO and others
-      read as an operation of their own. ONNX Runtime expands it to primitive operators, with
-      a variance that is inaccurate where the mean is many times the standard deviation.
+    - `"onnx"`: an ONNX file with a `GroupNormalization` node for each. ONNX Runtime expands it to
+      primitive operators, with a variance that is inaccurate where the mean is many times the
+      standard deviation.
     - `"onnxruntime"`: an ONNX file with an `InstanceNormalization` node for each, of which ONNX
       Runtime has a kernel. It is the faster and the more accurate one there.
+    - `"openvino"`: the file of `"onnx"`, checked in OpenVINO instead of ONNX Runtime.
+    - `"tensorrt"`: an ONNX file of opset 18 with an `InstanceNormalization` node for each, of which
+      TensorRT's parser makes a normalization layer. It is run in ONNX Runtime, not in TensorRT.
 
     Before the export is moved to `path`, it is loaded and run on a batch, and its outputs are
     compared with those of the model. If a fused model does not run on this machine on random
@@ -112,9 +110,10 @@ def export(
     `keras.Model.export`. It accepts any batch size, unless the model runs only with the one that
     it declares. Its file `assets.extra/tensorflow_groupnorm.json` lists the custom ops, and the
     packages and versions that it requires. TFLite and ONNX files compute in float32, whatever the
-    dtype policy of the model. ONNX files have opset 21 and compute in NCHW, with transpositions
-    where the model's own layout is needed: at inputs, outputs and layers without a layout. The
-    returned `Exported` tells which normalizations are one node, and why others are not.
+    dtype policy of the model. ONNX files have opset 21 unless stated otherwise and compute in NCHW,
+    with transpositions where the model's own layout is needed: at inputs, outputs and layers
+    without a layout. The returned `Exported` tells which normalizations are one node, and why
+    others are not.
 
     Args:
         model: a built `keras.Model`: Functional, Sequential, or subclassed and called once.
@@ -153,8 +152,8 @@ def export(
     """
     path = Path(path)
     target = _target(portable, format, target)
-    format = TARGETS[target]
-    _check_arguments(model, format)
+    format = names.TARGETS[target]
+    _check_arguments(model, target)
     _check_target(path, overwrite)
     # The runtimes of TFLite and ONNX files have convolutions only in float32.
     precision: contextlib.AbstractContextManager[None]
@@ -174,7 +173,7 @@ def export(
         with whole(path) as unfinished, TemporaryDirectory(dir=unfinished.parent) as folder:
             written = _write(model, signature, Path(folder), target)
             if expected is not None:
-                actual = _run(written.path, format, check.by_name(signature, batch))
+                actual = _run(written.path, target, check.by_name(signature, batch))
                 difference = check.largest_difference(expected, actual)
                 _require(difference, tolerance, model)
                 written = dataclasses.replace(written, difference=difference)
@@ -192,8 +191,10 @@ def _target(portable: bool, format: str, target: str | None) -> str:
                 f"target={target!r}, portable={portable!r}, format={format!r}"
             )
         return target
-    if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {', '.join(FORMATS)}. Received: {format!r}")
+    if format not in names.FORMATS:
+        raise ValueError(
+            f"`format` must be one of {', '.join(names.FORMATS)}. Received: {format!r}"
+        )
     if (bool(portable), format) not in _TARGET_OF:
         raise ValueError(
             f"format={format!r} needs portable=True: its runtimes do not have the fused ops. "
@@ -202,7 +203,7 @@ def _target(portable: bool, format: str, target: str | None) -> str:
     return _TARGET_OF[bool(portable), format]
 
 
-def _check_arguments(model: keras.Model, format: str) -> None:
+def _check_arguments(model: keras.Model, target: str) -> None:
     if not on_tensorflow():
         raise RuntimeError(
             "export needs Keras on TensorFlow (KERAS_BACKEND=tensorflow). "
@@ -210,8 +211,8 @@ def _check_arguments(model: keras.Model, format: str) -> None:
         )
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r}")
-    if format == "onnx":
-        onnx.require()
+    if names.TARGETS[target] == "onnx":
+        onnx.require("openvino" if target == "openvino" else "onnxruntime")
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
@@ -230,8 +231,8 @@ def _check_target(path: Path, overwrite: bool) -> None:
 
 def _write(model: keras.Model, signature: list[Any], folder: Path, target: str) -> Exported:
     """Writes the model into a directory."""
-    saved, format = folder / "saved_model", TARGETS[target]
-    custom_ops = saved_model.write(model, signature, saved, stock=_STOCK[target])
+    saved, format = folder / "saved_model", names.TARGETS[target]
+    custom_ops = saved_model.write(model, signature, saved, stock=TARGETS[target].stock)
     left = {"onnx": {"GroupNorm"}}.get(format, set())
     if target != "saved_model" and set(custom_ops) - left:
         raise ExportError(
@@ -244,22 +245,49 @@ def _write(model: keras.Model, signature: list[Any], folder: Path, target: str) 
             "computed in the call instead of stored in variables, or standardized by the raw op.",
             stacklevel=3,
         )
+    exported = Exported(
+        saved,
+        format,
+        target != "saved_model",
+        tuple(custom_ops),
+        None,
+        target,
+        TARGETS[target].runtime,
+    )
     if format == "saved_model":
-        is_portable = target != "saved_model"
-        return Exported(saved, format, is_portable, tuple(custom_ops), None, target)
-    file = folder / f"model.{format}"
-    exported = Exported(file, format, True, (), None, target)
-    if format == "tflite":
-        tflite.convert(saved, file)
         return exported
-    found = onnx.convert(saved, file, target)
-    account = normalizations.account(model, found)
-    return dataclasses.replace(exported, **dataclasses.asdict(account))
+    exported = dataclasses.replace(exported, path=folder / f"model.{format}", custom_ops=())
+    if format == "tflite":
+        tflite.convert(saved, exported.path)
+        return exported
+    return _write_onnx(model, saved, exported)
 
 
-def _run(written: Path, format: str, inputs: dict[str, Any]) -> dict[str, Any]:
+def _write_onnx(model: keras.Model, saved: Path, exported: Exported) -> Exported:
+    """Converts a SavedModel; returns the account of its normalizations, too."""
+    target = TARGETS[exported.target]
+    found = onnx.convert(saved, exported.path, target.node, target.opset)
+    if exported.target == "tensorrt":
+        tensorrt.check(exported.path)
     try:
-        outputs: dict[str, Any] = MODULES[format].load(written)(inputs)
+        execution = target.module.execution(exported.path)
+    except Exception as error:
+        raise ExportError(
+            f"{exported.runtime} cannot run the model after conversion: {first_line(error)}"
+        ) from error
+    account = normalizations.account(model, found, execution if target.is_asserted else None)
+    return dataclasses.replace(
+        exported,
+        fused=account.fused,
+        unfused=account.unfused,
+        executed={} if target.note else execution.counts(),
+        note=target.note,
+    )
+
+
+def _run(written: Path, target: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    try:
+        outputs: dict[str, Any] = TARGETS[target].module.load(written)(inputs)
         return outputs
     except Exception as error:
         raise ExportError(f"The exported model does not run: {first_line(error)}") from error

@@ -12,8 +12,9 @@ from typing import Any
 import keras
 
 from . import check
-from .export import MODULES, Exported, export
+from .export import Exported, export
 from .model import named_signature
+from .targets import TARGETS
 
 # Calls before the timed ones: compilation, then memory allocation.
 _WARM_UP = 3
@@ -36,11 +37,11 @@ def latencies(model: keras.Model, exported: Exported, example: Any = None) -> di
     """
     signature, tensors, _ = check.on_a_batch(model, named_signature(model), None, example)
     batch = check.by_name(signature, tensors)
-    calls = {exported.target: MODULES[exported.format].load(exported.path)}
+    calls = {exported.target: TARGETS[exported.target].module.load(exported.path)}
     with TemporaryDirectory() as folder:
         if exported.target != "saved_model":
             fused = export(model, Path(folder, "fused"), example=example, target="saved_model")
-            calls[fused.target] = MODULES[fused.format].load(fused.path)
+            calls[fused.target] = TARGETS[fused.target].module.load(fused.path)
         return _medians(calls, batch)
 
 

@@ -1,4 +1,4 @@
-"""Which normalizations of a model a runtime executes as one node, by the names of the layers."""
+"""Which normalizations of a model are one node, by the names of the layers."""
 
 from __future__ import annotations
 
@@ -13,42 +13,66 @@ from .onnx import Normalizations
 
 
 @dataclasses.dataclass(frozen=True)
+class Execution:
+    """What a runtime executes of an ONNX file.
+
+    Attributes:
+        runtime: its name.
+        kinds: the type of each node that is executed.
+        normalizations: the names of the nodes in the file that are executed as one normalization.
+        hidden: the names of the nodes in the file that the runtime tells nothing about.
+    """
+
+    runtime: str
+    kinds: list[str]
+    normalizations: frozenset[str]
+    hidden: frozenset[str] = frozenset()
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many nodes of each type are executed, in decreasing order."""
+        return dict(Counter(self.kinds).most_common())
+
+    def reason(self, node: str, kind: str) -> str:
+        """Returns why a node is not in `normalizations`."""
+        if node in self.hidden:
+            return f"it is in a loop or a branch, of which {self.runtime} tells nothing"
+        return f"{self.runtime} executes no {kind} of its name"
+
+
+@dataclasses.dataclass(frozen=True)
 class Account:
     """What became of the normalizations of a model.
 
     Attributes:
         fused: the layers of those that are one node, an entry for each call.
         unfused: a dict from the other layers to the reasons.
-        executed: a dict from the types of the nodes that the runtime executes to their numbers, in
-            decreasing order.
     """
 
     fused: tuple[str, ...]
     unfused: dict[str, str]
-    executed: dict[str, int]
 
 
-def account(model: keras.Model, found: Normalizations) -> Account:
-    """Returns which normalizations of a model the nodes that are executed contain.
-
-    ONNX Runtime has a kernel of InstanceNormalization, which must be in the graph that it executes.
-    It expands GroupNormalization, for the kernels of other runtimes.
+def account(model: keras.Model, found: Normalizations, execution: Execution | None) -> Account:
+    """Returns which normalizations of a model are nodes that its runtime has a kernel for.
 
     Args:
         model: the model.
-        found: what was written and is executed.
+        found: what was written.
+        execution: what the runtime executes, which each normalization must be in; None if that is
+            not known.
     """
-    executed = set(found.executed)
     layers = {layer.name for layer in model._flatten_layers()} - {model.name}
     fused, unfused = [], {}
     for op, (node, kind) in found.written.items():
         layer = _layer(op, layers)
-        if kind != found.kind:
-            unfused[layer] = f"it became {kind}, because of its dtype or unknown channels"
-        elif kind == "InstanceNormalization" and (node, kind) not in executed:
-            unfused[layer] = f"ONNX Runtime executes no {kind} of its name"
-        else:
+        if execution is not None and node in execution.normalizations:
             fused.append(layer)
+        elif kind != found.kind:
+            unfused[layer] = f"it became {kind}, because of its dtype or unknown channels"
+        elif execution is None:
+            fused.append(layer)
+        else:
+            unfused[layer] = execution.reason(node, kind)
     for scope in found.stock:
         unfused[_layer(scope, layers)] = "it has a mask, or was written in stock ops"
     for layer in model._flatten_layers():
@@ -56,8 +80,7 @@ def account(model: keras.Model, found: Normalizations) -> Account:
             layer, GroupNormalization
         ):
             unfused[layer.name] = "it is a layer of Keras, which tensorflow_groupnorm.convert fuses"
-    counts = Counter(kind for _, kind in found.executed)
-    return Account(tuple(fused), unfused, dict(counts.most_common()))
+    return Account(tuple(fused), unfused)
 
 
 def _layer(op: str, layers: set[str]) -> str:

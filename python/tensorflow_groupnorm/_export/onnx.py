@@ -1,4 +1,4 @@
-"""Converts a SavedModel to ONNX, and runs ONNX files."""
+"""Converts a SavedModel to ONNX."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ import dataclasses
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from ..stock._group_norm import SCOPE as STOCK_SCOPE
 from .errors import LOOKUPS, ExportError, first_line
 from .graph import IDENTITIES, simplify
-from .onnx_nodes import KINDS, Writer
+from .onnx_nodes import Writer
 from .saved_model import ops
 
 # The newest opset that tf2onnx writes. All operators that it writes mean the same in opset 21.
 _CONVERTED = 18
 
-#: The first opset in which GroupNormalization has a scale per channel.
-OPSET = 21
-
-# The first version of the file format for that opset.
-_IR_VERSION = 10
+# The first versions of the file format for later opsets.
+_IR_VERSIONS = {21: 10}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,42 +35,44 @@ class Normalizations:
         written: a dict from the names of the GroupNorm ops to the names and kinds of their nodes.
         stock: the name scopes of normalizations in stock ops.
         kind: the kind of node that the target asks for.
-        executed: the names and types of the nodes that ONNX Runtime executes on the CPU.
     """
 
     written: dict[str, tuple[str, str]]
     stock: list[str]
     kind: str
-    executed: list[tuple[str, str]]
 
 
-def require() -> None:
-    """Raises ImportError, with what to install, if a package that ONNX needs is missing."""
-    missing = [
-        name
-        for name in ("onnx", "tf2onnx", "onnxruntime")
-        if importlib.util.find_spec(name) is None
-    ]
+def require(runtime: str) -> None:
+    """Raises ImportError, with what to install, if a package that an ONNX file needs is missing.
+
+    Args:
+        runtime: the package that runs the file, `"onnxruntime"` or `"openvino"`.
+    """
+    packages = ("onnx", "tf2onnx", runtime)
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
+        extra = "openvino" if runtime == "openvino" else "export"
         raise ImportError(
-            f"ONNX needs {' and '.join(missing)}: pip install 'tensorflow-groupnorm[export]'"
+            f"The export to ONNX needs {' and '.join(missing)}: "
+            f"pip install 'tensorflow-groupnorm[{extra}]'"
         )
 
 
-def convert(saved_model: Path, path: Path, target: str) -> Normalizations:
+def convert(saved_model: Path, path: Path, kind: str, opset: int) -> Normalizations:
     """Writes an `.onnx` file whose inputs and outputs are named as in the signature.
 
     Args:
         saved_model: a SavedModel with the signature `serving_default`, whose only custom ops are
             GroupNorm. It is modified.
         path: the file to write.
-        target: `"onnx"` or `"onnxruntime"`.
+        kind: the node that normalizes, `"GroupNormalization"` or `"InstanceNormalization"`.
+        opset: the version of the operators, 18 or 21. GroupNormalization needs 21.
 
     Returns:
         The normalizations of the model.
 
     Raises:
-        ExportError: if the model has an op that ONNX or ONNX Runtime does not support.
+        ExportError: if the model has an op that ONNX does not have.
     """
     import onnx
 
@@ -93,28 +91,24 @@ def convert(saved_model: Path, path: Path, target: str) -> Normalizations:
         )
     frozen, names = _frozen(signature)
     graph = frozen.graph.as_graph_def()
-    writer = Writer(KINDS[target])
-    executed: list[tuple[str, str]] = []
+    writer = Writer(kind, in_double=opset >= 21)
     try:
         model = _converted(graph, frozen, names, writer)
-        missing = _missing(model.graph)
+        missing = _missing(model.graph, opset)
         if not missing:
             _mend(model)
-            _raise_opset(model)
+            _raise_opset(model, opset)
             onnx.save(model, path)
-            executed = _executed(path)
     except Exception as error:
-        raise ExportError(
-            f"ONNX Runtime cannot run the model after conversion: {first_line(error)}"
-        ) from error
+        raise ExportError(f"The model cannot be converted to ONNX: {first_line(error)}") from error
     if writer.errors:
         raise writer.errors[0]
     if missing:
         raise ExportError(f"ONNX has no operator for {', '.join(sorted(missing))} of TensorFlow.")
     # tf2onnx removes nodes that nothing reads, and all but one of equal ones.
-    present = {(node.name, node.op_type) for node in _nodes(model.graph)}
+    present = {(node.name, node.op_type) for node in nodes(model.graph)}
     written = {op: node for op, node in writer.written.items() if node in present}
-    return Normalizations(written, _stock_normalizations(graph), KINDS[target], executed)
+    return Normalizations(written, _stock_normalizations(graph), kind)
 
 
 def _converted(graph: Any, frozen: Any, names: dict[str, str], writer: Writer) -> Any:
@@ -148,12 +142,12 @@ def _stock_normalizations(graph: Any) -> list[str]:
     return sorted({match[0] for match in found if match})
 
 
-def _raise_opset(model: Any) -> None:
-    """Declares in place the opset of GroupNormalization with a scale per channel."""
+def _raise_opset(model: Any, version: int) -> None:
+    """Declares in place a later opset than the converted one."""
     for opset in model.opset_import:
         if not opset.domain:
-            opset.version = OPSET
-    model.ir_version = max(model.ir_version, _IR_VERSION)
+            opset.version = version
+    model.ir_version = max(model.ir_version, _IR_VERSIONS.get(version, 0))
 
 
 def _frozen(signature: Any) -> tuple[Any, dict[str, str]]:
@@ -241,63 +235,21 @@ def _channels(model: Any) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size}  # 0 means unknown.
 
 
-def _missing(graph: Any) -> set[str]:
+def _missing(graph: Any, opset: int) -> set[str]:
     """Returns the ops of a graph and its subgraphs that ONNX does not have."""
     import onnx
 
     return {
         node.op_type
-        for node in _nodes(graph)
-        if not node.domain and not onnx.defs.has(node.op_type, OPSET)
+        for node in nodes(graph)
+        if not node.domain and not onnx.defs.has(node.op_type, opset)
     }
 
 
-def load(path: Path) -> Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]]:
-    """Loads a file into ONNX Runtime.
-
-    Args:
-        path: an `.onnx` file.
-
-    Returns:
-        Its call: from a dict of inputs by name to one of outputs.
-    """
-    session = _session(path)
-    names = [output.name for output in session.get_outputs()]
-
-    def call(inputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
-        feed = {name: np.asarray(value) for name, value in inputs.items()}
-        return dict(zip(names, session.run(names, feed), strict=True))
-
-    return call
-
-
-def _executed(path: Path) -> list[tuple[str, str]]:
-    """Returns the names and types of the nodes that ONNX Runtime executes on the CPU."""
-    import onnx
-
-    optimized = path.with_suffix(".optimized")
-    _session(path, optimized)
-    nodes = _nodes(onnx.load(optimized).graph)
-    optimized.unlink()
-    return [(node.name, node.op_type) for node in nodes]
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
+def nodes(graph: Any) -> Iterator[Any]:
     """Yields the nodes of a graph and its subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             for inner in [attribute.g, *attribute.graphs]:
-                yield from _nodes(inner)
-
-
-def _session(path: Path, optimized: Path | None = None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    if optimized is not None:
-        options.optimized_model_filepath = os.fspath(optimized)
-        options.log_severity_level = 3  # It warns that the graph is for this machine's CPU.
-    return onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"]
-    )
+                yield from nodes(inner)

@@ -9,12 +9,6 @@ import numpy as np
 
 from .errors import ExportError
 
-#: The node that normalizes, by target. ONNX Runtime has no kernel of GroupNormalization on CPUs: it
-#: expands the operator into primitive ones, some eight passes over the tensor, and computes the
-#: variance as E[x^2] - E[x]^2. It has a kernel of InstanceNormalization, which computes the same of
-#: a tensor with a channel for each group, from differences to the mean.
-KINDS = {"onnx": "GroupNormalization", "onnxruntime": "InstanceNormalization"}
-
 
 class Writer:
     """Writes the GroupNorm ops of a graph with NCHW nodes.
@@ -25,7 +19,9 @@ class Writer:
     normalization without parameters: the operators have one scale for all samples.
 
     Args:
-        kind: the node that normalizes, one of `KINDS.values()`.
+        kind: the node that normalizes, `"GroupNormalization"` or `"InstanceNormalization"`.
+        in_double: whether float64 is normalized in float64, by GroupNormalization. Otherwise it is
+            normalized in float32.
 
     Attributes:
         written: a dict from the name of each op that was written to the name and the kind of its
@@ -33,10 +29,10 @@ class Writer:
         errors: why ops could not be written.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, in_double: bool) -> None:
         self.written: dict[str, tuple[str, str]] = {}
         self.errors: list[ExportError] = []
-        self._kind = kind
+        self._kind, self._in_double = kind, in_double
 
     @property
     def handlers(self) -> dict[str, tuple[Callable[..., None], list[Any]]]:
@@ -46,7 +42,7 @@ class Writer:
     def _write(self, graph: Any, node: Any, name: str, _: list[Any]) -> None:
         # tf2onnx logs the error of a handler and goes on.
         try:
-            self.written[name] = _Op(graph, node).write(self._kind)
+            self.written[name] = _Op(graph, node, self._in_double).write(self._kind)
         except ExportError as error:
             self.errors.append(error)
 
@@ -54,7 +50,7 @@ class Writer:
 class _Op:
     """A GroupNorm op of a tf2onnx graph, to be replaced."""
 
-    def __init__(self, graph: Any, node: Any) -> None:
+    def __init__(self, graph: Any, node: Any, in_double: bool) -> None:
         import onnx
 
         self._graph, self._name = graph, node.name
@@ -74,7 +70,8 @@ class _Op:
         self._activation = activation.decode() if isinstance(activation, bytes) else activation
         # The op computes half precision in float32.
         types = onnx.TensorProto
-        self._computed = types.DOUBLE if self._dtype == types.DOUBLE else types.FLOAT
+        is_double = in_double and self._dtype == types.DOUBLE
+        self._computed = types.DOUBLE if is_double else types.FLOAT
         axis = node.get_attr_value("axis") % len(shape)
         self._to_nchw = [0, axis, *(i for i in range(1, len(shape)) if i != axis)]
         # NCHW, -1 for unknown sizes. The operators need an axis behind the channels.
@@ -87,7 +84,7 @@ class _Op:
 
         channels = self._shape[1]
         if self._computed == onnx.TensorProto.DOUBLE:
-            kind = "GroupNormalization"  # ONNX Runtime has InstanceNormalization in float32 only.
+            kind = "GroupNormalization"  # Runtimes have InstanceNormalization in float32 only.
         elif channels < 0:
             kind = "InstanceNormalization"  # Its parameters have the size of the groups.
         self._graph.remove_node(self._name)
@@ -140,8 +137,12 @@ class _Op:
         )
 
     def _parameter(self, name: str) -> str | None:
-        # The op takes a tensor of shape [0] as an absent one.
-        return None if self._graph.get_shape(name) == [0] else name
+        if self._graph.get_shape(name) == [0]:  # The op takes it as an absent one.
+            return None
+        if self._graph.get_dtype(name) == self._computed:
+            return name
+        cast = self._graph.make_node("Cast", [name], attr={"to": self._computed})
+        return str(cast.output[0])
 
     def _group_normalization(self, x: str, parameters: list[str | None], name: str) -> str:
         import onnx

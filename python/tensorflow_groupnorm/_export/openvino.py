@@ -1,0 +1,112 @@
+"""Runs ONNX files in OpenVINO, and tells what it executes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .normalizations import Execution
+from .onnx import nodes
+
+# The operations of the CPU and GPU plugins that normalize.
+_NORMALIZATIONS = ("GroupNormalization", "MVN")
+
+# Data of the graph rather than operations.
+_DATA = ("Const", "Input", "Output")
+
+# What stands between a normalization and its scale: the groups become channels, and layouts change.
+_MOVES = ("Reorder", "Reshape", "Transpose")
+
+
+def load(path: Path) -> Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]]:
+    """Loads a file.
+
+    Args:
+        path: an `.onnx` file.
+
+    Returns:
+        Its call: from a dict of inputs by name to one of outputs.
+    """
+    import onnx
+
+    compiled = _compiled(path)
+    graph = onnx.load(path, load_external_data=False).graph
+    inputs, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
+
+    def call(feed: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+        results = compiled([np.asarray(feed[name]) for name in inputs])
+        return {name: results[i] for i, name in enumerate(outputs)}
+
+    return call
+
+
+def execution(path: Path) -> Execution:
+    """Returns what OpenVINO executes of a file on the CPU."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    operations = _compiled(path).get_runtime_model().get_ordered_ops()
+    kinds = [_kind(operation) for operation in operations]
+    return Execution(
+        "OpenVINO",
+        [kind for kind in kinds if kind not in _DATA],
+        frozenset(_normalizations(graph, operations)),
+        frozenset(node.name for node in nodes(graph)) - {node.name for node in graph.node},
+    )
+
+
+def _normalizations(graph: Any, operations: list[Any]) -> Iterator[str]:
+    """Yields the names of the nodes of a graph that OpenVINO executes as one normalization.
+
+    OpenVINO replaces GroupNormalization by MVN, which normalizes, and a scale, which keeps the name
+    of the node. For InstanceNormalization it keeps no name but that of the node behind it.
+    """
+    by_name = {name: operation for operation in operations for name in _names_in_file(operation)}
+    readers = {name: node.name for node in graph.node for name in node.input}
+    taken: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in ("GroupNormalization", "InstanceNormalization"):
+            continue
+        for name in (node.name, readers.get(node.output[0])):
+            free = _behind(by_name[name]) - taken if name in by_name else set()
+            if free:
+                taken.add(min(free))
+                yield node.name
+                break
+
+
+def _behind(operation: Any) -> set[str]:
+    """Returns the names of the normalizations from which moves lead to an operation."""
+    if _kind(operation) in _NORMALIZATIONS:
+        return {operation.get_friendly_name()}
+    sources = [source.get_node() for source in operation.input_values()]
+    ends = [source for source in sources if _kind(source) in (*_NORMALIZATIONS, *_MOVES)]
+    return {name for source in ends for name in _behind(source)}
+
+
+def _kind(operation: Any) -> str:
+    """Returns the type of an operation of an execution graph."""
+    return str(_information(operation, "layerType"))
+
+
+def _names_in_file(operation: Any) -> list[str]:
+    """Returns the names of the nodes that became an operation of an execution graph."""
+    return str(_information(operation, "originalLayersNames")).split(",")
+
+
+def _information(operation: Any, key: str) -> Any:
+    information = operation.get_rt_info()
+    return information[key].value if key in information else ""
+
+
+def _compiled(path: Path) -> Any:
+    import openvino
+
+    # The default is bfloat16 on CPUs that have it.
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.Core().compile_model(os.fspath(path), "CPU", settings)
