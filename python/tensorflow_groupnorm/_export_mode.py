@@ -28,14 +28,19 @@ class ExportMode:
     Args:
         stock: the ops, of `GroupNorm` and `StandardizeWeights`, that the functions of `stock`
             replace.
+        group_norm: takes the place of `ops.group_norm`, if it is not None.
 
     Attributes:
         stock: as given.
+        group_norm: as given.
         folded_bytes: the total size of the constants so far.
     """
 
-    def __init__(self, stock: frozenset[str]) -> None:
+    def __init__(
+        self, stock: frozenset[str], group_norm: Callable[..., tf.Tensor] | None = None
+    ) -> None:
         self.stock = stock
+        self.group_norm = group_norm
         self.folded_bytes = 0
         self._constants: dict[tuple[Any, ...], tuple[tf.Graph, tf.Tensor]] = {}
 
@@ -73,6 +78,12 @@ def is_stock(op: str) -> bool:
     if mode is not None:
         return op in mode.stock
     return not tf.executing_eagerly() and in_converter()
+
+
+def group_norm() -> Callable[..., tf.Tensor] | None:
+    """Returns what takes the place of `ops.group_norm` at present, if anything does."""
+    mode = _CURRENT.get()
+    return None if mode is None else mode.group_norm
 
 
 def folded(compute: Callable[[], tf.Tensor]) -> tf.Tensor:

@@ -26,7 +26,12 @@ _LARGEST_CONSTANTS = 1 << 30
 
 
 def write(
-    model: keras.Model, signature: list[Any], path: Path, *, stock: frozenset[str]
+    model: keras.Model,
+    signature: list[Any],
+    path: Path,
+    *,
+    stock: frozenset[str],
+    group_norm: Callable[..., tf.Tensor] | None = None,
 ) -> list[str]:
     """Writes the model's call at inference with standardized kernels as constants.
 
@@ -35,6 +40,7 @@ def write(
         signature: of `named_signature`.
         path: a directory that does not exist yet.
         stock: the custom ops to replace by stock ones.
+        group_norm: what to call in place of `ops.group_norm`.
 
     Returns:
         The op types in it that stock TensorFlow does not have, in order.
@@ -56,7 +62,7 @@ def write(
         nested = any(len(path) > 1 for path, _ in keras.tree.flatten_with_path(outputs))
         return named if nested else outputs
 
-    with _export_mode.ExportMode(stock).active() as mode:
+    with _export_mode.ExportMode(stock, group_norm).active() as mode:
         try:
             archive.add_endpoint("serve", serve, signature).get_concrete_function()
         except ValueError as error:

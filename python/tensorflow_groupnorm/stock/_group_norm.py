@@ -86,7 +86,7 @@ def group_norm(
             y += _per_channel(beta, "beta", x, axis)
         if residual is not None:
             y += tf.cast(residual, dtype)
-        y = _activate(y, activation)
+        y = activate(y, activation)
         if mask is not None:
             y = tf.where(mask, y, 0)
         return tf.ensure_shape(tf.cast(y, x.dtype), x.shape)
@@ -156,7 +156,7 @@ def group_norm_grad(
         None if gamma is None else _sum_to_parameter(dh * x_hat, gamma, axis),
         None if beta is None else _sum_to_parameter(dh, beta, axis),
         None if side is None else tf.cast(dh, side.dtype),
-        tf.cast(_activate(h, activation), x.dtype),
+        tf.cast(activate(h, activation), x.dtype),
     )
 
 
@@ -228,7 +228,7 @@ def _sum_to_parameter(x: tf.Tensor, parameter: tf.Tensor, axis: int) -> tf.Tenso
     return tf.cast(tf.reshape(total, tf.shape(parameter)), parameter.dtype)
 
 
-def _activate(h: tf.Tensor, activation: FusedActivation) -> tf.Tensor:
+def activate(h: tf.Tensor, activation: FusedActivation) -> tf.Tensor:
     if activation == "relu":
         return tf.nn.relu(h)
     return h * tf.sigmoid(h) if activation == "silu" else h
