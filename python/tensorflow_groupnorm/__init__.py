@@ -10,6 +10,7 @@
 - `layers`: Keras layers on these ops, registered for serialization.
 - `models`: ResNets and Big Transfer models, with loaders for published weights.
 - `convert`: converts a model with BatchNormalization to these layers.
+- `fold`: returns a plain Keras model with the standardized kernels as constants.
 - `export`: writes a model for serving, with or without the custom ops.
 - `adaptive_grad_clip`: clips gradients relative to their weights.
 - `stock`: both functions in stock TensorFlow ops, for exports and as a fallback if the op library
@@ -22,7 +23,7 @@
 from importlib.metadata import version
 
 from . import layers, models, stock
-from ._conversion import ConversionReport, LayerChange, convert
+from ._conversion import ConversionReport, LayerChange, convert, fold
 from ._export import Exported, ExportError, export
 from ._library import FusedOpsUnavailableWarning, build_info, plugin_path
 from .clipping import adaptive_grad_clip
@@ -40,6 +41,7 @@ __all__ = [
     "build_info",
     "convert",
     "export",
+    "fold",
     "group_norm",
     "layers",
     "models",

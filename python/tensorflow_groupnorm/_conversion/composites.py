@@ -51,7 +51,12 @@ class Composites:
 
     def _follow(self, layer: keras.Layer, calls: Sequence[Node]) -> Functional | None:
         try:
-            args, kwargs = _inputs(layer, calls)
+            arguments = calls and calls[0].arguments
+            args, kwargs = (
+                inputs_like(arguments.args, arguments.kwargs)
+                if arguments
+                else inputs_of_build(layer)
+            )
             # The scope keeps assignments in the call from reaching the model.
             with keras.StatelessScope(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -75,10 +80,13 @@ def _is_symbolic(value: Any) -> bool:
     return isinstance(value, keras.KerasTensor)
 
 
-def _inputs(layer: keras.Layer, calls: Sequence[Node]) -> tuple[Any, Any]:
-    if calls:
-        arguments = calls[0].arguments
-        return keras.tree.map_structure(_input_like, (arguments.args, arguments.kwargs))
+def inputs_like(args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Returns the arguments of a call with new inputs of a graph in place of symbolic tensors."""
+    return keras.tree.map_structure(_input_like, (args, kwargs))
+
+
+def inputs_of_build(layer: keras.Layer) -> tuple[Any, Any]:
+    """Returns the arguments of a call with the shapes that a layer was built for."""
     build_config = layer.get_build_config() or {}
     if "input_shape" in build_config:
         return (_inputs_of(build_config["input_shape"], layer),), {}

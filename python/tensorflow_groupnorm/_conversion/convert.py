@@ -111,7 +111,7 @@ def convert(
         - [Wu & He, 2018, Group Normalization](https://arxiv.org/abs/1803.08494)
         - [Qiao et al., 2019, Weight Standardization](https://arxiv.org/abs/1903.10520)
     """
-    _check_model(model)
+    check_model(model)
     _check_groups(groups, group_size)
     if norm not in ("gn", None):
         raise ValueError(f"`norm` must be 'gn' or None. Received: norm={norm!r}")
@@ -250,7 +250,8 @@ def _compile(old: keras.Model, new: keras.Model, report: ConversionReport) -> No
         report.notes.append(f"{old.name} is not compiled: {error}")
 
 
-def _check_model(model: keras.Model) -> None:
+def check_model(model: keras.Model) -> None:
+    """Raises TypeError or ValueError unless `model` is a built model of Keras 3."""
     if any(kind.__module__.partition(".")[0] == "tf_keras" for kind in type(model).__mro__):
         raise TypeError(
             "`model` must be a model of Keras 3. Received a model of tf-keras: save it with "

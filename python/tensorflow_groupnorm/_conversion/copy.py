@@ -21,7 +21,8 @@ from .walk import Path, at, attributes, dotted, functional, held_by, of_keras, w
 #: For each layer of a model: its path, itself and its counterpart in the copy.
 Pairs = list[tuple[Path, keras.Layer, keras.Layer]]
 
-_IN_PLACE = "`tfgn.convert(model, in_place=True)` changes the model itself, without a copy."
+#: What to do instead of copying, at the end of messages.
+IN_PLACE = "`tfgn.convert(model, in_place=True)` changes the model itself, without a copy."
 
 
 class NotCopiedError(ValueError):
@@ -68,7 +69,7 @@ def copy(model: keras.Model, blank: BlankWeights) -> keras.Model:
     Raises:
         NotCopiedError: if it cannot be made from configs.
     """
-    return _Copier(blank).layer(model)
+    return Copier(blank).layer(model)
 
 
 def has_config_of_keras(layer: keras.Layer) -> bool:
@@ -95,12 +96,23 @@ def own_objects_known(model: keras.Layer) -> Iterator[None]:
         yield
 
 
-class _Copier:
+class Copier:
+    """Makes copies of layers without their weights; of layers in graphs, one for each.
+
+    Args:
+        blank: prepares the layers of the copies.
+    """
+
     def __init__(self, blank: BlankWeights) -> None:
         self._blank = blank
         self._made: dict[int, keras.Layer] = {}
 
     def layer(self, layer: keras.Layer) -> keras.Layer:
+        """Returns the copy of a layer or operation.
+
+        Raises:
+            NotCopiedError: if it cannot be made from configs.
+        """
         if id(layer) not in self._made:
             self._made[id(layer)] = self._new(layer)
         return self._made[id(layer)]
@@ -149,7 +161,7 @@ class _Copier:
                 raise NotCopiedError(
                     f"The {type(old).__name__} {old.name!r} cannot be copied: its constructor "
                     "cannot be called with what its `get_config` returns, and it holds "
-                    f"{value!r}. {_IN_PLACE}"
+                    f"{value!r}. {IN_PLACE}"
                 )
             return tensors.get(id(value), arguments.without_state(value))
 
@@ -157,12 +169,12 @@ class _Copier:
             setattr(new, name, keras.tree.map_structure(counterpart, value))
 
     def _functional(self, model: keras.Model) -> keras.Model:
-        inputs = keras.tree.map_structure(_input_like, model.input)
-        with _taken_for_not_compiled(model):
+        inputs = keras.tree.map_structure(input_like, model.input)
+        with taken_for_not_compiled(model):
             return keras.models.clone_model(model, inputs, clone_function=self.layer)
 
     def _sequential(self, model: keras.Model) -> keras.Model:
-        layers = [_input_like(model._functional.inputs[0]), *map(self.layer, model.layers)]
+        layers = [input_like(model._functional.inputs[0]), *map(self.layer, model.layers)]
         return keras.Sequential(layers, name=model.name)
 
 
@@ -195,7 +207,7 @@ def from_config(layer: keras.Layer) -> keras.Layer:
         said = arguments.first_paragraph(error) or type(error).__name__
         raise NotCopiedError(
             f"The {type(layer).__name__} {layer.name!r} cannot be copied: its `get_config` must "
-            f"return the arguments of its `__init__`. {_IN_PLACE} The error was: {said}"
+            f"return the arguments of its `__init__`. {IN_PLACE} The error was: {said}"
         ) from error
 
 
@@ -242,7 +254,7 @@ def _copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
 
 
 @contextlib.contextmanager
-def _taken_for_not_compiled(model: keras.Model) -> Iterator[None]:
+def taken_for_not_compiled(model: keras.Model) -> Iterator[None]:
     """Keeps Keras from compiling a clone from the config of the model; see `compile_like`."""
     compiled, model.compiled = model.compiled, False
     try:
@@ -251,7 +263,8 @@ def _taken_for_not_compiled(model: keras.Model) -> Iterator[None]:
         model.compiled = compiled
 
 
-def _input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
+def input_like(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns a new input of a graph like one of another graph."""
     operation = tensor._keras_history.operation
     if isinstance(operation, keras.layers.InputLayer):
         return type(operation).from_config(operation.get_config()).output
@@ -279,13 +292,13 @@ def counterparts(model: keras.Model, new: keras.Model) -> Pairs:
                 continue  # The layers inside are copied by themselves.
             raise NotCopiedError(
                 f"The model {model.name!r} cannot be copied: a copy made from its config has no "
-                f"{dotted(path)}, a {type(old).__name__}. {_IN_PLACE}"
+                f"{dotted(path)}, a {type(old).__name__}. {IN_PLACE}"
             ) from None
         if type(other) is not type(old) and functional(old) is None:
             raise NotCopiedError(
                 f"The model {model.name!r} cannot be copied: {dotted(path)} is a "
                 f"{type(old).__name__} in the model, and a {type(other).__name__} in a copy made "
-                f"from its config. {_IN_PLACE}"
+                f"from its config. {IN_PLACE}"
             )
         Build.of(old).apply(other)
         _name_like(old, other)
@@ -336,7 +349,7 @@ def copy_state(old: keras.Layer, new: keras.Layer) -> None:
     if shapes[0] != shapes[1]:
         raise NotCopiedError(
             f"The {type(old).__name__} {old.name!r} cannot be copied: its weights have the shapes "
-            f"{shapes[0]} in the model, and {shapes[1]} in a copy made from its config. {_IN_PLACE}"
+            f"{shapes[0]} in the model, and {shapes[1]} in a copy made from its config. {IN_PLACE}"
         )
     store: dict[str, Any] = {}
     old.save_own_variables(store)

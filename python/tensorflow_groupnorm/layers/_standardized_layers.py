@@ -64,7 +64,8 @@ class StandardizedConv2D(Standardized, keras.layers.Conv2D):
     The class has the `__name__` of the stock layer, by which `.weights.h5` files address layers.
     `model.summary()` therefore shows the type `Conv2D`; the name of the layer is
     `standardized_conv2d` by default. Under `keras.RematScope` the standardization is recomputed
-    with the rest of the layer. `quantize` raises an error, and `model.quantize` skips the layer.
+    with the rest of the layer. `quantize` raises an error, and `model.quantize` skips the layer;
+    `tfgn.fold(model).quantize` does not.
 
     Args:
         variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.

@@ -23,8 +23,9 @@ def refuse_quantization(layer: keras.layers.Layer, mode: Any) -> None:
     """Raises NotImplementedError unless `mode`, the quantization mode of `layer`, is None."""
     if mode is not None:
         raise NotImplementedError(
-            "A layer with a standardized kernel cannot be quantized: copy the standardized kernel "
-            f"into a stock layer and quantize that layer. Received: mode={mode!r} for {layer.name}"
+            "A layer with a standardized kernel cannot be quantized: quantize the model that "
+            "tensorflow_groupnorm.fold(model) returns, in which stock layers have the "
+            f"standardized kernels. Received: mode={mode!r} for {layer.name}"
         )
 
 

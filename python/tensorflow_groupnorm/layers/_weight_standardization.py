@@ -61,7 +61,8 @@ class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
     is an output channel. `Bidirectional(WeightStandardization(LSTM(8)))` works as well.
 
     Under `keras.RematScope`, the call of the wrapped layer is rematerialized together with the
-    standardization. `model.quantize` skips the wrapped layer with a warning.
+    standardization. `model.quantize` skips the wrapped layer with a warning;
+    `tfgn.fold(model).quantize` does not.
 
     Args:
         layer: the layer to wrap, see above. To standardize the cell of a recurrent layer, wrap its
