@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
 
 from tfgn_study import config, options
@@ -13,13 +14,20 @@ from tfgn_study.presets import PRESETS
 
 from ._common import fail, words
 
+
+def _entry(name: str, text: str) -> str:
+    """Returns a line of a list in the help, with a hanging indent."""
+    indent = " " * 17
+    return textwrap.fill(text, 100, initial_indent=f"  {name:14} ", subsequent_indent=indent)
+
+
 _EPILOG = "\n".join(
     [
         "normalizations:",
-        *(f"  {norm:6} {text}" for norm, text in NORMS.items()),
+        *(_entry(name, norm.text) for name, norm in NORMS.items()),
         "",
         "presets (options that are given take precedence):",
-        *(f"  {name:10} {preset.title}{preset.note}" for name, preset in PRESETS.items()),
+        *(_entry(name, preset.title + preset.note) for name, preset in PRESETS.items()),
     ]
 )
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from .description import describe, require
 from .errors import StudyError
 from .networks import MODELS
-from .norms import Variant, variants
-from .options import DATASETS, REFERENCE_BATCH_SIZE, Options, Training
+from .norms import NORMS, Variant, variants
+from .options import DATASETS, REFERENCE_BATCH_SIZE, TUNING_FACTORS, Options, Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,8 +24,8 @@ class RunConfig(Training):
         norm: a key of `NORMS`.
         batch_size: images per training step.
         seed: seed of the initial weights and of the order of the images.
-        groups: groups of each GroupNorm, -1 for as many as channels; `None` if there is no
-            GroupNorm or `group_size` is given.
+        groups: groups of each normalization, -1 for as many as channels; `None` if it has no
+            groups or `group_size` is given.
         group_size: channels per group, or `None`.
         model: a key of `MODELS`.
         data: digest of the training and validation images.
@@ -60,9 +62,26 @@ class RunConfig(Training):
         return Variant(self.norm, self.groups, self.group_size)
 
     @property
+    def accumulated_batches(self) -> int:
+        """Number of batches whose mean gradient makes an update of the weights."""
+        return math.ceil(NORMS[self.norm].update_size / self.batch_size)
+
+    @property
     def peak_learning_rate(self) -> float:
-        """The learning rate for this batch size, before it decays."""
-        return self.learning_rate * self.batch_size / REFERENCE_BATCH_SIZE
+        """The learning rate for the images of an update, before it decays."""
+        images = self.batch_size * self.accumulated_batches
+        return self.learning_rate * images / REFERENCE_BATCH_SIZE
+
+    @property
+    def clipping_factor(self) -> float | None:
+        """The factor of adaptive gradient clipping, or `None`."""
+        return NORMS[self.norm].agc if self.agc is None else self.agc
+
+    @property
+    def twin(self) -> RunConfig | None:
+        """The run whose result this training gives as well, or `None`; see `Norm.twin`."""
+        norm = NORMS[self.norm].twin
+        return None if norm is None else dataclasses.replace(self, norm=norm)
 
     @property
     def name(self) -> str:
@@ -92,21 +111,32 @@ class Study(Options):
         """Returns what each of `norms` stands for."""
         return variants(self.norms, self.groups, self.group_size)
 
-    def runs(self, data: str, software: str, bit_checkpoint: str | None = None) -> list[RunConfig]:
+    def runs(
+        self,
+        data: str,
+        software: str,
+        bit_checkpoint: str | None = None,
+        learning_rates: Mapping[tuple[str, Variant, int], float] | None = None,
+    ) -> list[RunConfig]:
         """Lists the trainings of the study, the shortest first.
 
         Args:
             data: digest of the images.
             software: the versions of the software.
             bit_checkpoint: digest of the checkpoint, or `None`.
+            learning_rates: learning rates by model, variant and batch size; `learning_rate` for
+                those that it does not have.
 
         Returns:
             One `RunConfig` per model, batch size, norm and seed.
         """
         training = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
+        rates = learning_rates or {}
         return [
             RunConfig(
-                **training | self._memory_of(variant),
+                **training
+                | self._memory_of(variant)
+                | {"learning_rate": rates.get((model, variant, batch_size), self.learning_rate)},
                 **dataclasses.asdict(variant),
                 batch_size=batch_size,
                 seed=seed,
@@ -121,9 +151,26 @@ class Study(Options):
             for seed in self.seeds
         ]
 
+    def trials(
+        self, data: str, software: str, bit_checkpoint: str | None = None
+    ) -> list[RunConfig]:
+        """Lists the trainings that tune the learning rates: `TUNING_FACTORS`, the first seed.
+
+        Args:
+            data: digest of the images, of which a part is held out.
+            software: the versions of the software.
+            bit_checkpoint: digest of the checkpoint, or `None`.
+        """
+        return [
+            dataclasses.replace(run, learning_rate=self.learning_rate * factor)
+            for run in self.runs(data, software, bit_checkpoint)
+            if run.seed == self.seeds[0]
+            for factor in TUNING_FACTORS
+        ]
+
     def _memory_of(self, variant: Variant) -> dict[str, bool]:
-        # Runs without a GroupNorm are those of a study without the option.
-        return {"save_memory": self.save_memory and variant.has_group_norm}
+        # Runs to which the option does not apply are those of a study without the option.
+        return {"save_memory": self.save_memory and variant.saves_memory}
 
 
 def resolve(options: Options) -> Study:
@@ -158,6 +205,7 @@ def resolve(options: Options) -> Study:
     _check_image_size(study)
     _check_checkpoint(study)
     _check_save_memory(study)
+    _check_training(study)
     return study
 
 
@@ -165,7 +213,7 @@ def _check_groups(study: Study) -> None:
     if (study.groups is None) == (study.group_size is None):
         raise StudyError("exactly one of groups and group_size must be given")
     for variant in study.variants().values():
-        if "gn" not in variant.norm:
+        if not NORMS[variant.norm].takes_groups:
             continue
         field = "groups" if variant.group_size is None else "group_size"
         value = getattr(variant, field)
@@ -204,6 +252,15 @@ def _check_checkpoint(study: Study) -> None:
 
 
 def _check_save_memory(study: Study) -> None:
-    wanted = "no, unless one of the norms is ln, in, gn or gn+ws"
-    has_group_norm = any(variant.has_group_norm for variant in study.variants().values())
-    require(has_group_norm or not study.save_memory, "save_memory", study.save_memory, wanted)
+    names = [name for name, norm in NORMS.items() if norm.saves_memory]
+    wanted = f"no, unless one of the norms is {', '.join(names[:-1])} or {names[-1]}"
+    saves_memory = any(variant.saves_memory for variant in study.variants().values())
+    require(saves_memory or not study.save_memory, "save_memory", study.save_memory, wanted)
+
+
+def _check_training(study: Study) -> None:
+    for name in {variant.norm: None for variant in study.variants().values()}:
+        least = NORMS[name].least_epochs
+        require(study.epochs >= least, "epochs", study.epochs, f"at least {least} for {name}")
+        if NORMS[name].update_size > 1 and study.agc is not None:
+            raise StudyError(f"agc must be left out: {name} accumulates gradients, agc clips each")

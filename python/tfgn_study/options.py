@@ -18,6 +18,12 @@ REFERENCE_BATCH_SIZE = 32
 #: As in the GroupNorm paper (arXiv 1803.08494), an error is the median over the final 5 epochs.
 FINAL_EPOCHS = 5
 
+#: The learning rates that are tried, as multiples of `learning_rate`.
+TUNING_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+#: The part of the training images that is held out to try them.
+HELD_OUT = 0.2
+
 PRECISIONS = ("float16", "bfloat16")
 
 #: The titles of the sections of the help, in their order.
@@ -223,6 +229,17 @@ class Options(Training):
         range=BETWEEN_0_AND_1,
         shown_default=_by_dataset("validation_split"),
         help="fraction of the images for validation; all runs use the same split",
+    )
+    tune_learning_rate: bool = option(
+        False,
+        section=TRAINING,
+        help="choose the learning rate of each norm and batch size among "
+        f"{', '.join(f'{factor:g}' for factor in TUNING_FACTORS[:-1])} and {TUNING_FACTORS[-1]:g} "
+        "times --learning-rate: one run each with the first seed, which a fifth of the training "
+        "images, held out, judges",
+        sentence="The learning rates were chosen on a fifth of the training images, held out, with "
+        "the first seed and the same number of trials for each norm and batch size; the validation "
+        "images had no part in it.",
     )
     bit_checkpoint: Path | None = option(
         None,

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import tempfile
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
-from tfgn_base.files import write_text
+from rich.progress import track
 
+from . import tuning
 from .config import RunConfig, Study
-from .data.dataset import Dataset, prepare
+from .data.dataset import Dataset, hold_out, prepare
 from .environment import collect
 from .errors import Interrupted, StudyError
 from .report import report
-from .train import pool
+from .trainings import Trainings
 
 
 def run(study: Study, console: Console | None = None) -> dict[str, Any]:
@@ -47,44 +35,51 @@ def run(study: Study, console: Console | None = None) -> dict[str, Any]:
         Interrupted: on Ctrl-C; the runs finished before are kept.
     """
     console = console or Console(markup=False)  # Paths may hold brackets.
-    runs_folder = study.out / "runs"
-    _make_writable(runs_folder)
+    _make_writable(study.out / "runs")
     dataset = prepare(
         study, lambda files, text: track(files, text, console=console, transient=True)
     )
-    largest = max(study.batch_sizes)
-    if largest > dataset.train:
-        raise StudyError(
-            f"batch_sizes must be at most the {dataset.train} training images of {dataset.name}; "
-            f"received {largest}"
-        )
+    held_out = hold_out(dataset) if study.tune_learning_rate else None
+    _check_batch_sizes(study, held_out or dataset)
     environment = collect()
     software = (
         f"tensorflow-groupnorm {environment['tensorflow_groupnorm']}, "
         f"TensorFlow {environment['tensorflow']}, Keras {environment['keras']}, "
         f"{'fused' if environment['fused'] else 'stock'} ops"
     )
-    runs = study.runs(dataset.digest, software, _digest(study.bit_checkpoint))
-    results = {config: _load(runs_folder, config) for config in runs}
-    missing = [config for config in runs if results[config] is None]
-    console.print(
-        f"{len(runs)} runs on {dataset.name}: {dataset.train} training and {dataset.val} "
-        f"validation images, {dataset.classes} classes; {len(runs) - len(missing)} done before."
-    )
+    checkpoint = _digest(study.bit_checkpoint)
+    trials = study.trials(held_out.digest, software, checkpoint) if held_out else []
+    trainings = Trainings(study, console)
+    trainings.load(trials)
+
+    def plan() -> list[RunConfig]:
+        # Before all trials are done only the rates of these runs are open, not their number.
+        known = all(trial in trainings.results for trial in trials)
+        rates = tuning.best(trainings.results_of(trials)) if known else {}
+        runs = study.runs(dataset.digest, software, checkpoint, rates)
+        if known:
+            trainings.load(runs)
+        return runs
+
+    runs = plan()
+    console.print(_announcement(trials, runs, len(trainings.results), dataset))
     try:
-        # Closed on Ctrl-C, whenever it comes, so that no run goes on.
-        with contextlib.closing(_train_all(missing, study, dataset, console)) as trained:
-            for config, result in trained:
-                results[config] = result
+        with trainings:
+            if held_out:
+                trainings.expect({held_out: trials, dataset: runs})
+                trainings.complete(trials, held_out)
+                runs = plan()
+            trainings.expect({dataset: runs})
+            trainings.complete(runs, dataset)
     except KeyboardInterrupt:
-        done = sum(result is not None for result in results.values())
         raise Interrupted(
-            f"interrupted: {done} of {len(runs)} runs are kept in {study.out}; "
-            "the same command continues with the others"
+            f"interrupted: {len(trainings.results)} of {len(trials) + len(runs)} runs are kept in "
+            f"{study.out}; the same command continues with the others"
             + (", from their last epoch" if study.checkpoints else "")
         ) from None
-    finished = [result for result in results.values() if result is not None]
-    return report.write(study, dataset, environment, finished, console)
+    grid = tuning.summarize(study, trainings.results_of(trials)) if trials else None
+    results = list(trainings.results_of(runs).values())
+    return report.write(study, dataset, environment, results, console, grid)
 
 
 def _make_writable(folder: Path) -> None:
@@ -93,6 +88,15 @@ def _make_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise StudyError(f"out must be a folder that can be written to: {error}") from error
+
+
+def _check_batch_sizes(study: Study, dataset: Dataset) -> None:
+    largest = max(study.batch_sizes)
+    if largest > dataset.train:
+        raise StudyError(
+            f"batch_sizes must be at most the {dataset.train} training images of {dataset.name}; "
+            f"received {largest}"
+        )
 
 
 def _digest(file: Path | None) -> str | None:
@@ -106,70 +110,9 @@ def _digest(file: Path | None) -> str | None:
     return digest.hexdigest()[:12]
 
 
-def _load(folder: Path, config: RunConfig) -> dict[str, Any] | None:
-    """Returns the kept result of a run, or `None`."""
-    with contextlib.suppress(OSError, ValueError):
-        result = json.loads((folder / f"{config.name}.json").read_text())
-        if isinstance(result, dict) and result.get("config") == config.as_dict():
-            return result
-    return None
-
-
-def _train_all(
-    runs: list[RunConfig], study: Study, dataset: Dataset, console: Console
-) -> Generator[tuple[RunConfig, dict[str, Any]], None, None]:
-    """Trains runs, `study.workers` at a time, and writes their results.
-
-    Yields:
-        Each config with its result.
-    """
-    steps = {config: config.epochs * (dataset.train // config.batch_size) for config in runs}
-    folder = study.out / "runs"
-    arguments = []
-    if study.bit_checkpoint is not None:
-        arguments += ["--bit-checkpoint", str(study.bit_checkpoint)]
-    if study.checkpoints:
-        arguments += ["--checkpoints", str(study.out / "checkpoints")]
-    trainings = pool.train(runs, dataset.path, folder, study.workers, arguments)
-    with contextlib.closing(trainings), _progress(console) as progress:
-        total = progress.add_task(f"{len(runs)} runs", total=sum(steps.values()))
-        rows: dict[RunConfig, TaskID] = {}
-        for config, message in trainings:
-            title = report.title(config, study)
-            if config not in rows:
-                rows[config] = progress.add_task(title, total=steps[config])
-            if "epoch" in message:
-                epoch = f"epoch {message['epoch']}/{config.epochs}"
-                error = f"error {message['error']:.1%}"
-                progress.update(rows[config], description=f"{title}, {epoch}, {error}")
-            # A run that diverged did fewer steps than planned.
-            done = message.get("steps", steps[config])
-            progress.advance(total, done - progress.tasks[rows[config]].completed)
-            progress.update(rows[config], completed=done)
-            if "result" not in message:
-                continue
-            progress.update(rows[config], visible=False)
-            result = {
-                "config": config.as_dict(),
-                "workers": study.workers,
-                **message["result"],
-            }
-            write_text(folder / f"{config.name}.json", json.dumps(result, indent=1))
-            progress.console.print(
-                f"{title}: validation error {result['error']:.2%} after {result['seconds']:.0f} s"
-            )
-            yield config, result
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
+def _announcement(trials: list[RunConfig], runs: list[RunConfig], done: int, data: Dataset) -> str:
+    tuned = f", {len(trials)} of them to tune the learning rates" if trials else ""
+    return (
+        f"{len(trials) + len(runs)} runs on {data.name}{tuned}: {data.train} training and "
+        f"{data.val} validation images, {data.classes} classes; {done} done before."
     )

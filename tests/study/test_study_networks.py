@@ -1,5 +1,7 @@
 """The networks of a study."""
 
+import collections
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,60 @@ from tensorflow_groupnorm import layers, models
 from tfgn_study import networks
 from tfgn_study.norms import NORMS
 from tfgn_study.train import resnet
+from tfgn_study.train.normalizations import (
+    batch_channel,
+    batch_norm,
+    evonorm,
+    filter_response,
+    normalizer_free,
+    proxy,
+)
+
+STANDARDIZED = ("gn+ws", "bcn+ws", "ws", "nf")
+
+#: The layers of a ResNet-8 by norm: 5 norms with a ReLU at once, 2 without, and 3 before an
+#: addition and a ReLU; 9 convolutions.
+LAYERS = {
+    "bn": {keras.layers.BatchNormalization: 9, keras.layers.Activation: 7, keras.layers.Add: 3},
+    "gn": {layers.GroupNormalization: 9},
+    "gn+pn": {proxy.ProxyNormalizedActivation: 4, layers.GroupNormalization: 5},
+    "bcn+ws": {batch_channel.EstimatedBatchNormalization: 9, layers.GroupNormalization: 9},
+    "frn": {
+        filter_response.FilterResponseNormalization: 9,
+        filter_response.ThresholdedLinearUnit: 7,
+        keras.layers.Add: 3,
+    },
+    "evonorm-s0": {
+        evonorm.EvoNormS0: 4,
+        evonorm.ScaleAndShift: 5,
+        keras.layers.Activation: 3,
+        keras.layers.Add: 3,
+    },
+    "ws": {keras.layers.Activation: 7, keras.layers.Add: 3},
+    "nf": {
+        normalizer_free.ScaledReLU: 4,
+        normalizer_free.SkipInit: 3,
+        keras.layers.Activation: 3,
+        keras.layers.Add: 3,
+    },
+}
+LAYERS |= dict.fromkeys(("bn+precise", "bn+accumulate"), LAYERS["bn"])
+LAYERS |= {
+    name: {layer: 9, keras.layers.Activation: 7, keras.layers.Add: 3}
+    for name, layer in (
+        ("bn+renorm", batch_norm.BatchRenormalization),
+        ("bn+frozen", batch_norm.FreezableBatchNormalization),
+    )
+}
+LAYERS |= dict.fromkeys(("ln", "in", "gn+ws"), LAYERS["gn"]) | {"none": LAYERS["ws"]}
+OTHERS = (
+    keras.layers.InputLayer,
+    keras.layers.Rescaling,
+    keras.layers.Conv2D,
+    layers.StandardizedConv2D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.Dense,
+)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -15,20 +71,32 @@ def test_network_has_the_layers_of_its_norm(norm):
     planned = study(norms=(norm,), batch_sizes=(4,))
     model = resnet.build(planned.runs("", "")[0], (8, 8, 1), 10)
     assert model.output_shape == (None, 10)
+    found = collections.Counter(map(type, model.layers))
+    assert {kind: count for kind, count in found.items() if kind not in OTHERS} == LAYERS[norm]
+    convolutions = layers.StandardizedConv2D if norm in STANDARDIZED else keras.layers.Conv2D
+    assert found[convolutions] == 9
     groups = {
         layer.gamma.shape[0]: layer.groups
         for layer in model.layers
         if isinstance(layer, layers.GroupNormalization)
     }
     expected = {"ln": {16: 1, 32: 1, 64: 1}, "in": {16: 16, 32: 32, 64: 64}}
-    expected |= dict.fromkeys(("gn", "gn+ws"), {16: 8, 32: 8, 64: 8})
+    expected |= dict.fromkeys(("gn", "gn+ws", "gn+pn", "bcn+ws"), {16: 8, 32: 8, 64: 8})
     assert groups == expected.get(norm, {})
-    kinds = [type(layer) for layer in model.layers]
-    assert (keras.layers.BatchNormalization in kinds) == (norm == "bn")
-    assert kinds.count(layers.StandardizedConv2D) == (9 if "ws" in norm else 0)
-    # A GroupNorm takes the addition and the ReLU with it.
-    assert (keras.layers.Add in kinds) == (norm in ("bn", "ws", "none"))
     assert np.isfinite(model(np.zeros((2, 8, 8, 1)))).all()
+
+
+@pytest.mark.parametrize("norm", ["gn+pn", "evonorm-s0", "bcn+ws"])
+def test_groups_reach_the_normalizations(norm):
+    def logits(text):
+        planned = study(norms=(text,), batch_sizes=(4,))
+        keras.utils.set_random_seed(0)
+        return resnet.build(planned.runs("", "")[0], (8, 8, 1), 10)(images)
+
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 1))
+    same, other = logits(f"{norm}:groups=8"), logits(f"{norm}:size=4")
+    np.testing.assert_array_equal(same, logits(norm))
+    assert np.abs(same - other).max() > 1e-3
 
 
 @pytest.mark.parametrize(("norm", "pairs"), [("bn", 0), ("ln", 5), ("gn", 5), ("gn+ws", 5)])
@@ -50,13 +118,17 @@ def test_group_size_gives_channels_per_group():
 @pytest.mark.parametrize("norm", NORMS)
 def test_published_networks_have_their_norm(norm):
     planned = study(norms=(norm,), models=("resnet18",), groups=32, image_size=32)
-    model = resnet.build(planned.runs("", "")[0], (32, 32, 3), 5)
+    model = resnet.build(planned.runs("", "")[0], (32, 32, 3), 5, steps=7)
     assert model.output_shape == (None, 5)
     kinds = [type(layer) for layer in model.layers]
-    assert (layers.GroupNormalization in kinds) == (norm in ("ln", "in", "gn", "gn+ws"))
-    assert (layers.StandardizedConv2D in kinds) == ("ws" in norm)
-    momenta = {x.momentum for x in model.layers if isinstance(x, keras.layers.BatchNormalization)}
-    assert momenta == ({resnet.BN_MOMENTUM} if norm == "bn" else set())
+    grouped = ("ln", "in", "gn", "gn+ws", "gn+pn", "bcn+ws")
+    assert (layers.GroupNormalization in kinds) == (norm in grouped)
+    assert (layers.StandardizedConv2D in kinds) == (norm in STANDARDIZED)
+    fixed = (keras.layers.BatchNormalization, batch_norm.FreezableBatchNormalization)
+    momenta = {layer.momentum for layer in model.layers if type(layer) in fixed}
+    assert momenta == ({batch_norm.MOMENTUM} if fixed[0] in kinds or fixed[1] in kinds else set())
+    steps = {x.steps for x in model.layers if isinstance(x, batch_norm.BatchRenormalization)}
+    assert steps == ({7} if norm == "bn+renorm" else set())
 
 
 def test_widths_are_those_of_the_networks():

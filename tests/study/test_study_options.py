@@ -9,6 +9,7 @@ from study_runs import fake_result, run_config, study
 from tfgn_study import config, description, options
 from tfgn_study.data import dataset as data
 from tfgn_study.errors import StudyError
+from tfgn_study.norms import NORMS
 from tfgn_study.report import report
 
 DESCRIBED = description.describe(options.Options)
@@ -68,7 +69,7 @@ def test_used_option_is_in_the_runs_and_in_the_report(field):
 
 def test_sentences_are_of_options_that_change_a_run():
     fields = {option.field for option in DESCRIBED if option.sentence is not None}
-    assert fields == {*USED, "bit_checkpoint"}
+    assert fields == {*USED, "bit_checkpoint", "tune_learning_rate"}
     assert set(USED) < {field.name for field in dataclasses.fields(options.Training)}
 
 
@@ -114,12 +115,26 @@ def test_group_size_replaces_the_groups():
 
 
 def test_save_memory_is_for_runs_with_group_norm():
-    norms = ("bn", "ln", "in", "gn", "ws", "gn+ws", "none")
+    norms = tuple(NORMS)
     plain, saving = (study(norms=norms, save_memory=given).runs("", "") for given in (False, True))
     changed = {b.norm for a, b in zip(plain, saving, strict=True) if a.name != b.name}
     assert changed == {"ln", "in", "gn", "gn+ws"}
-    with pytest.raises(StudyError, match="save_memory must be no, unless one of the norms is ln"):
-        study(norms=("bn", "ws"), save_memory=True)
+    sentence = "save_memory must be no, unless one of the norms is ln, in, gn or gn\\+ws"
+    with pytest.raises(StudyError, match=sentence):
+        study(norms=("bn", "frn", "gn+pn"), save_memory=True)
+
+
+def test_norms_say_which_options_they_refuse():
+    with pytest.raises(StudyError, match="received 'frn:groups=4'"):
+        study(norms=("frn:groups=4",))
+    for norm in ("gn+pn", "evonorm-s0", "bcn+ws"):
+        assert study(norms=(f"{norm}:size=4",)).runs("", "")[0].group_size == 4
+        with pytest.raises(StudyError, match="groups must be a divisor"):
+            study(norms=(f"{norm}:groups=5",))
+    with pytest.raises(StudyError, match="epochs must be at least 5 for bn\\+frozen; received 4"):
+        study(norms=("bn+frozen",), epochs=4)
+    with pytest.raises(StudyError, match="agc must be left out: bn\\+accumulate"):
+        study(norms=("bn+accumulate",), agc=0.1)
 
 
 def test_a_new_option_needs_one_description():

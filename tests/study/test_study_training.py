@@ -15,7 +15,9 @@ import tensorflow as tf
 from study_runs import run_config
 from tensorflow_groupnorm import models
 from tfgn_base import files
-from tfgn_study.train import checkpoint, images, optimizers, resnet, worker
+from tfgn_study.norms import NORMS
+from tfgn_study.train import batch_statistics, checkpoint, images, optimizers, resnet, worker
+from tfgn_study.train.normalizations import batch_norm
 
 pytestmark = pytest.mark.slow
 
@@ -71,9 +73,19 @@ def test_learning_rate_is_scaled_with_the_batch():
 
 
 @KERAS_SAVES
-@pytest.mark.parametrize("augment", [False, True])
-def test_interrupted_training_ends_as_one_that_was_not(arrays, tmp_path, monkeypatch, augment):
-    run = run_config(norm="gn" if augment else "bn", epochs=3, augment=augment, ema=0.9)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"norm": "bn+precise", "ema": 0.9},
+        {"norm": "gn", "ema": 0.9, "augment": True},
+        {"norm": "bn+frozen"},
+        {"norm": "bn+renorm"},
+        {"norm": "bn+accumulate", "batch_size": 3},
+    ],
+    ids=lambda options: options["norm"],
+)
+def test_interrupted_training_ends_as_one_that_was_not(arrays, tmp_path, monkeypatch, options):
+    run = run_config(**{"epochs": 3} | options)
     whole = train(run, arrays)
     saved = checkpoint.Checkpoint.on_epoch_end
 
@@ -89,8 +101,12 @@ def test_interrupted_training_ends_as_one_that_was_not(arrays, tmp_path, monkeyp
     steps = []
     emit = lambda message: steps.append(message["steps"])  # noqa: E731
     resumed = worker.train(run, arrays, emit, checkpoints=tmp_path)
-    assert steps[-1] == 3 * 4 and min(steps) > 2 * 4
+    an_epoch = 16 // run.batch_size
+    assert steps[-1] == 3 * an_epoch and min(steps) > 2 * an_epoch
     assert resumed["history"] == whole["history"] and resumed["error"] == whole["error"]
+    if "running_statistics" in whole:
+        of_resumed, of_whole = (x["running_statistics"]["history"] for x in (resumed, whole))
+        assert of_resumed == of_whole
     assert not list(tmp_path.iterdir())
 
 
@@ -216,6 +232,85 @@ def test_keras_decides_about_jit_unless_told(arrays, monkeypatch, jit, given):
     with pytest.raises(KeyboardInterrupt):
         train(run_config(jit=jit), arrays)
     assert received == [given]
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"mixed_precision": "bfloat16"}], ids=str)
+def test_precise_statistics_are_measured_beside_the_training_of_bn(arrays, options):
+    plain = train(run_config(norm="bn", epochs=2, **options), arrays)
+    precise = train(run_config(norm="bn+precise", epochs=2, **options), arrays)
+    running = precise["running_statistics"]
+    assert running["error"] == plain["error"]
+    for key in ("val_loss", "val_error"):
+        assert running["history"][key] == plain["history"][key]
+    for key in ("loss", "train_error"):
+        assert precise["history"][key] == plain["history"][key]
+    assert precise["history"]["val_loss"] != plain["history"]["val_loss"]
+    assert 0 < running["seconds"] < precise["seconds"]
+
+
+def test_population_is_that_of_all_images():
+    """Of the first layer, as the later ones depend on the statistics of the batches before them."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch_statistics.MEASURED_BATCH + 44, 8, 8, 1), np.uint8)
+    model = resnet.build(run_config(norm="bn"), (8, 8, 1), 2)
+    population = batch_statistics.Population(model, images)
+    population.measure()
+    first = population.layers[0]
+    read = keras.Model(model.inputs, first.input).predict(images, verbose=0).astype(np.float64)
+    np.testing.assert_allclose(first.moving_mean, read.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(first.moving_variance, read.var((0, 1, 2)), rtol=1e-4)
+    assert {layer.momentum for layer in population.layers} == {batch_norm.MOMENTUM}
+    # Whatever the statistics were before.
+    expected = [layer.moving_variance.numpy() for layer in population.layers]
+    for layer in population.layers:
+        layer.moving_variance.assign(np.full(layer.moving_variance.shape, 7.0))
+    population.measure()
+    for layer, variance in zip(population.layers, expected, strict=True):
+        np.testing.assert_array_equal(layer.moving_variance, variance)
+
+
+def test_statistics_are_frozen_in_the_last_fifth(arrays, monkeypatch):
+    seen = []
+
+    def measure(self):
+        seen.append("measured")
+        for layer in self.layers:
+            layer.moving_mean.assign(np.full(layer.moving_mean.shape, 0.25))
+
+    def note(self, epoch, logs=None):
+        layer = next(x for x in self.model.layers if isinstance(x, keras.layers.BatchNormalization))
+        seen.append(bool((layer.moving_mean.numpy() == 0.25).all()))
+        end(self, epoch, logs)
+
+    end = worker.Progress.on_epoch_end
+    monkeypatch.setattr(batch_statistics.Population, "measure", measure)
+    monkeypatch.setattr(worker.Progress, "on_epoch_end", note)
+    result = train(run_config(norm="bn+frozen", epochs=6), arrays)
+    assert seen == [False, False, False, False, "measured", True, True]
+    assert len(result["history"]["loss"]) == 6
+
+
+@pytest.mark.parametrize(("batch_size", "batches"), [(1, 16), (3, 6), (8, 2), (16, None)])
+def test_gradients_are_accumulated_to_16_images(batch_size, batches):
+    run = run_config(norm="bn+accumulate", batch_size=batch_size)
+    optimizer = optimizers.build(run, 5, keras.layers.Dense(1))
+    assert optimizer.gradient_accumulation_steps == batches
+    assert run.peak_learning_rate == pytest.approx(0.1 * batch_size * (batches or 1) / 32)
+
+
+def test_normalizer_free_networks_are_clipped_adaptively():
+    head = keras.layers.Dense(1)
+    for given, factor in ((None, 0.01), (0.5, 0.5)):
+        optimizer = optimizers.build(run_config(norm="nf", agc=given), 5, head)
+        assert optimizer._clipping == factor
+    assert type(optimizers.build(run_config(norm="ws"), 5, head)) is keras.optimizers.SGD
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_norm_learns(arrays, norm):
+    result = train(run_config(norm=norm, epochs=4, learning_rate=0.2), arrays)
+    assert result["history"]["loss"][-1] < result["history"]["loss"][0]
+    assert not result["diverged"]
 
 
 def test_adaptive_clipping_spares_the_head():

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import keras
 from tfgn_base.variants import check_variant
@@ -22,12 +22,41 @@ POOLINGS = ("avg", "max", None)
 _Network = TypeVar("_Network", bound=Callable[..., keras.Model])
 
 
+class Normalization(Protocol):
+    """A normalization that this package does not have, passed as `norm` to a network.
+
+    Attributes:
+        use_bias: whether the convolutions before it have biases.
+    """
+
+    use_bias: bool
+
+    def __call__(
+        self,
+        x: keras.KerasTensor,
+        *,
+        name: str,
+        activation: str | None,
+        residual: keras.KerasTensor | None,
+        **options: Any,
+    ) -> keras.KerasTensor:
+        """Returns what stands for `activation(norm(x) + residual)`.
+
+        Args:
+            x: the output of a convolution.
+            name: name of the layer, and the beginning of the names of several.
+            activation: activation, or None.
+            residual: what is added before the activation, or None.
+            **options: `axis`, `epsilon` and `gamma_initializer`, as of `BatchNormalization`.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
 class Style:
     """The kind of the convolutions and normalizations of a network.
 
     Attributes:
-        norm: `"gn"`, `"bn"` or None.
+        norm: `"gn"`, `"bn"`, None or a `Normalization`.
         weight_standardization: variant, or None for plain kernels.
         groups: groups of each GroupNorm; None for 32, unless `group_size` is given.
         group_size: channels per group, instead of `groups`.
@@ -44,7 +73,7 @@ class Style:
             `gain` comes without `weight_standardization`, or `save_memory` without GroupNorm.
     """
 
-    norm: str | None
+    norm: str | Normalization | None
     weight_standardization: str | None
     groups: int | None
     group_size: int | None
@@ -56,7 +85,8 @@ class Style:
     zero_init_residual: bool = True
 
     def __post_init__(self) -> None:
-        _check_among("norm", self.norm, NORMS)
+        if not callable(self.norm):
+            _check_among("norm", self.norm, NORMS)
         _check_among("stem", self.stem, STEMS)
         _check_among("padding", self.padding, PADDINGS)
         if self.save_memory and self.norm != "gn":
@@ -87,7 +117,7 @@ class Style:
         options: dict[str, Any] = {
             "strides": strides,
             "padding": padding,
-            "use_bias": self.norm is None,
+            "use_bias": self.norm.use_bias if callable(self.norm) else self.norm is None,
             "kernel_initializer": "he_normal",
             "name": name,
         }
@@ -113,6 +143,8 @@ class Style:
             "gamma_initializer": gamma,
             "name": name,
         }
+        if callable(self.norm):
+            return self.norm(x, activation=activation, residual=residual, **options)
         if self.norm == "gn":
             layer = GroupNormalization(
                 self.groups, group_size=self.group_size, activation=activation, **options

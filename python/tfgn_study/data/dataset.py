@@ -7,11 +7,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tfgn_base.files import whole
 
 from ..config import Study
+from ..errors import StudyError
+from ..options import HELD_OUT
 from . import public, sources
 
 #: The functions that find the images, by `Study.dataset`.
@@ -61,7 +64,7 @@ def prepare(study: Study, track: sources.Track) -> Dataset:
     """
     source = SOURCES[study.dataset](study)
     identity = [source.identity, study.image_size, study.validation_split, sources.SPLIT_SEED]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    digest = _digest(identity)
     path = study.out / f"data-{digest}.npz"
     if not path.exists():
         x_train, y_train, x_val, y_val = source.read(track)
@@ -71,3 +74,33 @@ def prepare(study: Study, track: sources.Track) -> Dataset:
         y_train, y_val = arrays["y_train"], arrays["y_val"]
     classes = int(max(y_train.max(), y_val.max())) + 1
     return Dataset(source.name, path, digest, classes, len(y_train), len(y_val))
+
+
+def hold_out(dataset: Dataset) -> Dataset:
+    """Returns the training images alone, a stratified part of them as validation images.
+
+    Args:
+        dataset: the result of `prepare`.
+
+    Raises:
+        StudyError: if there are too few images of a class.
+    """
+    digest = _digest([dataset.digest, HELD_OUT, sources.SPLIT_SEED])
+    path = dataset.path.with_name(f"data-{digest}.npz")
+    with np.load(dataset.path, allow_pickle=False) as arrays:
+        x, y = arrays["x_train"], arrays["y_train"]
+    try:
+        train, val = sources.split(y, HELD_OUT)
+    except StudyError:
+        raise StudyError(
+            f"tune_learning_rate holds out {HELD_OUT:.0%} of the {len(y)} training images, which "
+            "leaves classes without an image"
+        ) from None
+    if not path.exists():
+        with whole(path) as unfinished:
+            np.savez(unfinished, x_train=x[train], y_train=y[train], x_val=x[val], y_val=y[val])
+    return Dataset(dataset.name, path, digest, dataset.classes, len(train), len(val))
+
+
+def _digest(identity: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]

@@ -13,16 +13,26 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from ..norms import Variant, norm_of, variants
+from ..norms import NORMS, Variant, norm_of, variants
 
-#: Colors of Okabe and Ito, which color-blind readers can tell apart, and markers.
+#: Colors of Okabe and Ito, which color-blind readers can tell apart, and markers. Kin share a
+#: color.
 STYLES = {
     "bn": ("#0072B2", "s"),
+    "bn+precise": ("#0072B2", "*"),
+    "bn+renorm": ("#0072B2", "<"),
+    "bn+frozen": ("#0072B2", "d"),
+    "bn+accumulate": ("#0072B2", "h"),
     "ln": ("#E69F00", "v"),
     "in": ("#CC79A7", "D"),
     "gn": ("#D55E00", "o"),
-    "ws": ("#56B4E9", "P"),
     "gn+ws": ("#009E73", "^"),
+    "gn+pn": ("#D55E00", "p"),
+    "bcn+ws": ("#009E73", ">"),
+    "frn": ("#E69F00", "8"),
+    "evonorm-s0": ("#CC79A7", "H"),
+    "ws": ("#56B4E9", "P"),
+    "nf": ("#56B4E9", "."),
     "none": ("#000000", "X"),
 }
 
@@ -167,7 +177,7 @@ def _by_count(
     lines: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for cell in summary["cells"]:
         variant = variant_of[cell["norm"]]
-        if "gn" in variant.norm and getattr(variant, field):
+        if NORMS[variant.norm].takes_groups and getattr(variant, field):
             key = (cell["model"], cell["batch_size"], variant.norm)
             lines.setdefault(key, []).append(cell)
     for cells in lines.values():

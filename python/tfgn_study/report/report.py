@@ -34,6 +34,7 @@ def write(
     environment: dict[str, Any],
     results: list[dict[str, Any]],
     console: Console,
+    tuning: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Writes `report.html`, `report.md`, `results.json` and the plots to `study.out`.
 
@@ -43,11 +44,12 @@ def write(
         environment: the software and the machine; see `environment.collect`.
         results: the results of all runs, as the worker returns them, each with its `config`.
         console: prints the tables of errors.
+        tuning: how the learning rates were chosen, as `tuning.summarize` returns it, or `None`.
 
     Returns:
         The content of `results.json`.
     """
-    summary = summarize(study, dataset, environment, results)
+    summary = summarize(study, dataset, environment, results, tuning)
     text = markdown(summary)
     drawings = {}
     for plot in plots.chosen(summary["options"]):
@@ -68,7 +70,11 @@ def write(
 
 
 def summarize(
-    study: Study, dataset: Dataset, environment: dict[str, Any], results: list[dict[str, Any]]
+    study: Study,
+    dataset: Dataset,
+    environment: dict[str, Any],
+    results: list[dict[str, Any]],
+    tuning: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Groups the runs by model, norm and batch size.
 
@@ -77,12 +83,13 @@ def summarize(
         dataset: the images.
         environment: the software and the machine; see `environment.collect`.
         results: the results of all runs.
+        tuning: how the learning rates were chosen, as `tuning.summarize` returns it, or `None`.
 
     Returns:
         `options`, `dataset`, `environment`, `runs` (the results, each with its `norm` as spelled
         in the options) and `cells`: for each model, norm and batch size the mean `error` over the
         seeds, `error_min`, `error_max`, `diverged` (number of runs), and the means of `step_ms`,
-        `peak_mib` and `increase_mib` (peak minus baseline).
+        `peak_mib` and `increase_mib` (peak minus baseline). `tuning` if it is given.
     """
     cells, runs = [], []
     for model in study.models:
@@ -111,7 +118,8 @@ def summarize(
                 "environment": environment,
                 "cells": cells,
                 "runs": runs,
-            },
+            }
+            | ({} if tuning is None else {"tuning": tuning}),
             allow_nan=False,
         )
     )
@@ -246,5 +254,5 @@ time. To compare step times, train with `--workers 1` and another `--out` folder
 
 def _definitions(norms: list[str]) -> str:
     return "\n".join(
-        f"- `{norm}`: {NORMS[norm]}" for norm in dict.fromkeys(norm_of(norm) for norm in norms)
+        f"- `{norm}`: {NORMS[norm].text}" for norm in dict.fromkeys(norm_of(norm) for norm in norms)
     )

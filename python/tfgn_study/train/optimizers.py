@@ -62,6 +62,8 @@ def build(
     options: dict[str, Any] = {"momentum": 0.9, "global_clipnorm": config.clip_norm}
     if config.ema is not None:
         options |= {"use_ema": True, "ema_momentum": config.ema}
-    if config.agc is None:
+    if config.accumulated_batches > 1:
+        options["gradient_accumulation_steps"] = config.accumulated_batches
+    if config.clipping_factor is None:
         return keras.optimizers.SGD(schedule, **options)
-    return AdaptivelyClippedSGD(config.agc, head, schedule, **options)
+    return AdaptivelyClippedSGD(config.clipping_factor, head, schedule, **options)

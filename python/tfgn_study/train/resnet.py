@@ -9,16 +9,17 @@ from tensorflow_groupnorm import models
 
 from ..config import RunConfig
 from ..networks import MODELS
-
-#: As in the paper. The 0.99 of Keras forgets its initial values only after 500 steps, more than a
-#: short training at a large batch has.
-BN_MOMENTUM = 0.9
+from ..norms import NORMS
+from . import normalizations
+from .normalizations import batch_norm
 
 #: Up to this side in pixels the stem of a published network keeps the resolution.
 SMALL_IMAGE = 64
 
 
-def build(config: RunConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+def build(
+    config: RunConfig, input_shape: tuple[int, int, int], classes: int, steps: int = 1
+) -> keras.Model:
     """Builds the classifier that a run trains.
 
     Logits are float32, whatever the dtype policy.
@@ -28,6 +29,7 @@ def build(config: RunConfig, input_shape: tuple[int, int, int], classes: int) ->
             `bit_checkpoint` count.
         input_shape: height, width and channels of the images, whose pixels are in [0, 255].
         classes: number of logits.
+        steps: number of training steps, in which batch renormalization reaches its limits.
 
     Returns:
         A model from images to logits. A model that is to be fine-tuned starts with logits of 0.
@@ -37,16 +39,18 @@ def build(config: RunConfig, input_shape: tuple[int, int, int], classes: int) ->
         include_top=False,
         pooling="avg",
         input_tensor=keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs),
-        norm="gn" if config.variant.has_group_norm else "bn" if config.norm == "bn" else None,
-        weight_standardization={"gn+ws": "bit", "ws": "nfnet"}.get(config.norm),
+        norm=normalizations.of(config),
+        weight_standardization=NORMS[config.norm].standardization,
         groups=config.groups,
         group_size=config.group_size,
         save_memory=config.save_memory,
         **_arguments(config, side=input_shape[0]),
     )
     for layer in body.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = BN_MOMENTUM
+        if isinstance(layer, batch_norm.BatchRenormalization):
+            layer.steps = steps
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = batch_norm.MOMENTUM
     initializer = "glorot_uniform" if config.bit_checkpoint is None else "zeros"
     head = keras.layers.Dense(classes, kernel_initializer=initializer, dtype="float32", name="head")
     return keras.Model(inputs, head(body.output), name=config.model)
@@ -61,7 +65,7 @@ def _arguments(config: RunConfig, side: int) -> dict[str, Any]:
             "widths": architecture.widths,
             "epsilon": 1e-3,
             # The gain makes up for the missing norm (arXiv 2101.08692).
-            "gain": config.norm == "ws",
+            "gain": NORMS[config.norm].standardization == "nfnet",
             "padding": "same",
             "stem": "small",
             "zero_init_residual": False,

@@ -31,16 +31,13 @@ from tensorflow_groupnorm import models
 
 from ..config import RunConfig
 from ..options import FINAL_EPOCHS
-from . import images, optimizers, resnet
+from . import batch_statistics, images, optimizers, resnet
 from .checkpoint import Checkpoint
 
 #: Seconds between two progress messages.
 REPORT_INTERVAL = 0.2
 
 VALIDATION_BATCH = 256
-
-#: The metrics that Keras logs for an epoch.
-HISTORY = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 class Progress(keras.callbacks.Callback):
@@ -104,7 +101,8 @@ def train(
         final epochs), `diverged`, `parameters`, `step_ms` (median, without validation and the
         first step of each epoch; `None` for a single step per epoch), `seconds` of training and
         validation since the last start, `peak_mib` and `baseline_mib` (resident memory of this
-        process: the peak, and before the model was built).
+        process: the peak, and before the model was built). A run with a `twin` has
+        `running_statistics`: `history`, `error` and `seconds` of the twin where they differ.
     """
     keras.utils.set_random_seed(config.seed)
     with np.load(data, allow_pickle=False) as arrays:
@@ -114,20 +112,18 @@ def train(
     train_set = images.training_set(x_train, y_train, config)
     val_set = tf.data.Dataset.from_tensor_slices((x_val, y_val)).batch(VALIDATION_BATCH)
     baseline = _memory_mib("VmRSS")
-    with _precision(config.mixed_precision):
-        model = resnet.build(config, x_train.shape[1:], int(max(y_train.max(), y_val.max())) + 1)
-        if bit_checkpoint is not None:
-            models.load_bit_npz(model, bit_checkpoint, head="zeros")
-        model.compile(
-            optimizer=optimizers.build(config, len(train_set), model.get_layer("head")),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile="auto" if config.jit is None else config.jit,
-        )
+    classes = int(max(y_train.max(), y_val.max())) + 1
+    model = _model(config, x_train.shape[1:], classes, len(train_set), bit_checkpoint)
     progress = Progress(emit)
-    callbacks = [keras.callbacks.TerminateOnNaN()]
-    if config.ema is not None:
-        callbacks.append(keras.callbacks.SwapEMAWeights())
+    callbacks = [keras.callbacks.TerminateOnNaN(), *_swaps(config)]
+    precise = None
+    if config.twin is not None:
+        population = batch_statistics.Population(model, x_train)
+        precise = batch_statistics.PreciseStatistics(population, val_set, lambda: _swaps(config))
+        callbacks.append(precise)
+    if config.norm == "bn+frozen":
+        population = batch_statistics.Population(model, x_train)
+        callbacks.append(batch_statistics.FrozenStatistics(population, config.epochs))
     checkpoint, epochs_done = None, 0
     if checkpoints is not None:
         checkpoint = Checkpoint(checkpoints / config.name, train_set)
@@ -147,16 +143,46 @@ def train(
     ).history
     seconds = time.perf_counter() - start
     if checkpoint is not None:
-        history = {key: [logs[key] for logs in checkpoint.history] for key in HISTORY}
+        epochs = checkpoint.history
+        history = {key: [logs[key] for logs in epochs] for key in epochs[0]}
         checkpoint.finish()
     steps = progress.step_seconds
-    return _scores(history) | {
+    result = _scores(history) | {
         "parameters": model.count_params(),
         "step_ms": statistics.median(steps) * 1e3 if steps else None,
         "seconds": seconds,
         "baseline_mib": baseline,
         "peak_mib": _memory_mib("VmHWM"),
     }
+    if precise is not None:
+        result["running_statistics"] = _running(history) | {"seconds": seconds - precise.seconds}
+    return result
+
+
+def _model(
+    config: RunConfig,
+    shape: tuple[int, int, int],
+    classes: int,
+    steps_per_epoch: int,
+    bit_checkpoint: Path | None,
+) -> keras.Model:
+    """Returns the compiled network of a run."""
+    with _precision(config.mixed_precision):
+        model = resnet.build(config, shape, classes, config.epochs * steps_per_epoch)
+        if bit_checkpoint is not None:
+            models.load_bit_npz(model, bit_checkpoint, head="zeros")
+        model.compile(
+            optimizer=optimizers.build(config, steps_per_epoch, model.get_layer("head")),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile="auto" if config.jit is None else config.jit,
+        )
+    return model
+
+
+def _swaps(config: RunConfig) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks that put other weights in place for a validation."""
+    return [] if config.ema is None else [keras.callbacks.SwapEMAWeights()]
 
 
 @contextlib.contextmanager
@@ -182,6 +208,15 @@ def _scores(history: dict[str, list[float]]) -> dict[str, Any]:
         },
         "error": statistics.median(errors[-FINAL_EPOCHS:]),
         "diverged": not math.isfinite(history["loss"][-1]),
+    }
+
+
+def _running(history: dict[str, list[float]]) -> dict[str, Any]:
+    """Returns the scores of the validations with moving averages, as `_scores` does."""
+    errors = [1 - accuracy for accuracy in history["running_accuracy"]]
+    return {
+        "history": {"val_loss": _finite(history["running_loss"]), "val_error": errors},
+        "error": statistics.median(errors[-FINAL_EPOCHS:]),
     }
 
 
