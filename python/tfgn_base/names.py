@@ -11,6 +11,9 @@ TARGETS = {
     "tensorrt": "onnx",
 }
 
+#: The targets whose files can be int8.
+INT8_TARGETS = ("litert", "onnx", "onnxruntime")
+
 #: The formats of `tensorflow_groupnorm.export`.
 FORMATS = ("saved_model", "tflite", "onnx")
 

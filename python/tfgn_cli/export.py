@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tfgn_base import names
 
+from . import _calibration
 from ._common import fail
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
     from tensorflow_groupnorm._export import Exported
+    from tensorflow_groupnorm._export.quantization import Quantization
 
 
 def add(commands: argparse._SubParsersAction[Any]) -> None:
@@ -70,8 +72,35 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         help="print the latency on that batch in the runtime of the target, beside that of the "
         "fused SavedModel",
     )
+    _add_int8(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace what is at OUT")
     parser.set_defaults(command=lambda args: _run(args, parser))
+
+
+def _add_int8(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="convolutions and matrix multiplications in int8, with float normalizations between "
+        f"them; for {', '.join(names.INT8_TARGETS)}. --tolerance is then the largest error on the "
+        "calibration data (default: 0.25)",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="PATH",
+        help="what the ranges of int8 come from: a folder of images, or an .npy or .npz file like "
+        "that of --example. At least 8 samples, better 100 or more",
+    )
+    parser.add_argument(
+        "--pixels",
+        type=float,
+        nargs=2,
+        default=(0.0, 255.0),
+        metavar=("LOW", "HIGH"),
+        help="what the model takes for black and white in the images of --calibration "
+        "(default: 0 255)",
+    )
 
 
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -92,7 +121,11 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         parser.error(f"argument OUT: {args.out} exists already; --overwrite replaces it")
     if args.tolerance is not None and not args.tolerance >= 0:
         parser.error(f"argument --tolerance: expected a number >= 0, received {args.tolerance}")
-    arrays = None if args.example is None else _read_example(args.example, parser)
+    _check_int8(args, parser)
+    arrays = None if args.example is None else _read_arrays("--example", args.example, parser)
+    calibration: Any = None
+    if args.calibration is not None and not args.calibration.is_dir():
+        calibration = _read_arrays("--calibration", args.calibration, parser)
 
     import keras
     from tensorflow_groupnorm import ExportError, export
@@ -111,6 +144,9 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     print(f"exporting to {args.target or args.format}", flush=True)
     try:
         example = None if arrays is None else example_of(named_signature(model), arrays)
+        if args.int8 and calibration is None:
+            signature = named_signature(model)
+            calibration = _calibration.read_folder(args.calibration, signature, args.pixels)
         exported = export(
             model,
             args.out,
@@ -120,11 +156,26 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
             example=example,
             tolerance=args.tolerance,
             overwrite=args.overwrite,
+            int8=calibration,
         )
-    except (ExportError, ImportError, OSError) as error:
+    except (ExportError, ImportError, OSError, _calibration.CalibrationError) as error:
         return fail(str(error))
-    print(_summary(exported, "the example" if args.example else "a random batch"), flush=True)
+    batch = "the first calibration samples" if args.int8 else "a random batch"
+    print(_summary(exported, "the example" if args.example else batch), flush=True)
     return _benchmark(model, exported, example) if args.benchmark else 0
+
+
+def _check_int8(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if args.int8 != (args.calibration is not None):
+        parser.error(
+            "argument --int8: it needs the ranges of a folder of images or an .npz file: "
+            "--calibration PATH"
+            if args.int8
+            else "argument --calibration: it is for --int8"
+        )
+    target = args.target or {"tflite": "litert", "onnx": "onnxruntime"}.get(args.format)
+    if args.int8 and target not in names.INT8_TARGETS:
+        parser.error(f"argument --int8: it needs --target {', '.join(names.INT8_TARGETS)}")
 
 
 def _benchmark(model: keras.Model, exported: Exported, example: Any) -> int:
@@ -140,14 +191,14 @@ def _benchmark(model: keras.Model, exported: Exported, example: Any) -> int:
     return 0
 
 
-def _read_example(
-    path: Path, parser: argparse.ArgumentParser
+def _read_arrays(
+    option: str, path: Path, parser: argparse.ArgumentParser
 ) -> np.ndarray | dict[str, np.ndarray]:
     """Returns the array of an .npy file, or the arrays of an .npz file by their names."""
     if not path.is_file():
-        parser.error(f"argument --example: there is no file {path}")
+        parser.error(f"argument {option}: there is no file {path}")
     if path.suffix not in (".npy", ".npz"):
-        parser.error(f"argument --example: expected an .npy or .npz file, received {path}")
+        parser.error(f"argument {option}: expected an .npy or .npz file, received {path}")
     import numpy as np
 
     try:
@@ -157,7 +208,7 @@ def _read_example(
         reason = str(error)
         if "allow_pickle" in reason:
             reason = "it holds Python objects; store strings with np.array(texts, dtype=str)"
-        parser.error(f"argument --example: {path} cannot be read: {reason}")
+        parser.error(f"argument {option}: {path} cannot be read: {reason}")
 
 
 def _summary(exported: Exported, batch: str) -> str:
@@ -178,5 +229,22 @@ def _summary(exported: Exported, batch: str) -> str:
     if exported.difference is None:
         lines.append("not checked")
     else:
-        lines.append(f"largest difference from the model on {batch}: {exported.difference:.1e}")
+        kind = "in float32, " if exported.quantization else ""
+        lines.append(
+            f"{kind}largest difference from the model on {batch}: {exported.difference:.1e}"
+        )
+    if exported.quantization:
+        lines += _int8_lines(exported.quantization)
     return "\n".join(lines)
+
+
+def _int8_lines(found: Quantization) -> list[str]:
+    lines = [
+        f"layers in int8: {found.layers}",
+        f"int8 error on the {found.samples} calibration samples: {found.error:.1e} of the outputs "
+        "(root mean squares)",
+    ]
+    if found.agreement is not None:
+        lines.append(f"same top class as in float32, on these samples: {found.agreement:.1%}")
+    sizes = [f"{size / 1e6:.2f} MB" for size in (found.float_bytes, found.int8_bytes)]
+    return [*lines, f"size: {sizes[0]} in float32, {sizes[1]} in int8"]

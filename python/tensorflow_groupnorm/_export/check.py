@@ -34,7 +34,7 @@ def as_batch(signature: list[Any], example: Any = None) -> list[Any]:
         example: a structure of arrays like the model's input, or a tuple of them for several
             positional arguments. If None, floats are drawn from the standard normal distribution
             and integers from 0 and 1, which are valid as indices almost everywhere. Unknown sizes
-            are 64.
+            are 64. Or a function that returns an example for a signature.
 
     Returns:
         A list of structures of tensors, one per positional argument.
@@ -46,6 +46,8 @@ def as_batch(signature: list[Any], example: Any = None) -> list[Any]:
     if example is None:
         generator = np.random.default_rng(0)
         return keras.tree.map_structure(lambda spec: _random(spec, generator), signature)
+    if callable(example):
+        example = example(signature)
     example = list(example) if isinstance(example, tuple) else [example]
     try:
         return keras.tree.map_structure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -15,7 +16,7 @@ from tfgn_base import names
 from tfgn_base.files import whole
 
 from .._keras import on_tensorflow
-from . import check, normalizations, onnx, saved_model, tensorrt, tflite
+from . import check, normalizations, onnx, quantization, saved_model, tensorrt, tflite
 from .errors import ExportError, first_line
 from .model import (
     compute_dtype,
@@ -23,6 +24,7 @@ from .model import (
     named_signature,
     without_rematerialization,
 )
+from .quantization import Calibration, Quantization
 from .targets import TARGETS
 
 _TARGET_OF = {
@@ -55,6 +57,8 @@ class Exported:
         executed: for ONNX files, how many nodes of each type the runtime executes on the CPU. Empty
             if that is not the runtime that the file is for.
         note: what the check leaves open, in a sentence, or an empty string.
+        quantization: for int8 files, how many layers are int8, the errors on the calibration data,
+            and the sizes; else None.
     """
 
     path: Path
@@ -68,6 +72,7 @@ class Exported:
     unfused: dict[str, str] = dataclasses.field(default_factory=dict)
     executed: dict[str, int] = dataclasses.field(default_factory=dict)
     note: str = ""
+    quantization: Quantization | None = None
 
 
 def export(
@@ -81,6 +86,7 @@ def export(
     example: Any = None,
     tolerance: float | None = None,
     overwrite: bool = False,
+    int8: Any = None,
 ) -> Exported:
     """Writes a model for serving.
 
@@ -133,6 +139,14 @@ def export(
             5e-2.
         overwrite: whether to replace a file, a SavedModel or a symbolic link at `path`. The target
             of a link is left alone.
+        int8: calibration data, for TFLite and ONNX files whose convolutions and matrix
+            multiplications are int8: an array `[samples, ...]`, or a dict from the names of the
+            inputs to such arrays. At least 8 samples, better 100 or more that represent what the
+            model will see. Normalizations and activations stay in float32. The float32 file is
+            compared with the model first, with the default tolerance; then the outputs of the int8
+            file on the calibration data are, where `tolerance` is the largest root mean square of
+            the difference, relative to that of the outputs, by default 0.25. The result's
+            `quantization` has what was found.
 
     Returns:
         An `Exported` with what was written and the difference that was found.
@@ -141,7 +155,8 @@ def export(
         ExportError: if the input shapes of the model are unknown, the model does not run on the
             batch, has outputs that are no tensors, calls custom ops by their raw names although
             `portable` is set, or has ops that the format does not support; or if the export differs
-            from the model by more than `tolerance`. No file is written.
+            from the model by more than `tolerance`; or if `int8` does not fit the inputs or has too
+            few samples. No file is written.
         FileExistsError: if `path` exists and `overwrite` is not set, or if `path` is a directory
             that does not hold a SavedModel.
         NotADirectoryError: if a parent of `path` is a file.
@@ -154,12 +169,16 @@ def export(
     target = _target(portable, format, target)
     format = names.TARGETS[target]
     _check_arguments(model, target)
+    if int8 is not None:
+        quantization.check_target(target)
     _check_target(path, overwrite)
     # The runtimes of TFLite and ONNX files have convolutions only in float32.
     precision: contextlib.AbstractContextManager[None]
     precision = contextlib.nullcontext() if format == "saved_model" else computing_in_float32(model)
     with precision, without_rematerialization(model):
         signature = named_signature(model, input_signature)
+        if int8 is not None and example is None:
+            example = functools.partial(Calibration.example_of, int8)
         try:
             signature, batch, expected = check.on_a_batch(
                 model, signature, input_signature, example
@@ -175,8 +194,11 @@ def export(
             if expected is not None:
                 actual = _run(written.path, target, check.by_name(signature, batch))
                 difference = check.largest_difference(expected, actual)
-                _require(difference, tolerance, model)
+                _require(difference, tolerance if int8 is None else None, model)
                 written = dataclasses.replace(written, difference=difference)
+            if int8 is not None:
+                data = Calibration(signature, int8)
+                written = _quantized(model, Path(folder), written, data, tolerance)
             os.replace(written.path, unfinished)
     return dataclasses.replace(written, path=path)
 
@@ -283,6 +305,22 @@ def _write_onnx(model: keras.Model, saved: Path, exported: Exported) -> Exported
         executed={} if target.note else execution.counts(),
         note=target.note,
     )
+
+
+def _quantized(
+    model: keras.Model,
+    folder: Path,
+    written: Exported,
+    data: Calibration,
+    tolerance: float | None,
+) -> Exported:
+    """Replaces the file of an export by an int8 one."""
+    target = TARGETS[written.target]
+    found = quantization.quantize(
+        model, folder / "saved_model", written.path, target, data, tolerance
+    )
+    executed = quantization.executed(written.path, target)
+    return dataclasses.replace(written, quantization=found, executed=executed)
 
 
 def _run(written: Path, target: str, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def convert(saved_model: Path, path: Path) -> Converted:
         ExportError: if an op of the model has no builtin counterpart.
     """
     simplify(saved_model)
-    content, names = litert_composites.with_composites(_converted(saved_model))
+    content, names = litert_composites.with_composites(converted(saved_model))
     path.write_bytes(content)
     written = litert_composites.read(path)
     if len(written.composites) != len(names):
@@ -60,7 +60,7 @@ def convert(saved_model: Path, path: Path) -> Converted:
     return Converted(composites, written.executed)
 
 
-def _converted(saved_model: Path) -> bytes:
+def converted(saved_model: Path) -> bytes:
     """Returns the content of a file whose only custom ops are GroupNorm."""
     converter = tf.lite.TFLiteConverter.from_saved_model(
         os.fspath(saved_model), signature_keys=["serving_default"]
