@@ -194,6 +194,8 @@ def resolve(options: Options) -> Study:
         raise StudyError(
             f"validation_split must be left out: {dataset} comes with a split of its own"
         )
+    if dataset == "digits" and options.data is not None:
+        raise StudyError("data must be left out: the digits are part of scikit-learn")
     for field, default in {"dataset": dataset, **defaults}.items():
         if values[field] is None:
             values[field] = default

@@ -58,6 +58,7 @@ DATASETS = {
     "folder": DataDefaults(image_size=64, validation_split=0.2),
     "pets": DataDefaults(image_size=128),
     "cifar10": DataDefaults(image_size=32),
+    "fashion-mnist": DataDefaults(image_size=28),
 }
 
 
@@ -197,7 +198,10 @@ class Options(Training):
     )
     #: The paper's 32 groups are for 256 channels and more; the small networks here start at 16.
     groups: int | None = option(
-        8, section=COMPARED, metavar="N", help="number of groups of gn and gn+ws"
+        8,
+        section=COMPARED,
+        metavar="N",
+        help="number of groups of gn, gn+ws, gn+pn, bcn+ws and evonorm-s0",
     )
     group_size: int | None = option(
         None,
@@ -206,14 +210,31 @@ class Options(Training):
         metavar="N",
         help="channels per group, instead of --groups",
     )
-    dataset: str | None = option(None, range=among(DATASETS))
+    dataset: str | None = option(
+        None,
+        section=IMAGES,
+        choices=DATASETS,
+        range=among(DATASETS),
+        shown_default="digits; folder with --data",
+        help="the handwritten digits of scikit-learn, the images of a folder, Oxford-IIIT Pets, "
+        "CIFAR-10 or Fashion-MNIST",
+    )
     data: Path | None = option(
         None,
         section=IMAGES,
         metavar="DIR",
-        help="folder with one folder of PNG or JPEG images per class (default: the handwritten "
-        "digits of scikit-learn); with --preset pets or cifar10, the unpacked data set (default: "
-        "tensorflow-datasets downloads it)",
+        help="folder with one folder of PNG or JPEG images per class; with --dataset pets, cifar10 "
+        "or fashion-mnist, the folder of the data set (default: the first two are downloaded by "
+        "tensorflow-datasets; the last is taken from Debian's package dataset-fashion-mnist, or "
+        "downloaded by Keras)",
+    )
+    limit: int | None = option(
+        None,
+        section=IMAGES,
+        metavar="N",
+        range=AT_LEAST_1,
+        shown_default="all",
+        help="take N of the images, with the same share of each class and of training images",
     )
     image_size: int | None = option(
         None,

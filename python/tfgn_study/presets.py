@@ -132,6 +132,20 @@ PRESETS = {
             "checkpoints": True,
         },
     ),
+    "fashion-mnist": Preset(
+        title="BN, precise BN, GN and GN + WS with a ResNet-20 on Fashion-MNIST",
+        note=" (long on a CPU; --limit 7000 takes a tenth of the images)",
+        options={
+            "dataset": "fashion-mnist",
+            "norms": ("bn", "bn+precise", "gn", "gn+ws"),
+            "models": ("resnet20",),
+            "batch_sizes": (1, 2, 4, 16, 64),
+            "epochs": 10,
+            # 0.1 for 128 images, as of the ResNets for CIFAR-10.
+            "learning_rate": 0.1 * 32 / 128,
+            "checkpoints": True,
+        },
+    ),
 }
 
 

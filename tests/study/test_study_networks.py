@@ -115,7 +115,7 @@ def test_group_size_gives_channels_per_group():
     assert {layer.gamma.shape[0] // layer.groups for layer in norms} == {4}
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", sorted(NORMS.keys() - {"bn+precise", "bn+accumulate"}))
 def test_published_networks_have_their_norm(norm):
     planned = study(norms=(norm,), models=("resnet18",), groups=32, image_size=32)
     model = resnet.build(planned.runs("", "")[0], (32, 32, 3), 5, steps=7)

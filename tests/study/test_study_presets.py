@@ -73,7 +73,10 @@ def test_preset_is_a_valid_study(name):
     assert planned.preset == name and planned.runs("", "")
 
 
-@pytest.mark.parametrize(("name", "images"), [("gn-groups", 256), ("pets", 256), ("cifar10", 128)])
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [("gn-groups", 256), ("pets", 256), ("cifar10", 128), ("fashion-mnist", 128)],
+)
 def test_learning_rates_are_the_papers(name, images):
     """0.1 for this many images."""
     for run in study(preset=name).runs("", ""):
@@ -153,6 +156,12 @@ def test_explicit_defaults_are_the_same_runs():
         (["--preset", "pets", "--data", "."], "images.tar.gz and annotations.tar.gz"),
         (["--preset", "cifar10", "--data", "."], "cifar-10-binary.tar.gz"),
         (["--preset", "cifar10", "--validation-split", "0.2"], "a split of its own"),
+        (["--preset", "fashion-mnist", "--data", "."], "train-images-idx3-ubyte.gz, "),
+        (["--dataset", "digits", "--data", "."], "data must be left out"),
+        (["--dataset", "mnist"], "argument --dataset: invalid choice: 'mnist'"),
+        (["--limit", "0"], "limit must be at least 1; received 0"),
+        (["--limit", "1798"], "limit must be at most the 1797 images; received 1798"),
+        (["--limit", "19"], "limit=19 leaves classes without an image"),
         (["--preset", "fig2"], "argument --preset: invalid choice: 'fig2'"),
     ],
 )

@@ -78,9 +78,9 @@ def test_learning_rate_is_scaled_with_the_batch():
     [
         {"norm": "bn+precise", "ema": 0.9},
         {"norm": "gn", "ema": 0.9, "augment": True},
-        {"norm": "bn+frozen"},
-        {"norm": "bn+renorm"},
-        {"norm": "bn+accumulate", "batch_size": 3},
+        pytest.param({"norm": "bn+frozen"}, marks=pytest.mark.thorough),
+        pytest.param({"norm": "bn+renorm"}, marks=pytest.mark.thorough),
+        pytest.param({"norm": "bn+accumulate", "batch_size": 3}, marks=pytest.mark.thorough),
     ],
     ids=lambda options: options["norm"],
 )
@@ -234,7 +234,15 @@ def test_keras_decides_about_jit_unless_told(arrays, monkeypatch, jit, given):
     assert received == [given]
 
 
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"mixed_precision": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ema": 0.9},
+        pytest.param({}, marks=pytest.mark.thorough),
+        pytest.param({"mixed_precision": "bfloat16"}, marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
 def test_precise_statistics_are_measured_beside_the_training_of_bn(arrays, options):
     plain = train(run_config(norm="bn", epochs=2, **options), arrays)
     precise = train(run_config(norm="bn+precise", epochs=2, **options), arrays)
@@ -306,6 +314,7 @@ def test_normalizer_free_networks_are_clipped_adaptively():
     assert type(optimizers.build(run_config(norm="ws"), 5, head)) is keras.optimizers.SGD
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_norm_learns(arrays, norm):
     result = train(run_config(norm=norm, epochs=4, learning_rate=0.2), arrays)

@@ -16,6 +16,7 @@ from ..config import Study
 from ..errors import StudyError
 from ..options import HELD_OUT
 from . import public, sources
+from .fashion_mnist import fashion_mnist
 
 #: The functions that find the images, by `Study.dataset`.
 SOURCES: dict[str, Callable[[Study], sources.Source]] = {
@@ -23,6 +24,7 @@ SOURCES: dict[str, Callable[[Study], sources.Source]] = {
     "folder": sources.folder,
     "pets": public.pets,
     "cifar10": public.cifar10,
+    "fashion-mnist": fashion_mnist,
 }
 
 
@@ -52,22 +54,25 @@ def prepare(study: Study, track: sources.Track) -> Dataset:
     """Reads, resizes and splits the images, unless the file of an earlier call has them.
 
     Args:
-        study: the study; its `dataset`, `data`, `image_size`, `validation_split` and `out` count.
+        study: the study; its `dataset`, `data`, `image_size`, `validation_split`, `limit` and
+            `out` count.
         track: wraps the image files in a progress bar with a description.
 
     Returns:
         The data set.
 
     Raises:
-        StudyError: if the images are not where they should be, cannot be read or downloaded, or a
-            class is too small to be split.
+        StudyError: if the images are not where they should be, cannot be read or downloaded, are
+            fewer than `limit`, or a class is too small to be split.
     """
     source = SOURCES[study.dataset](study)
     identity = [source.identity, study.image_size, study.validation_split, sources.SPLIT_SEED]
+    if study.limit is not None:
+        identity.append(study.limit)
     digest = _digest(identity)
     path = study.out / f"data-{digest}.npz"
     if not path.exists():
-        x_train, y_train, x_val, y_val = source.read(track)
+        x_train, y_train, x_val, y_val = sources.limited(source.read(track), study.limit)
         with whole(path) as unfinished:
             np.savez(unfinished, x_train=x_train, y_train=y_train, x_val=x_val, y_val=y_val)
     with np.load(path, allow_pickle=False) as arrays:

@@ -107,6 +107,40 @@ def split(labels: np.ndarray, validation_split: float | None) -> tuple[np.ndarra
         ) from error
 
 
+def limited(arrays: Arrays, limit: int | None) -> Arrays:
+    """Returns a part of the images, stratified by class, of the training and validation images.
+
+    Args:
+        arrays: the images and labels.
+        limit: number of images, or `None` for all.
+
+    Raises:
+        StudyError: if there are fewer images, or too few of a class in the part.
+    """
+    if limit is None:
+        return arrays
+    x_train, y_train, x_val, y_val = arrays
+    total = len(y_train) + len(y_val)
+    if limit > total:
+        raise StudyError(f"limit must be at most the {total} images; received {limit}")
+    of_val = round(limit * len(y_val) / total)
+    train, val = _part(y_train, limit - of_val, limit), _part(y_val, of_val, limit)
+    return x_train[train], y_train[train], x_val[val], y_val[val]
+
+
+def _part(labels: np.ndarray, count: int, limit: int) -> np.ndarray:
+    indices = np.arange(len(labels))
+    if count == len(labels):
+        return indices
+    try:
+        part, _ = train_test_split(
+            indices, train_size=count, stratify=labels, random_state=SPLIT_SEED
+        )
+    except ValueError as error:
+        raise StudyError(f"limit={limit} leaves classes without an image: {error}") from error
+    return np.sort(part)
+
+
 def _resized_digits(side: int) -> np.ndarray:
     images = (load_digits().images * (255 / 16)).round().astype(np.uint8)
     resized = [

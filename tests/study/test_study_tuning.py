@@ -1,0 +1,198 @@
+"""Which runs a study trains: tuned learning rates, and two norms that share a training."""
+
+import json
+
+import pytest
+import tfgn_cli
+from rich.console import Console
+from study_runs import fake_result, run_config, study
+from tfgn_study import trainings, tuning
+from tfgn_study.data import dataset as data
+from tfgn_study.options import TUNING_FACTORS
+from tfgn_study.report import plots
+from tfgn_study.train import pool
+
+RUNNING = {"error": 0.5, "seconds": 1.5, "history": {"val_loss": [0.7], "val_error": [0.5]}}
+
+
+def error_of(run):
+    """GN learns best at twice the given rate, all others at the rate itself."""
+    best = 0.2 if run.norm == "gn" else 0.1
+    return 0.1 + abs(run.learning_rate - best)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Replaces the training; the list holds what would have been trained, and on which images."""
+    runs = []
+
+    def fake_train(configs, path, folder, workers, arguments):
+        for run in configs:
+            runs.append((run, path.name))
+            yield run, {"steps": 1, "epoch": 1, "error": 0.25}
+            twin = {"running_statistics": RUNNING} if run.twin else {}
+            yield run, {"result": fake_result(error_of(run), **twin)}
+
+    monkeypatch.setattr(pool, "train", fake_train)
+    monkeypatch.setattr(plots, "chosen", lambda options: [])  # They take a second each.
+    return runs
+
+
+def start(out, *options):
+    argv = ["study", "--batch-sizes", "4,16", "--seeds", "5,6", "--out", str(out)]
+    assert tfgn_cli.main([*argv, *options]) == 0
+    return json.loads((out / "results.json").read_text())
+
+
+# Two norms that share a training.
+
+
+def errors(answer):
+    return {(cell["norm"], cell["batch_size"]): cell["error"] for cell in answer["cells"]}
+
+
+def test_one_training_gives_bn_and_bn_precise(tmp_path, trained):
+    answer = start(tmp_path, "--norms", "bn,bn+precise,gn")
+    assert [(run.norm, run.batch_size, run.seed) for run, _ in trained] == [
+        (norm, size, seed) for size in (16, 4) for norm in ("bn+precise", "gn") for seed in (5, 6)
+    ]
+    assert errors(answer)["bn", 4] == 0.5
+    assert errors(answer)["bn+precise", 4] == pytest.approx(0.1)
+    of_bn = next(run for run in answer["runs"] if run["norm"] == "bn")
+    assert of_bn["config"]["norm"] == "bn" and "running_statistics" not in of_bn
+    assert of_bn["seconds"] == 1.5
+    assert of_bn["history"] == fake_result(0.1)["history"] | RUNNING["history"]
+    of_precise = next(run for run in answer["runs"] if run["norm"] == "bn+precise")
+    assert of_precise["running_statistics"] == RUNNING
+    trained.clear()
+    assert start(tmp_path, "--norms", "bn+precise,bn,gn") and not trained
+
+
+def test_bn_that_was_trained_before_keeps_its_result(tmp_path, trained):
+    before = start(tmp_path, "--norms", "bn")
+    trained.clear()
+    answer = start(tmp_path, "--norms", "bn,bn+precise")
+    assert {run.norm for run, _ in trained} == {"bn+precise"} and len(trained) == 4
+    assert [run for run in answer["runs"] if run["norm"] == "bn"] == before["runs"]
+
+
+def test_bn_need_not_be_trained_after_bn_precise(tmp_path, trained):
+    start(tmp_path, "--norms", "bn+precise")
+    trained.clear()
+    assert errors(start(tmp_path, "--norms", "bn"))["bn", 4] == 0.5
+    assert not trained
+
+
+# Tuned learning rates.
+
+
+def test_tuning_gives_every_norm_and_batch_size_the_same_trials(tmp_path, trained, capsys):
+    answer = start(tmp_path, "--norms", "bn,gn", "--tune-learning-rate")
+    assert "28 runs on" in capsys.readouterr().out.replace("\n", " ")
+    trials, runs = trained[:20], trained[20:]
+    assert {(run.norm, run.batch_size, run.seed, run.learning_rate) for run, _ in trials} == {
+        (norm, size, 5, 0.1 * factor)
+        for norm in ("bn", "gn")
+        for size in (4, 16)
+        for factor in TUNING_FACTORS
+    }
+    assert {(run.norm, run.batch_size, run.seed, run.learning_rate) for run, _ in runs} == {
+        (norm, size, seed, {"bn": 0.1, "gn": 0.2}[norm])
+        for norm in ("bn", "gn")
+        for size in (4, 16)
+        for seed in (5, 6)
+    }
+    # The trials know neither the validation images nor the data set that has them.
+    dataset = data.prepare(study(out=tmp_path), lambda files, text: files)
+    assert {(run.data, name) for run, name in runs} == {(dataset.digest, dataset.path.name)}
+    held = data.hold_out(dataset)
+    assert {(run.data, name) for run, name in trials} == {(held.digest, held.path.name)}
+
+    assert [
+        (x["norm"], x["batch_size"], x["learning_rate"], x["edge"]) for x in answer["tuning"]
+    ] == [
+        ("bn", 4, 0.1, False),
+        ("bn", 16, 0.1, False),
+        ("gn", 4, 0.2, False),
+        ("gn", 16, 0.2, False),
+    ]
+    first = answer["tuning"][0]["trials"]
+    assert [trial["learning_rate"] for trial in first] == [0.1 * f for f in TUNING_FACTORS]
+    assert [trial["error"] for trial in first] == pytest.approx([0.175, 0.15, 0.1, 0.2, 0.4])
+    assert all(trial["loss"] == trial["error"] and not trial["diverged"] for trial in first)
+    assert answer["options"]["tune_learning_rate"] is True
+    assert len(answer["runs"]) == 8
+
+
+def test_tuned_study_continues(tmp_path, trained, capsys):
+    start(tmp_path, "--norms", "bn,gn", "--tune-learning-rate")
+    trained.clear()
+    start(tmp_path, "--norms", "bn,gn", "--tune-learning-rate")
+    assert not trained and "28 done before" in capsys.readouterr().out.replace("\n", " ")
+    # Another batch size has trials and runs of its own; a plain study shares the runs with 0.1.
+    start(tmp_path, "--norms", "bn,gn", "--tune-learning-rate", "--batch-sizes", "4,16,8")
+    assert {run.batch_size for run, _ in trained} == {8} and len(trained) == 10 + 4
+    trained.clear()
+    assert "tuning" not in start(tmp_path, "--norms", "bn,gn")
+    assert {run.norm for run, _ in trained} == {"gn"}
+
+
+def test_interruption_counts_the_trials(tmp_path, trained, capsys, monkeypatch):
+    train = pool.train
+
+    def interrupted(configs, *arguments):
+        for number, message in enumerate(train(configs, *arguments)):
+            yield message
+            if number == 5:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool, "train", interrupted)
+    argv = ["study", "--norms", "gn", "--batch-sizes", "4", "--seeds", "5", "--out", str(tmp_path)]
+    assert tfgn_cli.main([*argv, "--tune-learning-rate"]) == 130
+    assert "interrupted: 3 of 6 runs are kept" in capsys.readouterr().err
+
+
+def test_tuning_leaves_fewer_images_to_a_batch(tmp_path, trained, capsys):
+    argv = ["study", "--batch-sizes", "719", "--tune-learning-rate", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        tfgn_cli.main(argv)
+    assert "at most the 718 training images" in capsys.readouterr().err and not trained
+
+
+def test_best_rate_is_that_of_the_lowest_error_then_of_the_lowest_loss():
+    def result(error, loss, diverged=False):
+        history = {"val_loss": [9.0, loss]}
+        return fake_result(error, history=history, diverged=diverged)
+
+    results = {
+        run_config(learning_rate=0.1): result(0.2, 0.5),
+        run_config(learning_rate=0.2): result(0.2, 0.4),
+        run_config(learning_rate=0.4): result(0.2, None),
+        run_config(learning_rate=0.8): result(0.1, 0.1, diverged=True),
+        run_config(learning_rate=0.1, norm="bn"): result(0.5, 0.5, diverged=True),
+    }
+    (gn, rate), (bn, of_bn) = tuning.best(results).items()
+    assert (gn[1].norm, rate, bn[1].norm, of_bn) == ("gn", 0.2, "bn", 0.1)
+
+
+def test_rate_at_the_edge_of_the_grid_is_marked():
+    planned = study(norms=("gn",), batch_sizes=(4,))
+    trials = planned.trials("", "")
+    results = {run: fake_result(1 - run.learning_rate) for run in trials}
+    (cell,) = tuning.summarize(planned, results)
+    assert cell["learning_rate"] == 0.4 and cell["edge"]
+
+
+def test_progress_counts_the_steps_of_what_is_missing(tmp_path, trained):
+    planned = study(norms=("bn", "bn+precise", "gn"), batch_sizes=(4,), seeds=(0,), out=tmp_path)
+    (tmp_path / "runs").mkdir()
+    runs = planned.runs("", "")
+    dataset = data.Dataset("squares", tmp_path / "data.npz", "digest", 2, 42, 10)
+    state = trainings.Trainings(planned, Console(quiet=True))
+    total = state._progress.tasks[0]
+    state.expect({dataset: runs})
+    assert (total.total, total.description) == (2 * 8 * 10, "2 runs")
+    state.complete(runs[:2], dataset)
+    assert total.completed == 8 * 10
+    state.expect({dataset: runs})
+    assert (total.total, total.description) == (2 * 8 * 10, "1 runs")
