@@ -9,6 +9,7 @@ from typing import Any
 
 from ._common import fail, words
 from ._processes import WorkerError
+from ._startup import start_tensorflow
 
 #: From ResNet-50 and from a diffusion U-Net.
 BENCH_SHAPES = ("2x56x56x64", "2x28x28x512", "2x64x64x320")
@@ -130,6 +131,7 @@ def _run_layers(args: argparse.Namespace, parser: argparse.ArgumentParser) -> di
         shapes.append(shape)
     if not shapes:
         parser.error("argument --shapes: expected at least one shape")
+    start_tensorflow()
     from . import _timings
 
     return _timings.run(shapes, groups, args.repeats or REPEATS)
@@ -137,6 +139,7 @@ def _run_layers(args: argparse.Namespace, parser: argparse.ArgumentParser) -> di
 
 def _run_model(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
     _check_model_options(args, parser)
+    start_tensorflow()
     from ._model_bench.job import Job, RefusedError
     from ._model_bench.run import run
 

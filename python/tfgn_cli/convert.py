@@ -15,6 +15,7 @@ from tfgn_base.files import whole
 from tfgn_base.variants import VARIANTS
 
 from ._common import fail, words
+from ._startup import start_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -99,6 +100,7 @@ def _add_details(parser: argparse.ArgumentParser) -> None:
 
 def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     _check(args, parser)
+    start_tensorflow()
     for module in words(args.modules):
         importlib.import_module(module)
     from tensorflow_groupnorm import convert

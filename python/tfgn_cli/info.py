@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from ._startup import start_tensorflow
+
 
 def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tfgn info` to the subparsers `commands`."""
@@ -20,6 +22,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def _print_info(args: argparse.Namespace) -> int:
+    start_tensorflow()
     from tfgn_study import environment
 
     facts = environment.collect()

@@ -13,6 +13,7 @@ from tfgn_study.norms import NORMS
 from tfgn_study.presets import PRESETS
 
 from ._common import fail, words
+from ._startup import start_tensorflow
 
 
 def _entry(name: str, text: str) -> str:
@@ -78,6 +79,7 @@ def _add_option(parser: argparse._ActionsContainer, option: Option) -> None:
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         study = config.resolve(options.of(_given(args)))
+        start_tensorflow()
         from tfgn_study import runner
 
         runner.run(study)

@@ -196,3 +196,19 @@ def test_missing_package_of_the_study_is_named(run_python):
     assert result.stderr == (
         "tfgn: sklearn.datasets is missing: pip install 'tensorflow-groupnorm[study]'\n"
     )
+
+
+BROKEN_TENSORFLOW = """
+import os, sys
+os.write(2, b"a line of the log\\n")
+raise ImportError("a symbol is missing")
+"""
+
+
+def test_what_tensorflow_logs_is_shown_only_where_it_fails(run_python, tmp_path):
+    result = run_python(COMMAND.format(argv=["info"]))
+    assert (result.returncode, result.stderr) == (0, "")
+    (tmp_path / "tensorflow.py").write_text(BROKEN_TENSORFLOW)
+    result = run_python(COMMAND.format(argv=["info"]), PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr == "a line of the log\ntfgn: a symbol is missing\n"
