@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from .errors import ExportError
 from .normalizations import Execution
 from .onnx import nodes
 
@@ -36,7 +38,11 @@ def load(path: Path) -> Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]]:
 
     compiled = _compiled(path)
     graph = onnx.load(path, load_external_data=False).graph
-    inputs, outputs = ([value.name for value in values] for values in (graph.input, graph.output))
+    given = {
+        constant.name for constant in graph.initializer
+    }  # Inputs with a default are constants.
+    inputs = [value.name for value in graph.input if value.name not in given]
+    outputs = [value.name for value in graph.output]
 
     def call(feed: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
         results = compiled([np.asarray(feed[name]) for name in inputs])
@@ -64,7 +70,8 @@ def _normalizations(graph: Any, operations: list[Any]) -> Iterator[str]:
     """Yields the names of the nodes of a graph that OpenVINO executes as one normalization.
 
     OpenVINO replaces GroupNormalization by MVN, which normalizes, and a scale, which keeps the name
-    of the node. For InstanceNormalization it keeps no name but that of the node behind it.
+    of the node, or of its output if that is one of the graph. For InstanceNormalization it keeps no
+    name but that of the node behind it.
     """
     by_name = {name: operation for operation in operations for name in _names_in_file(operation)}
     readers = {name: node.name for node in graph.node for name in node.input}
@@ -72,7 +79,7 @@ def _normalizations(graph: Any, operations: list[Any]) -> Iterator[str]:
     for node in graph.node:
         if node.op_type not in ("GroupNormalization", "InstanceNormalization"):
             continue
-        for name in (node.name, readers.get(node.output[0])):
+        for name in (node.name, node.output[0], readers.get(node.output[0])):
             free = _behind(by_name[name]) - taken if name in by_name else set()
             if free:
                 taken.add(min(free))
@@ -109,4 +116,19 @@ def _compiled(path: Path) -> Any:
 
     # The default is bfloat16 on CPUs that have it.
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    return openvino.Core().compile_model(os.fspath(path), "CPU", settings)
+    try:
+        return openvino.Core().compile_model(os.fspath(path), "CPU", settings)
+    except RuntimeError as error:
+        raise ExportError(_reason(str(error))) from error
+
+
+def _reason(message: str) -> str:
+    """Returns what OpenVINO cannot read, of a message with many lines."""
+    failed = re.search(r"Conversion is failed for: (.*)$", message, re.MULTILINE)
+    if failed is None:
+        lines = [line.strip() for line in message.splitlines()]
+        told = [line for line in lines if line and not line.startswith("Exception from ")]
+        return told[-1] if told else message
+    kinds = sorted({re.sub(r"-\d+$", "", kind.strip()) for kind in failed[1].split(",")})
+    hint = " (unroll recurrent layers, or take the target onnxruntime)" * ("Loop" in kinds)
+    return f"it does not read {', '.join(kinds)} as written here{hint}"
