@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfgn_base.extras import install_command
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -47,9 +49,8 @@ def read_folder(folder: Path, signature: list[Any], pixels: tuple[float, float])
         from tfgn_study.data.sources import SUFFIXES, read_images
         from tfgn_study.errors import StudyError
     except ImportError as error:
-        raise ImportError(
-            f"Reading images needs {error.name}: pip install 'tensorflow-groupnorm[study]'"
-        ) from error
+        needed = f"Reading images needs {error.name}: {install_command('study')}"
+        raise ImportError(needed) from error
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise CalibrationError(f"There is no image ({', '.join(SUFFIXES)}) in {folder}.")

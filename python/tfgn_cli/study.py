@@ -6,6 +6,7 @@ import argparse
 import textwrap
 from typing import Any
 
+from tfgn_base.extras import install_command
 from tfgn_study import config, options
 from tfgn_study.description import Option, describe
 from tfgn_study.errors import RunError, StudyError
@@ -86,7 +87,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     except StudyError as error:
         parser.error(str(error))
     except ModuleNotFoundError as error:
-        return fail(f"{error.name} is missing: pip install 'tensorflow-groupnorm[study]'")
+        return fail(f"{error.name} is missing: {install_command('study')}")
     except RunError as error:
         return fail(str(error))
     return 0

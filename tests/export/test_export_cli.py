@@ -170,7 +170,7 @@ def test_missing_runtime_is_one_sentence(model_file, tmp_path, capsys, monkeypat
     argv = ["export", str(model_file), str(tmp_path / "out"), "--target", "openvino"]
     assert tfgn_cli.main(argv) == 1
     error = capsys.readouterr().err
-    assert "needs openvino: pip install 'tensorflow-groupnorm[openvino]'" in error
+    assert "needs openvino: pip install 'openvino>=2026.0' 'tf2onnx>=1.17'" in error
     assert error.count("\n") == 1
 
 

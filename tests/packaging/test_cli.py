@@ -19,7 +19,7 @@ OTHER_TENSORFLOW = """
 import tensorflow as tf
 tf.__version__ = "2.99.1"
 """
-COMMANDS = ["study", "convert", "export", "info", "bench", "install-plugin"]
+COMMANDS = ["study", "convert", "fold", "export", "info", "bench", "install-plugin"]
 SLOW_TO_IMPORT = ["tensorflow", "keras", "numpy", "matplotlib", "sklearn", "rich"]
 SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
 
@@ -30,13 +30,14 @@ SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
         (["--help"], COMMANDS),
         (["study", "--help"], ["--norms", "--group-size", "default: 1,4,16,64", "gn+ws  group"]),
         (["convert", "--help"], ["--group-size", "bit, timm, qiao", "--import"]),
+        (["fold", "--help"], ["OUT.keras", "--norm", "--tolerance", "--import"]),
         (["info", "--help"], ["--json", "the CPU target in use"]),
         (["bench", "--help"], ["--shapes", "2x56x56x64", "--repeats"]),
         (
             ["bench", "--help"],
             ["[MODEL]", "--batch-size", "ResNet50V2", "--memory", "mean squares"],
         ),
-        (["export", "--help"], ["--target", "onnxruntime", "--portable", "--overwrite"]),
+        (["export", "--help"], ["--target", "onnxruntime", "--portable", "--int8", "--pixels"]),
         (["install-plugin", "--help"], ["--remove", "site-packages/tensorflow-plugins"]),
         (["--version"], ["tensorflow-groupnorm 0."]),
     ],
@@ -194,7 +195,8 @@ def test_missing_package_of_the_study_is_named(run_python):
     result = run_python(without_scikit_learn + COMMAND.format(argv=["study"]))
     assert result.returncode == 1
     assert result.stderr == (
-        "tfgn: sklearn.datasets is missing: pip install 'tensorflow-groupnorm[study]'\n"
+        "tfgn: sklearn.datasets is missing: "
+        "pip install markdown-it-py matplotlib pillow rich scikit-learn\n"
     )
 
 

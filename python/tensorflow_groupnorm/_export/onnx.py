@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tfgn_base.extras import install_command
 
 from ..stock._group_norm import SCOPE as STOCK_SCOPE
 from .errors import LOOKUPS, ExportError, first_line
@@ -53,8 +54,7 @@ def require(runtime: str) -> None:
     if missing:
         extra = "openvino" if runtime == "openvino" else "export"
         raise ImportError(
-            f"The export to ONNX needs {' and '.join(missing)}: "
-            f"pip install 'tensorflow-groupnorm[{extra}]'"
+            f"The export to ONNX needs {' and '.join(missing)}: {install_command(extra)}"
         )
 
 

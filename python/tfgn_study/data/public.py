@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tfgn_base.extras import install_command
 
 from ..config import Study
 from ..errors import StudyError
@@ -98,8 +99,8 @@ def _from_tfds(name: str, title: str, instead: str, study: Study) -> Source:
         import tensorflow_datasets
     except ModuleNotFoundError:
         raise StudyError(
-            f"{title} can be downloaded with tensorflow-datasets, which is not installed (pip "
-            f"install 'tensorflow-groupnorm[datasets]'); without it, {instead}"
+            f"{title} can be downloaded with tensorflow-datasets, which is not installed "
+            f"({install_command('datasets')}); without it, {instead}"
         ) from None
     builder = tensorflow_datasets.builder(name)
 
