@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from tfgn_base import plugin
 
-from . import bench, convert, export, info, install_plugin, study
+from . import bench, convert, export, fold, info, install_plugin, study
 from ._common import EXIT_INTERRUPTED, Parser, fail
 
 
@@ -54,6 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("tensorflow-groupnorm")
     parser.add_argument("--version", action="version", version=f"tensorflow-groupnorm {version}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, info, bench, convert, export, install_plugin):
+    for command in (study, info, bench, convert, fold, export, install_plugin):
         command.add(commands)
     return parser

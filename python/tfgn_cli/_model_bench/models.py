@@ -14,7 +14,7 @@ from tensorflow_groupnorm import ConversionReport, ExportError, convert
 from tensorflow_groupnorm._export.errors import first_line
 from tensorflow_groupnorm._export.model import named_signature, with_declared_batch
 
-from ..convert import load
+from .._model_files import load
 from .job import AS_IT_IS, SAVING, Job, RefusedError
 
 
