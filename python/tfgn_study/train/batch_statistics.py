@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from .normalizations.batch_norm import FreezableBatchNormalization
+from .wrong_images import WrongImages
 
 #: Images in a batch that is measured. What a layer reads depends on the batch statistics of the
 #: layers before it: the larger the batch, the closer to the population (arXiv 2105.07576,
@@ -66,12 +67,14 @@ class Population:
 class PreciseStatistics(keras.callbacks.Callback):
     """Validates again after each epoch, with the statistics of the population.
 
-    `val_loss` and `val_accuracy` of the epoch become those of this validation; `running_loss` and
-    `running_accuracy` are those with the moving averages. The training does not change.
+    `val_loss`, `val_accuracy` and `wrong` of the epoch become those of this validation;
+    `running_loss`, `running_accuracy` and `running_wrong` are those with the moving averages. The
+    training does not change.
 
     Args:
         population: measures the statistics.
         validation: the data set for validation.
+        wrong: the callback of the training that finds the images that a validation gets wrong.
         swaps: makes the callbacks that put other weights in place for a validation.
 
     Attributes:
@@ -82,6 +85,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         self,
         population: Population,
         validation: tf.data.Dataset,
+        wrong: WrongImages,
         swaps: Callable[[], list[keras.callbacks.Callback]],
     ):
         """See the class."""
@@ -89,6 +93,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         self.seconds = 0.0
         self._population = population
         self._validation = validation
+        self._wrong = wrong
         self._swaps = swaps
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -102,7 +107,7 @@ class PreciseStatistics(keras.callbacks.Callback):
         )
         precise = self.model.evaluate(
             self._validation,
-            callbacks=[*self._swaps(), measuring],
+            callbacks=[self._wrong, *self._swaps(), measuring],
             verbose=0,
             return_dict=True,
         )
@@ -112,6 +117,8 @@ class PreciseStatistics(keras.callbacks.Callback):
             for name, value in precise.items():
                 logs[f"running_{name}"] = logs[f"val_{name}"]
                 logs[f"val_{name}"] = value
+            logs["running_wrong"] = logs["wrong"]
+            logs["wrong"] = self._wrong.text
         self.seconds += time.perf_counter() - start
 
 

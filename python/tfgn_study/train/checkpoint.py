@@ -31,7 +31,7 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, folder: Path, train_set: tf.data.Dataset):
         """See the class."""
         super().__init__()
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, Any]] = []
         self._folder = folder
         self._train_set = train_set
 
@@ -62,7 +62,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves the state and removes that of the previous epoch."""
-        self.history.append({key: float(value) for key, value in (logs or {}).items()})
+        self.history.append(
+            {key: x if isinstance(x, str) else float(x) for key, x in (logs or {}).items()}
+        )
         self._folder.mkdir(parents=True, exist_ok=True)
         with whole(self._folder / str(epoch + 1)) as unfinished:
             unfinished.mkdir()

@@ -33,6 +33,7 @@ from ..config import RunConfig
 from ..options import FINAL_EPOCHS
 from . import batch_statistics, images, optimizers, resnet
 from .checkpoint import Checkpoint
+from .wrong_images import WrongImages
 
 #: Seconds between two progress messages.
 REPORT_INTERVAL = 0.2
@@ -101,8 +102,10 @@ def train(
         final epochs), `diverged`, `parameters`, `step_ms` (median, without validation and the
         first step of each epoch; `None` for a single step per epoch), `seconds` of training and
         validation since the last start, `peak_mib` and `baseline_mib` (resident memory of this
-        process: the peak, and before the model was built). A run with a `twin` has
-        `running_statistics`: `history`, `error` and `seconds` of the twin where they differ.
+        process: the peak, and before the model was built), and `wrong` (the images that each of the
+        final epochs got wrong, as `mistakes.encode` writes them; fewer for a run that diverged). A
+        run with a `twin` has `running_statistics`: `history`, `error`, `wrong` and `seconds` of the
+        twin where they differ.
     """
     keras.utils.set_random_seed(config.seed)
     with np.load(data, allow_pickle=False) as arrays:
@@ -115,11 +118,14 @@ def train(
     classes = int(max(y_train.max(), y_val.max())) + 1
     model = _model(config, x_train.shape[1:], classes, len(train_set), bit_checkpoint)
     progress = Progress(emit)
-    callbacks = [keras.callbacks.TerminateOnNaN(), *_swaps(config)]
+    wrong = WrongImages(val_set, y_val, config.epochs)
+    callbacks = [keras.callbacks.TerminateOnNaN(), wrong, *_swaps(config)]
     precise = None
     if config.twin is not None:
         population = batch_statistics.Population(model, x_train)
-        precise = batch_statistics.PreciseStatistics(population, val_set, lambda: _swaps(config))
+        precise = batch_statistics.PreciseStatistics(
+            population, val_set, wrong, lambda: _swaps(config)
+        )
         callbacks.append(precise)
     if config.norm == "bn+frozen":
         population = batch_statistics.Population(model, x_train)
@@ -197,7 +203,7 @@ def _precision(name: str | None) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _scores(history: dict[str, list[float]]) -> dict[str, Any]:
+def _scores(history: dict[str, list[Any]]) -> dict[str, Any]:
     errors = [1 - accuracy for accuracy in history["val_accuracy"]]
     return {
         "history": {
@@ -207,17 +213,24 @@ def _scores(history: dict[str, list[float]]) -> dict[str, Any]:
             "val_error": errors,
         },
         "error": statistics.median(errors[-FINAL_EPOCHS:]),
+        "wrong": _wrong(history.get("wrong", [])),
         "diverged": not math.isfinite(history["loss"][-1]),
     }
 
 
-def _running(history: dict[str, list[float]]) -> dict[str, Any]:
+def _running(history: dict[str, list[Any]]) -> dict[str, Any]:
     """Returns the scores of the validations with moving averages, as `_scores` does."""
     errors = [1 - accuracy for accuracy in history["running_accuracy"]]
     return {
         "history": {"val_loss": _finite(history["running_loss"]), "val_error": errors},
         "error": statistics.median(errors[-FINAL_EPOCHS:]),
+        "wrong": _wrong(history.get("running_wrong", [])),
     }
+
+
+def _wrong(texts: list[str]) -> list[str]:
+    """Returns what is known of the final epochs; of earlier ones the text is empty."""
+    return [text for text in texts[-FINAL_EPOCHS:] if text]
 
 
 def _finite(values: list[float]) -> list[float | None]:
