@@ -34,7 +34,8 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         choices=names.TARGETS,
         metavar="TARGET",
         help="what to write for: saved_model (the fused op; the default), saved_model_portable "
-        "(stock ops, without this package), litert (a TFLite file), onnxruntime (an ONNX file "
+        "(stock ops, without this package), litert (a TFLite "
+        "file with odml.group_norm composites), onnxruntime (an ONNX file "
         "with InstanceNormalization nodes, for which ONNX Runtime has a kernel), onnx (with "
         "GroupNormalization nodes, for other runtimes), openvino (the same file, checked in "
         "OpenVINO), tensorrt (an ONNX file that TensorRT's parser takes; not run in TensorRT)",
@@ -217,7 +218,7 @@ def _summary(exported: Exported, batch: str) -> str:
         f"wrote {exported.path}",
         f"custom ops: {f'{needs} (needs tensorflow-groupnorm)' if needs else 'none'}",
     ]
-    if exported.format == "onnx":
+    if exported.format != "saved_model":
         norms = len(exported.fused) + len(exported.unfused)
         lines.append(f"normalizations that are one node: {len(exported.fused)} of {norms}")
         lines += [f"  {layer} is not: {reason}" for layer, reason in exported.unfused.items()]

@@ -144,6 +144,7 @@ def test_model_file_becomes_onnx(model_file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("target", "executed"),
     [
+        ("litert", "TFLite executes .*1 STABLEHLO_COMPOSITE"),
         ("onnxruntime", "ONNX Runtime executes .*1 InstanceNormalization"),
         ("openvino", "OpenVINO executes .*1 MVN"),
         ("tensorrt", "not run in TensorRT: .*run in ONNX Runtime"),

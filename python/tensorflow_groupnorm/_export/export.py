@@ -18,6 +18,7 @@ from tfgn_base.files import whole
 from .._keras import on_tensorflow
 from . import check, normalizations, onnx, quantization, saved_model, tensorrt, tflite
 from .errors import ExportError, first_line
+from .litert_group_norm import GroupNormWriter
 from .model import (
     compute_dtype,
     computing_in_float32,
@@ -50,12 +51,13 @@ class Exported:
         target: what it was written for.
         runtime: what ran the file for the comparison, and `executed` is of: `"TensorFlow"`,
             `"TFLite"`, `"ONNX Runtime"` or `"OpenVINO"`.
-        fused: for ONNX files, the layers whose group normalization is one node of the kind that the
-            target asks for, with an entry for each call. For `"onnxruntime"` and `"openvino"`, it
-            is one in the graph that the runtime executes.
-        unfused: for ONNX files, the other layers that normalize groups, and why.
-        executed: for ONNX files, how many nodes of each type the runtime executes on the CPU. Empty
-            if that is not the runtime that the file is for.
+        fused: for TFLite and ONNX files, the layers whose group normalization is one node of the
+            kind that the target asks for, with an entry for each call. For `"onnxruntime"` and
+            `"openvino"`, it is one in the graph that the runtime executes.
+        unfused: for TFLite and ONNX files, the other layers that normalize groups, and why.
+        executed: for TFLite and ONNX files, how many nodes of each type the runtime executes on the
+            CPU, those that a composite stands for included. Empty if that is not the runtime that
+            the file is for.
         note: what the check leaves open, in a sentence, or an empty string.
         quantization: for int8 files, how many layers are int8, the errors on the calibration data,
             and the sizes; else None.
@@ -97,7 +99,9 @@ def export(
       library of this package.
     - `"saved_model_portable"`: stock TensorFlow ops, for TensorFlow without this package and
       TensorFlow Serving.
-    - `"litert"`: a TFLite file, with TFLite's builtin ops.
+    - `"litert"`: a TFLite file of builtin operators, with a composite `odml.group_norm` for each,
+      by which LiteRT's delegates for GPUs and NPUs know group normalization. On a CPU, the builtin
+      operators that the composite stands for are executed.
     - `"onnx"`: an ONNX file with a `GroupNormalization` node for each. ONNX Runtime expands it to
       primitive operators, with a variance that is inaccurate where the mean is many times the
       standard deviation.
@@ -254,8 +258,11 @@ def _check_target(path: Path, overwrite: bool) -> None:
 def _write(model: keras.Model, signature: list[Any], folder: Path, target: str) -> Exported:
     """Writes the model into a directory."""
     saved, format = folder / "saved_model", names.TARGETS[target]
-    custom_ops = saved_model.write(model, signature, saved, stock=TARGETS[target].stock)
-    left = {"onnx": {"GroupNorm"}}.get(format, set())
+    writer = GroupNormWriter() if format == "tflite" else None
+    custom_ops = saved_model.write(
+        model, signature, saved, stock=TARGETS[target].stock, group_norm=writer
+    )
+    left = set() if format == "saved_model" else {"GroupNorm"}
     if target != "saved_model" and set(custom_ops) - left:
         raise ExportError(
             f"The model {model.name} calls custom ops by their raw names, which a portable model "
@@ -279,9 +286,15 @@ def _write(model: keras.Model, signature: list[Any], folder: Path, target: str) 
     if format == "saved_model":
         return exported
     exported = dataclasses.replace(exported, path=folder / f"model.{format}", custom_ops=())
-    if format == "tflite":
-        tflite.convert(saved, exported.path)
-        return exported
+    if writer is not None:
+        converted = tflite.convert(saved, exported.path)
+        account = normalizations.account_of_composites(model, converted, writer.unfused)
+        return dataclasses.replace(
+            exported,
+            fused=account.fused,
+            unfused=account.unfused,
+            executed=converted.executed,
+        )
     return _write_onnx(model, saved, exported)
 
 

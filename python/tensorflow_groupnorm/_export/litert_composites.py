@@ -300,7 +300,8 @@ def _require_runtime(model: Any) -> None:
     for metadata in model.metadata or []:
         if metadata.name == b"min_runtime_version":
             buffer = model.buffers[metadata.buffer]
-            stated = bytes(buffer.data).rstrip(b"\0").decode()
+            # A file of custom operators alone states none.
+            stated = bytes(buffer.data).rstrip(b"\0").decode() or "0"
             if tuple(int(part) for part in stated.split(".")) < _RUNTIME:
                 text = ".".join(map(str, _RUNTIME)).encode().ljust(len(buffer.data), b"\0")
                 buffer.data = np.frombuffer(text, np.uint8)

@@ -10,6 +10,7 @@ import keras
 
 from ..layers import GroupNormalization
 from .onnx import Normalizations
+from .tflite import Converted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +76,47 @@ def account(model: keras.Model, found: Normalizations, execution: Execution | No
             unfused[layer] = execution.reason(node, kind)
     for scope in found.stock:
         unfused[_layer(scope, layers)] = "it has a mask, or was written in stock ops"
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.GroupNormalization) and not isinstance(
-            layer, GroupNormalization
-        ):
-            unfused[layer.name] = "it is a layer of Keras, which tensorflow_groupnorm.convert fuses"
-    return Account(tuple(fused), unfused)
+    return Account(tuple(fused), unfused | _of_keras(model))
+
+
+def account_of_composites(model: keras.Model, found: Converted, stock: dict[str, str]) -> Account:
+    """Returns which normalizations of a model are composites of a TFLite file.
+
+    Args:
+        model: the model.
+        found: what was written.
+        stock: a dict from the name scopes of normalizations in stock ops to the reasons.
+    """
+    layers = {layer.name for layer in model._flatten_layers()} - {model.name}
+    fused, unfused = [], {}
+    for op, has_constants in found.composites:
+        layer = _layer(op, layers)
+        if has_constants:
+            fused.append(layer)
+        else:
+            unfused[layer] = "its scale or shift is computed in the graph"
+    for scope, reason in stock.items():
+        unfused[_layer(scope, layers)] = reason
+    return Account(tuple(fused), unfused | _of_keras(model))
+
+
+def _of_keras(model: keras.Model) -> dict[str, str]:
+    """Returns the layers of Keras that normalize groups, and why they are not fused."""
+    return {
+        layer.name: "it is a layer of Keras, which tensorflow_groupnorm.convert fuses"
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.GroupNormalization)
+        and not isinstance(layer, GroupNormalization)
+    }
 
 
 def _layer(op: str, layers: set[str]) -> str:
     """Returns the path of layers to an op, given its name in a graph."""
     path = []
     for scope in op.split("/"):
-        # TensorFlow numbers a scope that is entered again.
-        name = scope if scope in layers else re.sub(r"_\d+$", "", scope)
+        # TensorFlow numbers a scope that is entered again. Keras enters that of a layer twice.
+        name = re.sub(r"_\d+$", "", scope)
+        name = name if name in layers else scope
         if name in layers:
             path.append(name)
     return "/".join(path) or op

@@ -9,7 +9,7 @@ from . import onnxruntime, openvino, saved_model, tflite
 
 _BOTH = frozenset({"GroupNorm", "StandardizeWeights"})
 
-# The converter to ONNX writes GroupNorm itself.
+# The converters to ONNX and TFLite write GroupNorm themselves.
 _WEIGHTS = frozenset({"StandardizeWeights"})
 
 #: The first opset in which GroupNormalization has a scale per channel.
@@ -56,7 +56,7 @@ class Target:
 TARGETS = {
     "saved_model": Target(frozenset(), saved_model, "TensorFlow"),
     "saved_model_portable": Target(_BOTH, saved_model, "TensorFlow"),
-    "litert": Target(_BOTH, tflite, "TFLite"),
+    "litert": Target(_WEIGHTS, tflite, "TFLite"),
     "onnx": Target(_WEIGHTS, onnxruntime, "ONNX Runtime", "GroupNormalization"),
     "onnxruntime": Target(
         _WEIGHTS, onnxruntime, "ONNX Runtime", "InstanceNormalization", is_asserted=True
