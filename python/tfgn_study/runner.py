@@ -62,7 +62,7 @@ def run(study: Study, console: Console | None = None) -> dict[str, Any]:
         return runs
 
     runs = plan()
-    console.print(_announcement(trials, runs, len(trainings.results), dataset))
+    console.print(_announcement(trials, runs, trainings.count([*trials, *runs]), dataset))
     try:
         with trainings:
             if held_out:
@@ -72,8 +72,9 @@ def run(study: Study, console: Console | None = None) -> dict[str, Any]:
             trainings.expect({dataset: runs})
             trainings.complete(runs, dataset)
     except KeyboardInterrupt:
+        planned = [*trials, *runs]
         raise Interrupted(
-            f"interrupted: {len(trainings.results)} of {len(trials) + len(runs)} runs are kept in "
+            f"interrupted: {trainings.count(planned)} of {len(planned)} runs are kept in "
             f"{study.out}; the same command continues with the others"
             + (", from their last epoch" if study.checkpoints else "")
         ) from None

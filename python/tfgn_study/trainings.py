@@ -79,6 +79,10 @@ class Trainings:
                 if isinstance(result, dict) and result.get("config") == run.as_dict():
                     self.results[run] = result
 
+    def count(self, runs: list[RunConfig]) -> int:
+        """Returns the number of these runs that have a result."""
+        return sum(run in self.results for run in runs)
+
     def results_of(self, runs: list[RunConfig]) -> dict[RunConfig, dict[str, Any]]:
         """Returns the results of runs, all of which have one."""
         return {run: self.results[run] for run in runs}

@@ -1,7 +1,5 @@
 """Which runs a study trains: tuned learning rates, and two norms that share a training."""
 
-import json
-
 import pytest
 import tfgn_cli
 from rich.console import Console
@@ -9,7 +7,7 @@ from study_runs import fake_result, run_config, study
 from tfgn_study import trainings, tuning
 from tfgn_study.data import dataset as data
 from tfgn_study.options import TUNING_FACTORS
-from tfgn_study.report import plots
+from tfgn_study.report import report
 from tfgn_study.train import pool
 
 RUNNING = {"error": 0.5, "seconds": 1.5, "history": {"val_loss": [0.7], "val_error": [0.5]}}
@@ -34,60 +32,70 @@ def trained(monkeypatch):
             yield run, {"result": fake_result(error_of(run), **twin)}
 
     monkeypatch.setattr(pool, "train", fake_train)
-    monkeypatch.setattr(plots, "chosen", lambda options: [])  # They take a second each.
     return runs
 
 
-def start(out, *options):
-    argv = ["study", "--batch-sizes", "4,16", "--seeds", "5,6", "--out", str(out)]
-    assert tfgn_cli.main([*argv, *options]) == 0
-    return json.loads((out / "results.json").read_text())
+@pytest.fixture
+def start(tmp_path, trained, monkeypatch):
+    """Runs a study; returns the results, and the tuning, that the report is given."""
+    reported = []
+
+    def write(study, dataset, environment, results, console, tuning=None):
+        reported.append((results, tuning))
+
+    def start_(*options):
+        argv = ["study", "--batch-sizes", "4,16", "--seeds", "5,6", "--out", str(tmp_path)]
+        assert tfgn_cli.main([*argv, *options]) == 0
+        return reported[-1]
+
+    monkeypatch.setattr(report, "write", write)
+    return start_
 
 
 # Two norms that share a training.
 
 
-def errors(answer):
-    return {(cell["norm"], cell["batch_size"]): cell["error"] for cell in answer["cells"]}
+def of_norm(results, norm):
+    return [result for result in results if result["config"]["norm"] == norm]
 
 
-def test_one_training_gives_bn_and_bn_precise(tmp_path, trained):
-    answer = start(tmp_path, "--norms", "bn,bn+precise,gn")
+def test_one_training_gives_bn_and_bn_precise(start, trained):
+    results, _ = start("--norms", "bn,bn+precise,gn")
     assert [(run.norm, run.batch_size, run.seed) for run, _ in trained] == [
         (norm, size, seed) for size in (16, 4) for norm in ("bn+precise", "gn") for seed in (5, 6)
     ]
-    assert errors(answer)["bn", 4] == 0.5
-    assert errors(answer)["bn+precise", 4] == pytest.approx(0.1)
-    of_bn = next(run for run in answer["runs"] if run["norm"] == "bn")
-    assert of_bn["config"]["norm"] == "bn" and "running_statistics" not in of_bn
-    assert of_bn["seconds"] == 1.5
-    assert of_bn["history"] == fake_result(0.1)["history"] | RUNNING["history"]
-    of_precise = next(run for run in answer["runs"] if run["norm"] == "bn+precise")
-    assert of_precise["running_statistics"] == RUNNING
+    assert len(results) == 12
+    for result in of_norm(results, "bn"):
+        assert (result["error"], result["seconds"]) == (RUNNING["error"], RUNNING["seconds"])
+        assert result["history"] == fake_result(0.1)["history"] | RUNNING["history"]
+        assert "running_statistics" not in result
+    for result in of_norm(results, "bn+precise"):
+        assert result["error"] == pytest.approx(0.1) and result["running_statistics"] == RUNNING
     trained.clear()
-    assert start(tmp_path, "--norms", "bn+precise,bn,gn") and not trained
-
-
-def test_bn_that_was_trained_before_keeps_its_result(tmp_path, trained):
-    before = start(tmp_path, "--norms", "bn")
-    trained.clear()
-    answer = start(tmp_path, "--norms", "bn,bn+precise")
-    assert {run.norm for run, _ in trained} == {"bn+precise"} and len(trained) == 4
-    assert [run for run in answer["runs"] if run["norm"] == "bn"] == before["runs"]
-
-
-def test_bn_need_not_be_trained_after_bn_precise(tmp_path, trained):
-    start(tmp_path, "--norms", "bn+precise")
-    trained.clear()
-    assert errors(start(tmp_path, "--norms", "bn"))["bn", 4] == 0.5
+    assert sorted(map(str, start("--norms", "bn+precise,bn,gn")[0])) == sorted(map(str, results))
     assert not trained
+
+
+def test_bn_that_was_trained_before_keeps_its_result(start, trained):
+    before, _ = start("--norms", "bn")
+    trained.clear()
+    results, _ = start("--norms", "bn,bn+precise")
+    assert {run.norm for run, _ in trained} == {"bn+precise"} and len(trained) == 4
+    assert of_norm(results, "bn") == before
+
+
+def test_bn_need_not_be_trained_after_bn_precise(start, trained):
+    start("--norms", "bn+precise")
+    trained.clear()
+    results, _ = start("--norms", "bn")
+    assert {result["error"] for result in results} == {RUNNING["error"]} and not trained
 
 
 # Tuned learning rates.
 
 
-def test_tuning_gives_every_norm_and_batch_size_the_same_trials(tmp_path, trained, capsys):
-    answer = start(tmp_path, "--norms", "bn,gn", "--tune-learning-rate")
+def test_tuning_gives_every_norm_and_batch_size_the_same_trials(start, tmp_path, trained, capsys):
+    results, grid = start("--norms", "bn,gn", "--tune-learning-rate")
     assert "28 runs on" in capsys.readouterr().out.replace("\n", " ")
     trials, runs = trained[:20], trained[20:]
     assert {(run.norm, run.batch_size, run.seed, run.learning_rate) for run, _ in trials} == {
@@ -108,36 +116,34 @@ def test_tuning_gives_every_norm_and_batch_size_the_same_trials(tmp_path, traine
     held = data.hold_out(dataset)
     assert {(run.data, name) for run, name in trials} == {(held.digest, held.path.name)}
 
-    assert [
-        (x["norm"], x["batch_size"], x["learning_rate"], x["edge"]) for x in answer["tuning"]
-    ] == [
+    assert [(x["norm"], x["batch_size"], x["learning_rate"], x["edge"]) for x in grid] == [
         ("bn", 4, 0.1, False),
         ("bn", 16, 0.1, False),
         ("gn", 4, 0.2, False),
         ("gn", 16, 0.2, False),
     ]
-    first = answer["tuning"][0]["trials"]
+    first = grid[0]["trials"]
     assert [trial["learning_rate"] for trial in first] == [0.1 * f for f in TUNING_FACTORS]
     assert [trial["error"] for trial in first] == pytest.approx([0.175, 0.15, 0.1, 0.2, 0.4])
     assert all(trial["loss"] == trial["error"] and not trial["diverged"] for trial in first)
-    assert answer["options"]["tune_learning_rate"] is True
-    assert len(answer["runs"]) == 8
+    assert len(results) == 8
 
 
-def test_tuned_study_continues(tmp_path, trained, capsys):
-    start(tmp_path, "--norms", "bn,gn", "--tune-learning-rate")
+def test_tuned_study_continues(start, trained, capsys):
+    start("--norms", "bn,gn", "--tune-learning-rate")
     trained.clear()
-    start(tmp_path, "--norms", "bn,gn", "--tune-learning-rate")
+    start("--norms", "bn,gn", "--tune-learning-rate")
     assert not trained and "28 done before" in capsys.readouterr().out.replace("\n", " ")
     # Another batch size has trials and runs of its own; a plain study shares the runs with 0.1.
-    start(tmp_path, "--norms", "bn,gn", "--tune-learning-rate", "--batch-sizes", "4,16,8")
+    start("--norms", "bn,gn", "--tune-learning-rate", "--batch-sizes", "4,16,8")
     assert {run.batch_size for run, _ in trained} == {8} and len(trained) == 10 + 4
     trained.clear()
-    assert "tuning" not in start(tmp_path, "--norms", "bn,gn")
+    assert start("--norms", "bn,gn")[1] is None
     assert {run.norm for run, _ in trained} == {"gn"}
 
 
-def test_interruption_counts_the_trials(tmp_path, trained, capsys, monkeypatch):
+@pytest.mark.parametrize("norm", ["gn", "bn+precise"])
+def test_interruption_counts_the_trials_and_no_twins(tmp_path, trained, capsys, monkeypatch, norm):
     train = pool.train
 
     def interrupted(configs, *arguments):
@@ -147,7 +153,7 @@ def test_interruption_counts_the_trials(tmp_path, trained, capsys, monkeypatch):
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(pool, "train", interrupted)
-    argv = ["study", "--norms", "gn", "--batch-sizes", "4", "--seeds", "5", "--out", str(tmp_path)]
+    argv = ["study", "--norms", norm, "--batch-sizes", "4", "--seeds", "5", "--out", str(tmp_path)]
     assert tfgn_cli.main([*argv, "--tune-learning-rate"]) == 130
     assert "interrupted: 3 of 6 runs are kept" in capsys.readouterr().err
 
