@@ -84,7 +84,7 @@ def _add_int8(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="convolutions and matrix multiplications in int8, with float normalizations between "
         f"them; for {', '.join(names.INT8_TARGETS)}. --tolerance is then the largest error on the "
-        "calibration data (default: 0.25)",
+        "calibration data (default: 0.5)",
     )
     parser.add_argument(
         "--calibration",

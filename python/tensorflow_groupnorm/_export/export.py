@@ -149,7 +149,7 @@ def export(
             model will see. Normalizations and activations stay in float32. The float32 file is
             compared with the model first, with the default tolerance; then the outputs of the int8
             file on the calibration data are, where `tolerance` is the largest root mean square of
-            the difference, relative to that of the outputs, by default 0.25. The result's
+            the difference, relative to that of the outputs, by default 0.5. The result's
             `quantization` has what was found.
 
     Returns:

@@ -27,9 +27,9 @@ from . import litert_composites, tflite
 from .errors import ExportError, first_line
 from .model import named_outputs
 
-#: The largest error by default. Sound files have errors of up to about 0.1, networks of depthwise
-#: convolutions 0.2; outputs of a file that is broken are not correlated with those of the model.
-LARGEST_ERROR = 0.25
+#: The largest error by default. Outputs that have nothing to do with those of the model have one of
+#: 1 or more. Untrained networks amplify rounding most: ResNet50V2 had 0.23, MobileNetV2 0.30.
+LARGEST_ERROR = 0.5
 
 #: Ranges of fewer samples leave out too much of what the network sees later.
 FEWEST_SAMPLES = 8
