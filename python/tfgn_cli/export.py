@@ -37,7 +37,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         "(stock ops, without this package), litert (a TFLite "
         "file with odml.group_norm composites), onnxruntime (an ONNX file "
         "with InstanceNormalization nodes, for which ONNX Runtime has a kernel), onnx (with "
-        "GroupNormalization nodes, for other runtimes), openvino (the same file, checked in "
+        "GroupNormalization nodes, for other runtimes), openvino (an ONNX file, checked in "
         "OpenVINO), tensorrt (an ONNX file that TensorRT's parser takes; not run in TensorRT)",
     )
     parser.add_argument(

@@ -45,8 +45,8 @@ def test_layer_is_exported_or_refused_in_a_sentence(name, target, tmp_path):
     # Another batch than at the export: its size and unknown axes are free.
     inputs = inputs_of(model, 3)
     check(model, path, format, inputs, TOLERANCES.get(target, 1e-5))
-    if target == "onnx" and (name, "openvino") not in export_layers.REFUSED:
-        # The file of the target openvino is the same.
+    if target == "onnxruntime" and (name, "openvino") not in export_layers.REFUSED:
+        # The nodes of the target openvino are the same.
         check(model, path.rename(tmp_path / "model.onnx"), "openvino", inputs)
 
 

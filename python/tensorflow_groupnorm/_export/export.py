@@ -107,7 +107,8 @@ def export(
       standard deviation.
     - `"onnxruntime"`: an ONNX file with an `InstanceNormalization` node for each, of which ONNX
       Runtime has a kernel. It is the faster and the more accurate one there.
-    - `"openvino"`: the file of `"onnx"`, checked in OpenVINO instead of ONNX Runtime.
+    - `"openvino"`: an ONNX file of opset 18 with an `InstanceNormalization` node for each, which
+      OpenVINO executes as its operation MVN. It is run in OpenVINO.
     - `"tensorrt"`: an ONNX file of opset 18 with an `InstanceNormalization` node for each, of which
       TensorRT's parser makes a normalization layer. It is run in ONNX Runtime, not in TensorRT.
 

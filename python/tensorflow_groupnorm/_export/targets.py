@@ -47,7 +47,9 @@ class Target:
 #: kernel of InstanceNormalization, which computes the same of a tensor with a channel for each
 #: group, from differences to the mean.
 #:
-#: OpenVINO reads GroupNormalization as an operation of its own.
+#: OpenVINO executes either as its operation MVN. GroupNormalization takes a dozen operations on
+#: shapes besides if the batch size is not known. OpenVINO 2026.4 crashes if the output of one, of
+#: known sizes, is multiplied by the sum of a tensor and a constant.
 #:
 #: TensorRT's parser makes one normalization layer of either. It took only the GroupNormalization of
 #: opset 18, with a scale per group, until 10.15 (TensorRT issue 4336), and in 10.16 it still
@@ -61,7 +63,9 @@ TARGETS = {
     "onnxruntime": Target(
         _WEIGHTS, onnxruntime, "ONNX Runtime", "InstanceNormalization", is_asserted=True
     ),
-    "openvino": Target(_WEIGHTS, openvino, "OpenVINO", "GroupNormalization", is_asserted=True),
+    "openvino": Target(
+        _WEIGHTS, openvino, "OpenVINO", "InstanceNormalization", opset=18, is_asserted=True
+    ),
     "tensorrt": Target(
         _WEIGHTS,
         onnxruntime,
