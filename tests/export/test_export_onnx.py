@@ -101,7 +101,7 @@ def test_operator_that_tensorrt_lacks_is_named(tmp_path):
 
 def test_norm_that_openvino_does_not_execute_as_one_is_named(tmp_path, monkeypatch):
     model = export_models.built(small_resnet.build)
-    monkeypatch.setattr(openvino, "_NORMALIZATIONS", ("RMS",))
+    monkeypatch.setattr(openvino, "_NORMALIZATION", "RMS")
     exported = tfgn.export(model, tmp_path / "model.onnx", target="openvino")
     (reason,) = set(exported.unfused.values())
     assert (

@@ -15,13 +15,13 @@ from .errors import ExportError
 from .normalizations import Execution
 from .onnx import nodes
 
-# The operations of the CPU and GPU plugins that normalize.
-_NORMALIZATIONS = ("GroupNormalization", "MVN")
+# The operation of the CPU plugin that normalizes.
+_NORMALIZATION = "MVN"
 
 # Data of the graph rather than operations.
 _DATA = ("Const", "Input", "Output")
 
-# What stands between a normalization and its scale: the groups become channels, and layouts change.
+# What may stand between a normalization and what reads it.
 _MOVES = ("Reorder", "Reshape", "Transpose")
 
 
@@ -67,32 +67,28 @@ def execution(path: Path) -> Execution:
 
 
 def _normalizations(graph: Any, operations: list[Any]) -> Iterator[str]:
-    """Yields the names of the nodes of a graph that OpenVINO executes as one normalization.
+    """Yields the names of the InstanceNormalizations that OpenVINO executes as one normalization.
 
-    OpenVINO replaces GroupNormalization by MVN, which normalizes, and a scale, which keeps the name
-    of the node, or of its output if that is one of the graph. For InstanceNormalization it keeps no
-    name but that of the node behind it.
+    It does not keep their names. Each is followed by a Reshape, whose name stays.
     """
     by_name = {name: operation for operation in operations for name in _names_in_file(operation)}
     readers = {name: node.name for node in graph.node for name in node.input}
     taken: set[str] = set()
     for node in graph.node:
-        if node.op_type not in ("GroupNormalization", "InstanceNormalization"):
-            continue
-        for name in (node.name, node.output[0], readers.get(node.output[0])):
-            free = _behind(by_name[name]) - taken if name in by_name else set()
+        reader = by_name.get(readers.get(node.output[0], ""))
+        if node.op_type == "InstanceNormalization" and reader is not None:
+            free = _behind(reader) - taken
             if free:
                 taken.add(min(free))
                 yield node.name
-                break
 
 
 def _behind(operation: Any) -> set[str]:
     """Returns the names of the normalizations from which moves lead to an operation."""
-    if _kind(operation) in _NORMALIZATIONS:
+    if _kind(operation) == _NORMALIZATION:
         return {operation.get_friendly_name()}
     sources = [source.get_node() for source in operation.input_values()]
-    ends = [source for source in sources if _kind(source) in (*_NORMALIZATIONS, *_MOVES)]
+    ends = [source for source in sources if _kind(source) in (_NORMALIZATION, *_MOVES)]
     return {name for source in ends for name in _behind(source)}
 
 
