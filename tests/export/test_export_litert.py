@@ -1,5 +1,6 @@
 """The composites of group normalizations in TFLite files, and what LiteRT does with them."""
 
+import sys
 from collections import Counter
 
 import export_models
@@ -275,6 +276,30 @@ def test_file_without_its_composites_is_refused(tmp_path, monkeypatch):
     with pytest.raises(tfgn.ExportError, match="The file has 0 composites for 1 normalizations"):
         export(normalized(groups=2), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+class CountingInterpreter(tf.lite.Interpreter):
+    made = 0
+
+    def __init__(self, path):
+        type(self).made += 1
+        super().__init__(path)
+
+
+def test_interpreter_of_tensorflow_checks_where_that_of_litert_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.setattr(tf.lite, "Interpreter", CountingInterpreter)
+    assert export(normalized(groups=2), tmp_path).difference < 1e-5
+    assert CountingInterpreter.made == 1
+
+
+def test_recurrent_layers_become_a_file_if_they_are_unrolled(tmp_path):
+    x = keras.Input((5, 4))
+    y = layers.GroupNormalization(2)(keras.layers.LSTM(6, return_sequences=True, unroll=True)(x))
+    model = export_models.built(lambda: keras.Model(x, y))
+    exported = export(model, tmp_path)
+    assert len(exported.fused) == 1
+    check(model, exported.path, "tflite", [random(3, 5, 4)])
 
 
 def interpreters():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import re
 import warnings
@@ -108,11 +107,11 @@ def load(path: Path) -> Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]]:
 
 
 def _interpreter(path: Path) -> Any:
-    if importlib.util.find_spec("ai_edge_litert") is not None:
+    try:
         from ai_edge_litert.interpreter import Interpreter
-
-        return Interpreter(os.fspath(path))
-    with warnings.catch_warnings():
-        # TensorFlow announces its move to that package, but still ships it.
-        warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
-        return tf.lite.Interpreter(os.fspath(path))
+    except ImportError:
+        with warnings.catch_warnings():
+            # TensorFlow announces its move to that package, but still ships it.
+            warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated", UserWarning)
+            return tf.lite.Interpreter(os.fspath(path))
+    return Interpreter(os.fspath(path))
