@@ -130,28 +130,8 @@ def train(
     if config.norm == "bn+frozen":
         population = batch_statistics.Population(model, x_train)
         callbacks.append(batch_statistics.FrozenStatistics(population, config.epochs))
-    checkpoint, epochs_done = None, 0
-    if checkpoints is not None:
-        checkpoint = Checkpoint(checkpoints / config.name, train_set)
-        epochs_done = checkpoint.restore(model)
-        if checkpoint.history and not math.isfinite(checkpoint.history[-1]["loss"]):
-            epochs_done = config.epochs  # TerminateOnNaN had ended the run.
-        callbacks.append(checkpoint)
-    start = time.perf_counter()
-    history = model.fit(
-        train_set,
-        validation_data=val_set,
-        epochs=config.epochs,
-        initial_epoch=epochs_done,
-        callbacks=[*callbacks, progress],
-        shuffle=False,
-        verbose=0,
-    ).history
-    seconds = time.perf_counter() - start
-    if checkpoint is not None:
-        epochs = checkpoint.history
-        history = {key: [logs[key] for logs in epochs] for key in epochs[0]}
-        checkpoint.finish()
+    checkpoint = None if checkpoints is None else Checkpoint(checkpoints / config.name, train_set)
+    history, seconds = _fit(model, config, train_set, val_set, [*callbacks, progress], checkpoint)
     steps = progress.step_seconds
     result = _scores(history) | {
         "parameters": model.count_params(),
@@ -184,6 +164,39 @@ def _model(
             jit_compile="auto" if config.jit is None else config.jit,
         )
     return model
+
+
+def _fit(
+    model: keras.Model,
+    config: RunConfig,
+    train_set: tf.data.Dataset,
+    val_set: tf.data.Dataset,
+    callbacks: list[keras.callbacks.Callback],
+    checkpoint: Checkpoint | None,
+) -> tuple[dict[str, list[Any]], float]:
+    """Returns the history of all epochs, and the seconds of those since the last start."""
+    epochs_done = 0
+    if checkpoint is not None:
+        epochs_done = checkpoint.restore(model)
+        if checkpoint.history and not math.isfinite(checkpoint.history[-1]["loss"]):
+            epochs_done = config.epochs  # TerminateOnNaN had ended the run.
+        callbacks = [*callbacks, checkpoint]
+    start = time.perf_counter()
+    history = model.fit(
+        train_set,
+        validation_data=val_set,
+        epochs=config.epochs,
+        initial_epoch=epochs_done,
+        callbacks=callbacks,
+        shuffle=False,
+        verbose=0,
+    ).history
+    seconds = time.perf_counter() - start
+    if checkpoint is not None:
+        epochs = checkpoint.history
+        history = {key: [logs[key] for logs in epochs] for key in epochs[0]}
+        checkpoint.finish()
+    return history, seconds
 
 
 def _swaps(config: RunConfig) -> list[keras.callbacks.Callback]:
