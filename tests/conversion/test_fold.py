@@ -255,13 +255,43 @@ def test_quantized_layers_of_keras_stay_quantized():
 
 
 def test_fused_normalizations_can_be_kept():
-    model = built(small_resnet.build)
+    model = built(convolutions)
     folded = tfgn.fold(model, norm=None)
-    assert [type(layer) for layer in folded.layers if "normalization" in layer.name] == (
-        [GroupNormalization] * 2
-    )
-    assert not [layer for layer in folded.layers if hasattr(layer, "variant")]
+    ours = {
+        type(layer)
+        for layer in folded._flatten_layers()
+        if type(layer).__module__.partition(".")[0] == "tensorflow_groupnorm"
+    }
+    assert ours == {GroupNormalization}
+    assert type(folded.get_layer("fused")) is GroupNormalization
     assert difference(model, folded) < 1e-6
+
+
+def test_a_layer_may_be_called_with_and_without_its_wrapper():
+    inputs = keras.Input((4, 4, 3))
+    conv = layers.Conv2D(3, 3, padding="same", name="conv")
+    model = keras.Model(inputs, conv(WeightStandardization(conv, name="wrapped")(inputs)))
+    folded = tfgn.fold(built(lambda: model))
+    assert difference(model, folded) < 1e-5
+    np.testing.assert_array_equal(folded.get_layer("conv").kernel, conv.kernel)
+
+
+class WithItsOwnConfig(keras.Model):
+    """A functional model whose config is not its graph."""
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_a_converted_model_of_a_class_becomes_one_of_that_class():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3)(inputs))
+    model = WithItsOwnConfig(inputs, layers.ReLU()(x))
+    converted = tfgn.convert(model, groups=2, in_place=True, report=None)
+    folded = tfgn.fold(converted)
+    assert type(folded) is WithItsOwnConfig
+    assert "tensorflow_groupnorm" not in names_of_classes(folded)
+    assert difference(converted, folded) < 1e-5
 
 
 def masked():

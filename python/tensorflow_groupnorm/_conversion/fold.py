@@ -10,6 +10,7 @@ import keras
 from .._export import check
 from .._export.errors import ExportError
 from .._export.model import compute_dtype, named_signature
+from .._keras import on_tensorflow
 from . import copy
 from .composites import Composites
 from .convert import check_model
@@ -61,9 +62,11 @@ def fold(
             5e-2.
 
     Returns:
-        The new model: functional or `Sequential`, with the name of `model`.
+        The new model, with the name of `model`: functional or `Sequential`, of the class of
+        `model` if its constructor takes inputs and outputs as that of `keras.Model` does.
 
     Raises:
+        RuntimeError: if Keras does not run on TensorFlow.
         TypeError: if `model` is not a Keras 3 model.
         ValueError: if `model` is not built or cannot be folded, because it leaves masked positions
             out of statistics (`use_mask=True`) or has a `call` that cannot be traced with symbolic
@@ -71,6 +74,11 @@ def fold(
         ExportError: if the model does not run on `example`, or if the outputs of the new model
             differ by more than `tolerance`.
     """
+    if not on_tensorflow():
+        raise RuntimeError(
+            "fold needs Keras on TensorFlow (KERAS_BACKEND=tensorflow). "
+            f"Received: KERAS_BACKEND={keras.backend.backend()}"
+        )
     check_model(model)
     if norm not in ("keras", None):
         raise ValueError(f"`norm` must be 'keras' or None. Received: norm={norm!r}")

@@ -17,7 +17,7 @@ from . import copy
 from .arguments import config_of, first_paragraph
 from .change import Build
 from .composites import inputs_like, inputs_of_build
-from .derived import Derived
+from .derived import Derived, own_class
 from .network import runs_its_graph
 from .plain_normalization import PlainNormalization
 from .walk import Path, at, functional, of_keras, walk
@@ -153,7 +153,8 @@ class Folder:
             config = _without(config_of(inner), _ARGUMENTS_OF_LORA)
             new = self._made_of(type(inner), config, layer.name)
         else:
-            new = self._copier.layer(inner)
+            # A copy of its own: the layer may also be called without the wrapper.
+            new = copy.copy(inner, self._blank)
             new.name = layer.name
 
         def fill() -> None:
@@ -217,6 +218,8 @@ class Folder:
                 clone_function=self._step,
                 call_function=lambda step, *args, **kwargs: step(*args, **kwargs),
             )
+        if isinstance(new, Derived):
+            new.__class__ = own_class(new)
         if name is not None:
             new.name = name
         return new
