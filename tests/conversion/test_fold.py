@@ -276,6 +276,34 @@ def test_a_layer_may_be_called_with_and_without_its_wrapper():
     np.testing.assert_array_equal(folded.get_layer("conv").kernel, conv.kernel)
 
 
+class OfADict(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = StandardizedDense(4)
+
+    def call(self, inputs):
+        return self.dense(inputs["a"]) + inputs["b"]
+
+
+def test_the_names_of_inputs_are_kept():
+    model = OfADict()
+    inputs = {"a": tf.ones((2, 3)), "b": tf.ones((2, 4))}
+    expected = model(inputs)
+    folded = tfgn.fold(model)
+    assert sorted(folded.input) == ["a", "b"]
+    assert [tensor.name for tensor in folded.inputs] == ["a", "b"]
+    np.testing.assert_allclose(folded(inputs), expected, rtol=1e-5)
+
+
+def test_rematerialized_models_are_compared_too():
+    with keras.RematScope("full"):
+        inputs = keras.Input((6, 6, 4))
+        model = keras.Model(inputs, GroupNormalization(2)(StandardizedConv2D(4, 3)(inputs)))
+    with pytest.raises(tfgn.ExportError, match="differs from the model"):
+        tfgn.fold(model, tolerance=-1)
+    tfgn.fold(model)
+
+
 class WithItsOwnConfig(keras.Model):
     """A functional model whose config is not its graph."""
 

@@ -94,11 +94,11 @@ def inputs_of_build(layer: keras.Layer) -> tuple[Any, Any]:
     return (), {key: _inputs_of(shape, layer) for key, shape in shapes.items()}
 
 
-def _inputs_of(shape: Any, layer: keras.Layer) -> Any:
+def _inputs_of(shape: Any, layer: keras.Layer, name: str | None = None) -> Any:
     if isinstance(shape, (tuple, list)) and all(s is None or isinstance(s, int) for s in shape):
-        return keras.Input(batch_shape=tuple(shape), dtype=layer.input_dtype)
+        return keras.Input(batch_shape=tuple(shape), dtype=layer.input_dtype, name=name)
     if isinstance(shape, dict):
-        return {key: _inputs_of(value, layer) for key, value in shape.items()}
+        return {key: _inputs_of(value, layer, key) for key, value in shape.items()}
     return [_inputs_of(value, layer) for value in shape]
 
 

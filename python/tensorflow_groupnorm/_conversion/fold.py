@@ -9,7 +9,7 @@ import keras
 
 from .._export import check
 from .._export.errors import ExportError
-from .._export.model import compute_dtype, named_signature
+from .._export.model import compute_dtype, named_signature, without_rematerialization
 from .._keras import on_tensorflow
 from . import copy
 from .composites import Composites
@@ -96,7 +96,8 @@ def fold(
                 f"The model {model.name!r} cannot be folded: a layer around {layer.name!r}, a "
                 f"{type(layer).__name__} of this package, makes it anew in its constructor."
             )
-    _compare(model, new, example, tolerance)
+    with without_rematerialization(model), without_rematerialization(new):
+        _compare(model, new, example, tolerance)
     return new
 
 
