@@ -58,9 +58,9 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Times the fused ops on the CPU, interleaved with a memory copy, TensorFlow, "
-        "Keras and PyTorch, and checks their accuracy against float64. Writes RESULTS.md, plots "
-        "and results.json.",
+        description="Times the fused ops and exported networks on the CPU, interleaved with a "
+        "memory copy, TensorFlow, Keras, PyTorch and other runtimes, and checks the accuracy of "
+        "the ops against float64. Writes RESULTS.md, plots and results.json.",
         epilog="Frameworks that are not installed are skipped. The exit code is 1 if one of our "
         "results exceeds its error bound.",
     )

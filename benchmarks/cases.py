@@ -7,6 +7,8 @@ import math
 
 from tests.support import cases as shapes
 
+from .export import contenders as exports
+
 #: Largest input of the op. Beyond, there is no memory for its inputs beside those of the kernels.
 OP_BYTES = 1 << 28
 
@@ -28,6 +30,7 @@ CONTENDERS = {
     "step": "tensorflow",
     "torch": "pytorch",
     "flax": "flax",
+    **{name: contender.worker for name, contender in exports.CONTENDERS.items()},
 }
 COPIES = ("copy", "streaming copy")
 
@@ -195,6 +198,39 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
+class Inference:
+    """One call of an exported network.
+
+    Attributes:
+        network: a key of `export.contenders.NETWORKS`.
+    """
+
+    network: str
+    batch: int
+
+    @property
+    def text(self) -> str:
+        """The name shown in the report."""
+        return f"{exports.NETWORKS[self.network].text}, batch {self.batch}"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the inputs, by their names."""
+        inputs = exports.NETWORKS[self.network].inputs
+        return {name: (self.batch, *shape) for name, shape in inputs.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the inputs in bytes."""
+        return 4 * sum(map(math.prod, self.shapes.values()))
+
+    @property
+    def inputs(self) -> Inference:
+        """See `Norm.inputs`."""
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
 class Calls:
     """Ops on a tensor of 1 KB in one graph, each on the output of the one before.
 
@@ -232,13 +268,14 @@ STEPS = (
 MEMORY_NORMS = ("bn", "gn+ws", "ours", "saving")
 MEMORY_DTYPES = ("float32", "mixed_bfloat16")
 
-Case = Norm | Weights | Step | Calls
+Case = Norm | Weights | Step | Inference | Calls
 
 
 def case_from_dict(kind: str, fields: dict) -> Case:
     """The inverse of `dataclasses.asdict`, from JSON, which has no tuples."""
     fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-    return {"Norm": Norm, "Weights": Weights, "Step": Step, "Calls": Calls}[kind](**fields)
+    kinds = {type_.__name__: type_ for type_ in (Norm, Weights, Step, Inference, Calls)}
+    return kinds[kind](**fields)
 
 
 def _resnet50_kernels() -> tuple[tuple[int, ...], ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .cases import NETWORKS, RESNET50_KERNELS, Calls, Case, Norm, Step, Weights
+from .cases import NETWORKS, RESNET50_KERNELS, Calls, Case, Inference, Norm, Step, Weights
 
 ALIGNMENT = 64
 HUGE_BYTES = 1 << 30
@@ -26,8 +26,8 @@ def last_level_cache() -> int:
 
 def slots(case: Case) -> int:
     """Returns the number of input sets, which together exceed twice the last-level cache."""
-    if isinstance(case, Step):
-        return 4  # A step touches far more than its inputs.
+    if isinstance(case, (Step, Inference)):
+        return 4  # A network touches far more than its inputs.
     if isinstance(case, Calls):
         return 1  # The ops of a chain find their inputs in the cache.
     # An input far larger than the cache is evicted before it is read again.
@@ -53,6 +53,8 @@ def draw(case: Case, seed: int, mean: float = 0.0) -> dict:
         return arrays
     if isinstance(case, Weights):
         return {name: [_normal(rng, shape) for shape in RESNET50_KERNELS] for name in ("w", "dw")}
+    if isinstance(case, Inference):
+        return {name: _normal(rng, shape) for name, shape in case.shapes.items()}
     return _of_step(rng, case)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import memory, plots, tables
 from .cases import NETWORKS, Norm
+from .export import tables as exports
 from .results import Results
 from .rounds import ROOT
 
@@ -95,6 +96,19 @@ SECTIONS = {
             time=memory.TIME_LIMIT,
         ),
     ),
+    "export": (
+        "Latency of exports",
+        "One call at inference in float32 with one thread per core, from files for exactly this "
+        "batch and image size. `onnxruntime`, `openvino` and `onnx` are the targets of "
+        "`tensorflow_groupnorm.export`; `primitive` is the portable SavedModel converted to ONNX, "
+        "with group normalizations in primitive operators; `torch` is what PyTorch's exporter "
+        "writes for the same network in PyTorch (timm calls it `resnetv2_50x1_bit`), channels "
+        "first. LiteRT runs the target `litert`.\n\n"
+        "Targets: the fused SavedModel is the fastest. In its runtime, a file takes at most "
+        f"{exports.LIMITS[exports.PRIMITIVE]:g} of the time of `primitive` and "
+        f"{exports.LIMITS[exports.FROM_TORCH]:g} of that of `torch`, and has at most "
+        f"{exports.NODES_LIMIT:g} of the nodes of `torch`.",
+    ),
 }
 
 
@@ -153,6 +167,8 @@ def _tables(section: str, results: Results, verdicts: tables.Verdicts) -> str:
         )
     if section == "memory":
         return memory.table(results, verdicts)
+    if section == "export":
+        return exports.table(results, verdicts)
     return getattr(tables, section)(results, verdicts)
 
 

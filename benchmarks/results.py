@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 
 from .accuracy import Accuracy
-from .cases import COPIES, Case, Step, case_from_dict
+from .cases import COPIES, Case, Inference, Step, case_from_dict
 from .sections import Entry
 
 
@@ -18,6 +18,7 @@ class Results:
         environment: `date`, `command`, `machine` and `versions`.
         times: the nanoseconds of each round, by section and entry.
         memory: the peak bytes of training steps.
+        nodes: the numbers of nodes of ONNX files.
         accuracy: one row per contender, case and mean.
         skipped: a sentence for each contender that could not run.
     """
@@ -25,6 +26,7 @@ class Results:
     environment: dict
     times: dict[tuple[str, Entry], list[float]] = dataclasses.field(default_factory=dict)
     memory: dict[Step, int] = dataclasses.field(default_factory=dict)
+    nodes: dict[Entry, int] = dataclasses.field(default_factory=dict)
     accuracy: list[Accuracy] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
 
@@ -62,11 +64,16 @@ class Results:
         memory = [
             {"case": dataclasses.asdict(case), "bytes": peak} for case, peak in self.memory.items()
         ]
+        nodes = [
+            {"contender": entry.contender, "case": dataclasses.asdict(entry.case), "nodes": number}
+            for entry, number in self.nodes.items()
+        ]
         accuracy = [dataclasses.asdict(row) for row in self.accuracy]
         return {
             "environment": self.environment,
             "times": times,
             "memory": memory,
+            "nodes": nodes,
             "accuracy": accuracy,
             "skipped": self.skipped,
         }
@@ -84,4 +91,9 @@ class Results:
         # A dictionary in results of before there was the section `memory`, which lacks most steps.
         rows = content["memory"] if isinstance(content["memory"], list) else []
         memory = {Step(**row["case"]): row["bytes"] for row in rows}
-        return cls(**(content | {"times": times, "memory": memory, "accuracy": accuracy}))
+        nodes = {
+            Entry(row["contender"], Inference(**row["case"])): row["nodes"]
+            for row in content.get("nodes", [])  # Absent in results of before there was `export`.
+        }
+        read = {"times": times, "memory": memory, "nodes": nodes, "accuracy": accuracy}
+        return cls(**(content | read))

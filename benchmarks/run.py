@@ -11,7 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tfgn_cli._processes import WorkerError
 
 from . import accuracy, machine
-from .cases import LADDER, NETWORKS, Step
+from .cases import LADDER, NETWORKS, Inference, Step
+from .export import contenders as exports
+from .export import files
 from .results import Results
 from .rounds import Workers, measure, peak_memory
 from .sections import SECTIONS, Entry, Group
@@ -57,11 +59,13 @@ def run(
     steps = {group.title: _steps(group, quick) for group in groups if group.section == "memory"}
     total = sum(_rounds(group, rounds) for group in groups) + len(checks)
     total += sum(map(len, steps.values()))
-    with Workers() as workers, _progress() as progress:
+    with files.folder(), Workers() as workers, _progress() as progress:
         task = progress.add_task("starting", total=total)
         for group in groups:
             progress.update(task, description=group.title)
             _measure(group, workers, rounds, results, lambda: progress.advance(task))
+            if group.section == "export":
+                results.nodes |= _nodes(group)
             for case in steps.get(group.title, ()):
                 progress.update(task, description=f"peak of {case.text}, batch {case.batch}")
                 _measure_memory(case, results)
@@ -110,7 +114,7 @@ def _quick(groups: list[Group]) -> Iterator[Group]:
 def _is_slow(entry: Entry) -> bool:
     if isinstance(entry.case, Step):
         return entry.case.jit or entry.case.norm not in QUICK_NORMS
-    return entry.contender == "composite jit"
+    return entry.contender in ("composite jit", exports.TORCH_COMPILED)
 
 
 def _rounds(group: Group, rounds: int) -> int:
@@ -123,6 +127,18 @@ def _measure(group: Group, workers: Workers, rounds: int, results: Results, on_r
     results.skipped += [
         f"{group.title}: {entry.contender}: {message}" for entry, message in errors.items()
     ]
+
+
+def _nodes(group: Group) -> dict[Entry, int]:
+    """Returns the numbers of nodes of the ONNX files that the entries run."""
+    numbers = {
+        entry: files.nodes(
+            entry.case.network, entry.case.batch, exports.CONTENDERS[entry.contender].file
+        )
+        for entry in group.entries
+        if isinstance(entry.case, Inference)
+    }
+    return {entry: number for entry, number in numbers.items() if number is not None}
 
 
 def _steps(group: Group, quick: bool) -> list[Step]:

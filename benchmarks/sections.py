@@ -20,11 +20,13 @@ from .cases import (
     STEPS,
     Calls,
     Case,
+    Inference,
     Norm,
     Step,
     Weights,
     channels_first,
 )
+from .export import contenders as exports
 
 PASSES = (False, True)
 STANDARDIZATIONS = ("kernel", "op", "op jit", "composite", "composite jit", "torch")
@@ -151,6 +153,15 @@ def memory(shapes) -> Iterator[Group]:
                 yield Group("memory", title, [Entry("step", case) for case in cases], 30.0)
 
 
+def export(shapes) -> Iterator[Group]:
+    for network in exports.NETWORKS:
+        for batch in exports.BATCHES:
+            case = Inference(network, batch)
+            entries = [Entry(contender, case) for contender in exports.CONTENDERS]
+            # Differences of 2% need more rounds.
+            yield Group("export", f"export {case.text}", entries, 30.0)
+
+
 SECTIONS = {
     "ladder": ladder,
     "fusions": fusions,
@@ -162,4 +173,5 @@ SECTIONS = {
     "weights": weights,
     "step": step,
     "memory": memory,
+    "export": export,
 }

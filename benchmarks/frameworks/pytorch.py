@@ -6,7 +6,8 @@ import os
 
 import torch
 
-from ..cases import Case, Norm, Weights
+from ..cases import Case, Inference, Norm, Weights
+from ..export import contenders, torch_networks
 
 torch.set_num_threads(len(os.sched_getaffinity(0)))
 
@@ -23,6 +24,8 @@ def load(case: Case, arrays: dict) -> dict:
             for name, kernels in arrays.items()
         }
     tensors = {name: _tensor(array) for name, array in arrays.items()}
+    if isinstance(case, Inference):
+        return {name: tensor.movedim(-1, 1).contiguous() for name, tensor in tensors.items()}
     for name in ("x", "dy"):
         # A view: the strides of memory_format=channels_last.
         tensors[name] = tensors[name].movedim(case.axis, 1)
@@ -38,7 +41,21 @@ def _tensor(array):
 
 
 def function(contender: str, case: Case):
+    if isinstance(case, Inference):
+        return _network(contender, case)
     return _group_norm(case) if isinstance(case, Norm) else _weights(case)
+
+
+def _network(contender: str, case: Inference):
+    network = torch_networks.build(case.network)
+    if contender == contenders.TORCH_COMPILED:
+        network = torch.compile(network)
+
+    def call(inputs):
+        with torch.inference_mode():
+            return network(*inputs.values())
+
+    return call
 
 
 def _group_norm(case: Norm):

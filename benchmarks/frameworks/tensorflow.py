@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 
-from ..cases import Calls, Case, Norm, Step, Weights
+from ..cases import Calls, Case, Inference, Norm, Step, Weights
+from ..export import contenders, files
 from . import steps
 
 _CORES = len(os.sched_getaffinity(0))
@@ -37,6 +38,8 @@ def to_numpy(case: Norm, outputs) -> list:
 def function(contender: str, case: Case):
     if isinstance(case, Step):
         return steps.training_step(case)
+    if isinstance(case, Inference):
+        return _saved_model(contender, case)
     if isinstance(case, Calls):
         return _calls(contender, case)
     if isinstance(case, Weights):
@@ -49,6 +52,14 @@ def function(contender: str, case: Case):
     if case.backward:
         return lambda a: graph(a[upstream], *(a[name] for name in names))
     return lambda a: graph(*(a[name] for name in names))
+
+
+def _saved_model(contender: str, case: Inference):
+    path = files.path(case.network, case.batch, contenders.CONTENDERS[contender].file)
+    loaded = tf.saved_model.load(path)
+    signature = loaded.signatures["serving_default"]
+    # The outputs are read, and the call keeps the variables alive.
+    return lambda inputs: [y.numpy() for y in signature(**inputs).values()] and loaded
 
 
 def _graph(compute, backward: bool, jit: bool):

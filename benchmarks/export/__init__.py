@@ -1,0 +1,1 @@
+"""The section `export`: latencies of exported networks in their runtimes."""
