@@ -147,11 +147,10 @@ def export(
         int8: calibration data, for TFLite and ONNX files whose convolutions and matrix
             multiplications are int8: an array `[samples, ...]`, or a dict from the names of the
             inputs to such arrays. At least 8 samples, better 100 or more that represent what the
-            model will see. Normalizations and activations stay in float32. The float32 file is
-            compared with the model first, with the default tolerance; then the outputs of the int8
-            file on the calibration data are, where `tolerance` is the largest root mean square of
-            the difference, relative to that of the outputs, by default 0.5. The result's
-            `quantization` has what was found.
+            model will see. Normalizations and activations stay in float32. The outputs of the int8
+            file are compared on the calibration data, where `tolerance` is the largest root mean
+            square of the difference, relative to that of the outputs, by default 0.5. The result's
+            `quantization` has what was found, and `difference` is that of the float32 file before.
 
     Returns:
         An `Exported` with what was written and the difference that was found.
@@ -199,7 +198,8 @@ def export(
             if expected is not None:
                 actual = _run(written.path, target, check.by_name(signature, batch))
                 difference = check.largest_difference(expected, actual)
-                _require(difference, tolerance if int8 is None else None, model)
+                if int8 is None:
+                    _require(difference, tolerance, model)
                 written = dataclasses.replace(written, difference=difference)
             if int8 is not None:
                 data = Calibration(signature, int8)
