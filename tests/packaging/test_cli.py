@@ -194,9 +194,10 @@ def test_missing_package_of_the_study_is_named(run_python):
     without_scikit_learn = "import sys; sys.modules['sklearn.datasets'] = None"
     result = run_python(without_scikit_learn + COMMAND.format(argv=["study"]))
     assert result.returncode == 1
-    assert result.stderr == (
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(
         "tfgn: sklearn.datasets is missing: "
-        "pip install markdown-it-py matplotlib pillow rich scikit-learn\n"
+        "pip install markdown-it-py matplotlib pillow rich scikit-learn"
     )
 
 

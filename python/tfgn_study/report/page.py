@@ -25,10 +25,19 @@ th, td { padding: .25rem .75rem; border-bottom: 1px solid #ddd; white-space: now
 th { text-align: left; }
 thead th { border-bottom: 2px solid #888; }
 figure { margin: 1.5rem 0; text-align: center; }
-figure svg { max-width: 100%; height: auto; }
+figure svg { width: min(100%, 36rem); height: auto; }
 pre { background: #f5f5f5; padding: .75rem; overflow-x: auto; font-size: .85rem; }
 code { font-size: .9em; }
 p code, li code { white-space: nowrap; }
+@media screen and (max-width: 40rem) {
+  body { margin: 1rem auto; overflow-wrap: anywhere; }
+  h1 { font-size: 1.5rem; }
+  ul { padding-left: 1.25rem; }
+  th, td { padding: .25rem .3rem; font-size: .8rem; white-space: normal; }
+  th, td { overflow-wrap: normal; }
+  pre { white-space: pre-wrap; }
+  p code, li code { white-space: normal; }
+}
 @page { margin: 15mm; }
 @media print {
   body { max-width: none; margin: 0; padding: 0; font-size: 10pt; }
@@ -39,6 +48,7 @@ p code, li code { white-space: nowrap; }
   thead { display: table-header-group; }
   td { white-space: normal; } /* A page that is too wide is printed smaller. */
   tr, figure { break-inside: avoid; }
+  figure svg { width: 11cm; max-height: 22cm; }
   tbody tr:nth-child(-n+6) { break-after: avoid; }
   pre { white-space: pre-wrap; font-size: 7.5pt; line-height: 1.25; }
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib import colormaps
@@ -14,6 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from ..norms import NORMS, Variant, norm_of, variants
+from .names import LABELS, label, reference_of
+from .verdict import is_clear
 
 #: Colors of Okabe and Ito, which color-blind readers can tell apart, and markers. Kin share a
 #: color.
@@ -39,6 +42,10 @@ STYLES = {
 #: Above this ratio of the largest to the smallest error, a linear axis hides the small ones.
 LOG_SCALE_RATIO = 8
 
+#: In inches: the text of a figure stays readable on the width of a phone.
+WIDTH = 4.8
+LEGEND_COLUMNS = 3
+
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
@@ -47,7 +54,7 @@ class Plot:
     Attributes:
         name: name of its file, without the suffix.
         caption: what it shows.
-        draw: draws it, given the result of `report.summarize`.
+        draw: draws it, given the result of `summary.summarize`.
     """
 
     name: str
@@ -56,19 +63,19 @@ class Plot:
 
 
 def chosen(options: Mapping[str, Any]) -> list[Plot]:
-    """Returns the plots that the report of a study has.
+    """Returns the plots that the report of a study has, the first of which shows the answer.
 
     Args:
         options: the options of the study.
     """
-    plots = []
-    if len(options["batch_sizes"]) > 1:
-        plots.append(Plot("error_vs_batch", "validation error against batch size", plot_error))
-    if any(":" in norm for norm in options["norms"]):
-        plots.append(Plot("error_vs_groups", "validation error against groups", plot_groups))
-    if not plots:
-        plots.append(Plot("error_vs_batch", "validation error", plot_error))
-    return [*plots, Plot("curves", "training curves", plot_curves)]
+    norms = options["norms"]
+    below = f"; below, the difference to {label(reference_of(norms))}" if len(norms) > 1 else ""
+    error = Plot("error_vs_batch", f"validation error by batch size{below}", plot_error)
+    groups = Plot("error_vs_groups", "validation error by groups", plot_groups)
+    plots = [error] if len(options["batch_sizes"]) > 1 else []
+    if any(":" in norm for norm in norms):
+        plots.append(groups)
+    return [*(plots or [error]), Plot("curves", "training curves", plot_curves)]
 
 
 def style(norm: str, norms: list[str]) -> dict[str, Any]:
@@ -82,57 +89,104 @@ def style(norm: str, norms: list[str]) -> dict[str, Any]:
 
 
 def _bars(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the errors in percent with the spread over the seeds, as `errorbar` takes them."""
-    errors = [100 * cell["error"] for cell in cells]
-    spread = [
-        [y - 100 * cell["error_min"] for y, cell in zip(errors, cells, strict=True)],
-        [100 * cell["error_max"] - y for y, cell in zip(errors, cells, strict=True)],
-    ]
-    several = any(cell["error_min"] < cell["error_max"] for cell in cells)
-    return {"y": errors, "yerr": spread if several else None, "capsize": 3}
+    """Returns the errors in percent with their intervals, as `errorbar` takes them."""
+    ends = [cell["interval"] or [cell["error"]] * 2 for cell in cells]
+    return _with_ends([(cell["error"], *end) for cell, end in zip(cells, ends, strict=True)])
+
+
+def _with_ends(values: list[tuple[float, float, float]]) -> dict[str, Any]:
+    """Returns values with the ends of their intervals in percent, as `errorbar` takes them."""
+    y = [100 * value for value, _, _ in values]
+    below = [100 * (value - low) for value, low, _ in values]
+    above = [100 * (high - value) for value, _, high in values]
+    return {"y": y, "yerr": [below, above], "capsize": 2}
 
 
 def plot_error(summary: dict[str, Any]) -> Figure:
-    """Plots the validation error against the batch size, as in figure 1 of the GroupNorm paper.
+    """Plots the errors against the batch size, and below them the differences to the reference.
 
     Args:
-        summary: the result of `report.summarize`.
+        summary: the result of `summary.summarize`.
 
     Returns:
-        The figure, with a panel per model; bars reach from the smallest to the largest error over
-        the seeds.
+        The figure, with both panels for each model. Bars are intervals of 95% confidence; the
+        marker of a difference is filled if it is clear. A single norm has no panel of differences.
     """
     options = summary["options"]
-    models = options["models"]
-    figure = Figure(figsize=(0.6 + 5.8 * len(models), 4.4), layout="constrained")
-    panels = figure.subplots(1, len(models), sharey=True, squeeze=False).flat
-    for model, axes in zip(models, panels, strict=True):
-        for norm in options["norms"]:
-            cells = [c for c in summary["cells"] if (c["model"], c["norm"]) == (model, norm)]
-            axes.errorbar(
-                [cell["batch_size"] for cell in cells],
-                **_bars(cells),
-                **style(norm, options["norms"]),
-                label=norm,
-            )
-        batch_sizes = sorted({cell["batch_size"] for cell in summary["cells"]})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(batch_sizes, [str(size) for size in batch_sizes])
-        axes.minorticks_off()
-        axes.invert_xaxis()
-        axes.set_xlabel("batch size (images per training step)")
-        _error_axis(axes, [cell[k] for cell in summary["cells"] for k in ("error", "error_max")])
-        axes.set_title(f"{model}, {summary['dataset']['name']}")
-    figure.axes[0].set_ylabel("validation error in %")
-    figure.axes[0].legend()
+    models, norms = options["models"], options["norms"]
+    compared = [norm for norm in norms if norm != summary["reference"]]
+    rows = [
+        (model, kind)
+        for model in models
+        for kind in (("error", "difference") if compared else ("error",))
+    ]
+    legend_rows = math.ceil(len(norms) / LEGEND_COLUMNS)
+    figure = Figure(
+        figsize=(WIDTH, 2.5 * len(rows) + 0.4 + 0.2 * legend_rows), layout="constrained"
+    )
+    panels = figure.subplots(len(rows), 1, squeeze=False).flat
+    for (model, kind), axes in zip(rows, panels, strict=True):
+        draw = _draw_errors if kind == "error" else _draw_differences
+        draw(axes, [cell for cell in summary["cells"] if cell["model"] == model], summary)
+        sizes = sorted({cell["batch_size"] for cell in summary["cells"]})
+        axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+        axes.set_xlim(-0.5, len(sizes) - 0.5)
+        if kind == "error" and len(models) > 1:
+            axes.set_title(model)
+        axes.grid(alpha=0.3)
+    figure.axes[-1].set_xlabel("batch size (images per training step)")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), **_legend(len(norms)))
     return figure
+
+
+def _draw_errors(axes: Axes, cells: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    norms = summary["options"]["norms"]
+    for norm in norms:
+        of_norm = [cell for cell in cells if cell["norm"] == norm]
+        look = style(norm, norms) | {"markersize": 5, "linewidth": 1}
+        axes.errorbar(_places(of_norm, norm, norms), **_bars(of_norm), **look, label=label(norm))
+    scale = _error_axis(axes, [cell["error"] for cell in cells], _ends(cells))
+    axes.set_ylabel(f"validation error in %{scale}")
+
+
+def _draw_differences(axes: Axes, cells: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    norms = summary["options"]["norms"]
+    reference = label(summary["reference"])
+    axes.axhline(0, color=style(summary["reference"], norms)["color"], linewidth=1)
+    ends = []
+    for norm in norms:
+        of_norm = [c for c in cells if c["norm"] == norm and c["difference"] is not None]
+        look = style(norm, norms) | {"markersize": 5, "linewidth": 1, "linestyle": "none"}
+        for place, cell in zip(_places(of_norm, norm, norms), of_norm, strict=True):
+            value, low, high = (cell["difference"][key] for key in ("value", "low", "high"))
+            low, high = (value, value) if low is None else (low, high)
+            ends += [100 * low, 100 * high]
+            filled = look if is_clear(cell["difference"]) else look | {"markerfacecolor": "white"}
+            axes.errorbar([place], **_with_ends([(value, low, high)]), **filled)
+    scale = _difference_axis(axes, ends)
+    axes.set_ylabel(f"difference to {reference}\nin points{scale}")
+    axes.set_title(
+        f"below 0: fewer errors than {reference}; filled: beyond chance", fontsize="small"
+    )
+
+
+def _places(cells: list[dict[str, Any]], norm: str, norms: list[str]) -> list[float]:
+    """Returns where the cells of a norm lie: side by side, so that no interval hides another."""
+    sizes = sorted({cell["batch_size"] for cell in cells})
+    shift = 0.5 * ((norms.index(norm) + 0.5) / len(norms) - 0.5)
+    return [sizes.index(cell["batch_size"]) + shift for cell in cells]
+
+
+def _legend(entries: int) -> dict[str, Any]:
+    columns = min(LEGEND_COLUMNS, entries)
+    return {"loc": "outside upper center", "ncols": columns, "fontsize": "small", "frameon": False}
 
 
 def plot_groups(summary: dict[str, Any]) -> Figure:
     """Plots the validation error against the number of groups and the channels per group.
 
     Args:
-        summary: the result of `report.summarize`.
+        summary: the result of `summary.summarize`.
 
     Returns:
         The figure, with a panel for each of the two that occurs among the norms.
@@ -144,29 +198,33 @@ def plot_groups(summary: dict[str, Any]) -> Figure:
         ("group_size", "channels per group (1: instance normalization)"),
     ]
     panels = [
-        (field, label)
-        for field, label in panels
+        (field, text)
+        for field, text in panels
         if any(":" in norm and getattr(v, field) for norm, v in variant_of.items())
     ]
-    figure = Figure(figsize=(0.6 + 4.6 * len(panels), 4), layout="constrained")
-    axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False).flat
-    errors = [cell[k] for cell in summary["cells"] for k in ("error", "error_max")]
-    for (field, label), axes in zip(panels, axes_of, strict=True):
+    figure = Figure(figsize=(WIDTH, 0.4 + 3 * len(panels)), layout="constrained")
+    axes_of = figure.subplots(len(panels), 1, squeeze=False).flat
+    cells = summary["cells"]
+    errors = [cell["error"] for cell in cells]
+    ends = _ends(cells)
+    for (field, text), axes in zip(panels, axes_of, strict=True):
         ticks: set[int] = set()
-        for (model, batch_size, norm), cells in _by_count(summary, variant_of, field).items():
-            counts = [getattr(variant_of[cell["norm"]], field) for cell in cells]
+        dashes = itertools.cycle(["-", "--", ":", "-."])
+        lines = _by_count(summary, variant_of, field)
+        for (model, batch_size, norm), of_line in lines.items():
+            counts = [getattr(variant_of[cell["norm"]], field) for cell in of_line]
             ticks.update(counts)
             color, marker = STYLES[norm]
-            text = f"{norm}, {model}, batch {batch_size}"
-            axes.errorbar(counts, **_bars(cells), color=color, marker=marker, label=text)
+            line = f"{LABELS[norm]}, {model}, batch {batch_size}"
+            look = {"color": color, "marker": marker, "linestyle": next(dashes), "label": line}
+            axes.errorbar(counts, **_bars(of_line), **look)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(ticks), [str(count) for count in sorted(ticks)])
         axes.minorticks_off()
         axes.invert_xaxis()
-        axes.set_xlabel(label)
-        _error_axis(axes, errors)
-    figure.axes[0].set_ylabel("validation error in %")
-    figure.axes[0].legend()
+        axes.set_xlabel(text)
+        axes.set_ylabel(f"validation error in %{_error_axis(axes, errors, ends)}")
+    figure.axes[0].legend(fontsize="small")
     return figure
 
 
@@ -189,20 +247,18 @@ def plot_curves(summary: dict[str, Any]) -> Figure:
     """Plots the validation error (solid) and the training error (dashed) of each run by epoch.
 
     Args:
-        summary: the result of `report.summarize`.
+        summary: the result of `summary.summarize`.
 
     Returns:
         The figure, with a panel per model and batch size.
     """
     options = summary["options"]
     models = options["models"]
-    parts = [(m, size) for m in models for size in sorted(options["batch_sizes"], reverse=True)]
-    columns = 2 if len(parts) in (2, 4) else min(3, len(parts))
+    parts = [(m, size) for m in models for size in sorted(options["batch_sizes"])]
+    columns = min(2, len(parts))
     rows = math.ceil(len(parts) / columns)
-    # Wide enough for three entries of the legend side by side.
-    width = max(5.5, 4 * columns)
-    legend_rows = math.ceil(len(options["norms"]) / int(width / 1.7))
-    size = (width, 3.2 * rows + 0.4 + 0.22 * legend_rows)
+    legend_rows = math.ceil(len(options["norms"]) / LEGEND_COLUMNS)
+    size = (WIDTH, 2.3 * rows + 0.6 + 0.2 * legend_rows)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
     errors = [error for run in summary["runs"] for error in run["history"]["val_error"]]
@@ -214,16 +270,15 @@ def plot_curves(summary: dict[str, Any]) -> Figure:
         axes.set_title((f"{model}, " if len(models) > 1 else "") + f"batch {batch_size}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
-        _error_axis(axes, errors)
+        scale = _error_axis(axes, errors)
     for axes in panels:
         axes.set_visible(False)
-    figure.supylabel("error in %", fontsize="medium")
+    figure.supylabel(f"error in %{scale}", fontsize="medium")
     figure.legend(
         handles.values(),
-        handles.keys(),
-        loc="outside upper center",
-        ncols=min(int(width / 1.7), len(handles)),
-        title="validation error; dashed: training error",
+        map(label, handles),
+        **_legend(len(handles)),
+        title="solid: validation; dashed: training",
     )
     return figure
 
@@ -238,15 +293,43 @@ def _plot_run(axes: Axes, run: dict[str, Any], look: dict[str, Any]) -> Line2D:
     return axes.plot(epochs, val, **look, markersize=4, linewidth=1)[0]
 
 
-def _error_axis(axes: Axes, errors: list[float]) -> None:
-    """Shows errors in [0, 1] in percent, on a logarithmic axis if they differ a lot."""
-    smallest, largest = 100 * min(errors), 100 * max(errors)
+def _ends(cells: list[dict[str, Any]]) -> list[float]:
+    return [end for cell in cells for end in (cell["interval"] or [])]
+
+
+def _error_axis(axes: Axes, errors: list[float], ends: Sequence[float] = ()) -> str:
+    """Shows errors in [0, 1] in percent, on a logarithmic axis if they differ a lot.
+
+    Args:
+        axes: the panel.
+        errors: the errors.
+        ends: the ends of their intervals.
+
+    Returns:
+        What the label of the axis has to add.
+    """
+    smallest, largest = 100 * min(errors), 100 * max([*errors, *ends])
+    axes.grid(alpha=0.3)
     if smallest > 0 and largest / smallest > LOG_SCALE_RATIO:
+        # An interval may reach to 0, which a logarithmic axis does not have.
+        bottom = max(100 * min([*errors, *ends]), smallest / 3)
         axes.set_yscale("log")
-        axes.set_ylim(smallest / 1.5, min(100, largest * 1.5))
+        axes.set_ylim(bottom / 1.2, min(100, largest * 1.2))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.minorticks_off()
-    else:
-        axes.set_ylim(0, min(100, largest * 1.2) or 1)
-    axes.grid(alpha=0.3)
+        return ", log scale"
+    axes.set_ylim(0, min(100, largest * 1.2) or 1)
+    return ""
+
+
+def _difference_axis(axes: Axes, ends: list[float]) -> str:
+    """Scales the axis of differences; returns what its label has to add."""
+    reach = sorted(map(abs, ends))
+    largest, middle = reach[-1], reach[len(reach) // 2]
+    axes.set_ylim(-1.3 * max(1, -min(ends)), 1.3 * max(1, *ends))
+    if middle == 0 or largest / middle <= LOG_SCALE_RATIO:
+        return ""
+    axes.set_yscale("symlog", linthresh=middle)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return f",\nlog scale beyond {middle:.1g}"
