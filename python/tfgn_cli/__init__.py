@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments, `sys.argv[1:]` by default.
 
     Returns:
-        The exit code: 0 on success; 1 after one sentence on standard error, if a training failed or
-        a required package cannot be imported; 130 after Ctrl-C.
+        The exit code: 0 on success; 1 after one sentence on standard error, if a training failed, a
+        required package cannot be imported, or a file cannot be read or written; 130 after Ctrl-C.
 
     Raises:
         SystemExit: with code 2 for invalid arguments, after one sentence on standard error.
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         return fail(problem)
     try:
         return command(args)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return fail(str(error))
     except KeyboardInterrupt as interrupt:
         print(f"\ntfgn: {str(interrupt) or 'interrupted; nothing new is kept'}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import zipfile
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfgn_base.files import whole
+
+from ._common import words
 
 if TYPE_CHECKING:
     import keras
@@ -21,6 +24,12 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of a command that makes a model from a model."""
     parser.add_argument("input", type=Path, metavar="IN", help="a .keras or .h5 file")
     parser.add_argument("output", type=Path, metavar="OUT.keras", help="output file")
+    add_modules(parser)
+    parser.add_argument("--force", action="store_true", help="overwrite OUT.keras")
+
+
+def add_modules(parser: argparse._ActionsContainer) -> None:
+    """Adds `--import`."""
     parser.add_argument(
         "--import",
         dest="modules",
@@ -29,19 +38,35 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         help="Python modules to import first, which register custom layers of the model",
     )
-    parser.add_argument("--force", action="store_true", help="overwrite OUT.keras")
+
+
+def import_modules(args: argparse.Namespace) -> None:
+    """Imports the modules of `add_modules`.
+
+    Raises:
+        ImportError: if one of them cannot be imported.
+    """
+    for module in words(args.modules):
+        importlib.import_module(module)
 
 
 def check_paths(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Ends the command with a sentence if the files of `add_paths` cannot be read or written."""
-    if not args.input.is_file():
-        parser.error(f"argument IN: there is no file {args.input}")
+    check_file("IN", args.input, parser)
     if args.output.suffix != ".keras":
         parser.error(f"argument OUT.keras: expected a name that ends in .keras, got {args.output}")
     if not args.output.parent.is_dir():
         parser.error(f"argument OUT.keras: there is no folder {args.output.parent}")
     if os.path.lexists(args.output) and not args.force:
         parser.error(f"argument OUT.keras: {args.output} exists; --force overwrites it")
+
+
+def check_file(argument: str, path: Path, parser: argparse.ArgumentParser) -> None:
+    """Ends the command with a sentence if there is no such file of a model."""
+    if path.is_dir():
+        parser.error(f"argument {argument}: {path} is a folder, not a .keras or .h5 file")
+    if not path.is_file():
+        parser.error(f"argument {argument}: there is no file {path}")
 
 
 def load(path: Path) -> tuple[keras.Model | None, str]:

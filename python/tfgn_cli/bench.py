@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from ._common import fail, words
+from ._model_files import add_modules
 from ._processes import WorkerError
 from ._startup import start_tensorflow
 
@@ -85,20 +87,14 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
         help="also find the largest batch whose peak memory is at most this (1 GB: 2^30 bytes) "
         "for each row without jit, by measuring several sizes",
     )
-    group.add_argument(
-        "--import",
-        dest="modules",
-        nargs="+",
-        metavar="MODULE",
-        help="Python modules to import first, which register custom layers of the model",
-    )
+    add_modules(group)
 
 
 def _run_bench(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.repeats is not None and args.repeats < 1:
         parser.error(f"argument --repeats: expected at least 1, received {args.repeats}")
-    if args.json and not args.json.parent.is_dir():
-        parser.error(f"argument --json: there is no folder {args.json.parent}")
+    if args.json:
+        _check_writable(args.json, parser)
     if args.model is None:
         for option in ("batch_size", "image_size", "no_jit", "memory", "modules"):
             if getattr(args, option):
@@ -137,13 +133,27 @@ def _run_layers(args: argparse.Namespace, parser: argparse.ArgumentParser) -> di
     return _timings.run(shapes, groups, args.repeats or REPEATS)
 
 
+def _check_writable(path: Path, parser: argparse.ArgumentParser) -> None:
+    """Ends the command before it measures, rather than afterwards."""
+    if not path.parent.is_dir():
+        parser.error(f"argument --json: there is no folder {path.parent}")
+    if path.is_dir():
+        parser.error(f"argument --json: {path} is a folder")
+    if path.exists() and not path.is_file():
+        return  # Such as /dev/stdout.
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        parser.error(f"argument --json: {path} cannot be written: {error.strerror}")
+
+
 def _run_model(args: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
     _check_model_options(args, parser)
     start_tensorflow()
     from ._model_bench.job import Job, RefusedError
     from ._model_bench.run import run
 
-    modules = tuple(words(args.modules or []))
+    modules = tuple(words(args.modules))
     job = Job(args.model, args.batch_size, args.image_size, args.groups, modules)
     try:
         return run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tfgn_base.variants import VARIANTS
 
 from ._common import fail, words
-from ._model_files import NotSavedError, add_paths, check_paths, load, save
+from ._model_files import NotSavedError, add_paths, check_paths, import_modules, load, save
 from ._startup import start_tensorflow
 
 if TYPE_CHECKING:
@@ -87,8 +86,7 @@ def _convert(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.report and not args.report.parent.is_dir():
         parser.error(f"argument --report: there is no folder {args.report.parent}")
     start_tensorflow()
-    for module in words(args.modules):
-        importlib.import_module(module)
+    import_modules(args)
     from tensorflow_groupnorm import convert
 
     model, failure = load(args.input)

@@ -11,6 +11,8 @@ from tfgn_base import names
 
 from . import _calibration
 from ._common import fail
+from ._model_files import add_modules, check_file, import_modules, load
+from ._startup import start_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -27,8 +29,9 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         description="Exports a Keras model for serving, with its standardized kernels as "
         "constants, and compares the export with the model on a batch of random numbers.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a .keras file")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .keras or .h5 file")
     parser.add_argument("out", type=Path, metavar="OUT", help="output folder or file")
+    add_modules(parser)
     parser.add_argument(
         "--target",
         choices=names.TARGETS,
@@ -105,8 +108,7 @@ def _add_int8(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
-    if not args.model.is_file():
-        parser.error(f"argument MODEL: there is no file {args.model}")
+    check_file("MODEL", args.model, parser)
     if args.target and (args.portable or args.format != names.FORMATS[0]):
         parser.error("argument --target: it replaces --portable and --format")
     if not args.target and args.format != "saved_model" and not args.portable:
@@ -128,20 +130,16 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.calibration is not None and not args.calibration.is_dir():
         calibration = _read_arrays("--calibration", args.calibration, parser)
 
-    import keras
+    start_tensorflow()
+    import_modules(args)
     from tensorflow_groupnorm import ExportError, export
     from tensorflow_groupnorm._export.check import example_of
-    from tensorflow_groupnorm._export.errors import first_line
     from tensorflow_groupnorm._export.model import named_signature
 
     print(f"loading {args.model}", flush=True)
-    try:
-        model = keras.saving.load_model(args.model, compile=False)
-    except (TypeError, ValueError, OSError) as error:
-        return fail(
-            f"{args.model} does not load: {first_line(error)} (a model with layers of your own is "
-            "exported from Python, with tensorflow_groupnorm.export)"
-        )
+    model, failure = load(args.model)
+    if model is None:
+        return fail(failure)
     print(f"exporting to {args.target or args.format}", flush=True)
     try:
         example = None if arrays is None else example_of(named_signature(model), arrays)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from typing import Any
 
-from ._common import fail, words
-from ._model_files import NotSavedError, add_paths, check_paths, load, save
+from ._common import fail
+from ._model_files import NotSavedError, add_paths, check_paths, import_modules, load, save
 from ._startup import start_tensorflow
 
 
@@ -42,8 +41,7 @@ def _fold(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.tolerance is not None and not args.tolerance >= 0:
         parser.error(f"argument --tolerance: expected a number >= 0, received {args.tolerance}")
     start_tensorflow()
-    for module in words(args.modules):
-        importlib.import_module(module)
+    import_modules(args)
     from tensorflow_groupnorm import ExportError, fold
 
     model, failure = load(args.input)

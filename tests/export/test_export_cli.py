@@ -1,6 +1,8 @@
 """`tfgn export`."""
 
+import os
 import re
+import subprocess
 import sys
 
 import keras
@@ -8,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import small_resnet
+import tensorflow as tf
 import tensorflow_groupnorm as tfgn
 import tfgn_cli
 
@@ -71,7 +74,30 @@ def test_file_that_is_no_model_is_one_sentence(tmp_path, capsys):
     file.write_text("no model")
     assert tfgn_cli.main(["export", str(file), str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert f"{file} does not load: " in error and error.count("\n") == 1
+    sentence = f"tfgn: {file} is not a model that Keras can load: it is no .keras archive\n"
+    assert error == sentence
+
+
+CUSTOM_LAYER = """
+import keras
+@keras.saving.register_keras_serializable("of_the_user")
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+"""
+
+
+def test_modules_of_custom_layers_are_imported(tmp_path, capsys, monkeypatch):
+    (tmp_path / "layer_of_this_export.py").write_text(CUSTOM_LAYER)
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "import keras, layer_of_this_export as m; x = keras.Input((4,));"
+    code += f"keras.Model(x, m.Doubled()(x)).save({str(tmp_path / 'in.keras')!r})"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    argv = ["export", str(tmp_path / "in.keras"), str(tmp_path / "out"), "--portable"]
+    assert tfgn_cli.main(argv) == 1
+    assert "name the module that registers its 'Doubled' with --import" in capsys.readouterr().err
+    assert tfgn_cli.main([*argv, "--import", "layer_of_this_export"]) == 0
 
 
 def test_failed_check_is_one_sentence(model_file, tmp_path, capsys):
@@ -194,3 +220,15 @@ def test_latency_of_a_model_that_does_not_run_here_is_one_sentence(tmp_path, cap
     assert tfgn_cli.main(argv) == 1
     error = capsys.readouterr().err
     assert "tfgn: The latency is not measured. No random batch can be made" in error
+
+
+def test_a_full_disk_is_one_sentence(model_file, tmp_path, capsys, monkeypatch):
+    def write_out(*_, **__):
+        message = "{{function_node SaveV2}} model/variables; No space left on device [Op:SaveV2]"
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    monkeypatch.setattr(type(keras.export.ExportArchive()), "write_out", write_out)
+    assert tfgn_cli.main(["export", str(model_file), str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error == "tfgn: The SavedModel cannot be written: No space left on device\n"
+    assert not list(tmp_path.glob("out*"))

@@ -52,6 +52,8 @@ def saved(tmp_path):
         (["ResNet50", "--batch-size", "1", "--memory", "nan"], "received nan"),
         (["ResNet50", "--batch-size", "1", "--shapes", "2x4"], "--shapes: not allowed with MODEL"),
         (["--batch-size", "1"], "argument --batch-size: needs MODEL"),
+        (["--json", "/"], "argument --json: / is a folder"),
+        (["--json", "/proc/bench.json"], "argument --json: /proc/bench.json cannot be written: No"),
         (["--import", "module"], "argument --import: needs MODEL"),
         (["--no-jit"], "argument --no-jit: needs MODEL"),
     ],

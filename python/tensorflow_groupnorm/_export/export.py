@@ -164,6 +164,7 @@ def export(
         FileExistsError: if `path` exists and `overwrite` is not set, or if `path` is a directory
             that does not hold a SavedModel.
         NotADirectoryError: if a parent of `path` is a file.
+        OSError: if the export cannot be written, as on a full disk.
         ImportError: if the format needs a package that is not installed.
         RuntimeError: if Keras does not run on TensorFlow.
         TypeError: if `model` is not a `keras.Model`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def write(
     Raises:
         ExportError: if the model cannot be traced, its constants do not fit into a graph, or its
             outputs do not fit into a signature.
+        OSError: if it cannot be written, as on a full disk.
     """
     archive = keras.export.ExportArchive()
     # Saves the lookup tables of the model, but no variables that the call does not read.
@@ -75,7 +77,12 @@ def write(
                 "GiB of constants, and TensorFlow cannot store a graph of 2 GiB: use "
                 "model.export(), which keeps the StandardizeWeights ops."
             )
-        archive.write_out(os.fspath(path), verbose=False)
+        try:
+            archive.write_out(os.fspath(path), verbose=False)
+        except tf.errors.OpError as error:
+            # As in `{{...}} FILE; No space left on device [Op:SaveV2]`.
+            reason = re.sub(r"\s*\[Op:\w+\]$", "", error.message).rpartition("; ")[2]
+            raise OSError(f"The SavedModel cannot be written: {reason}") from error
     custom_ops = sorted(kind for kind in ops(path) if not hasattr(tf.raw_ops, kind))
     _write_requirements(path, custom_ops, stock)
     return custom_ops
