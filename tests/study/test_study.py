@@ -210,7 +210,7 @@ def bad_folders(tmp_path):
         (["--out", "file/out"], "out must be a folder that can be written to"),
         (
             ["--norms", "bn,xx"],
-            "norms must be among bn, ln, in, gn, gn+ws, ws, none, or as in gn:groups=4",
+            "ws, nf, none, or as in gn:groups=4 or gn:size=4; received 'xx'",
         ),
         (["--norms", ","], "norms must not be empty"),
         (["--model", "vgg"], "model must be among resnet8, resnet14"),
