@@ -84,13 +84,14 @@ def test_int8_file_computes_about_what_the_model_does(model, exported):
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 def test_normalizations_stay_in_float32(exported):
     executed = exported.executed
-    assert not exported.unfused
+    assert len(exported.fused) == 2 and not exported.unfused
     if exported.format == "tflite":
         interpreter = tf.lite.Interpreter(str(exported.path))
         dtypes = {d["name"]: d["dtype"] for d in interpreter.get_tensor_details()}
         norms = [dtype for name, dtype in dtypes.items() if "group_normalization" in name]
         assert norms and np.int8 not in norms
         assert executed["QUANTIZE"] == executed["DEQUANTIZE"] == 3
+        assert executed["STABLEHLO_COMPOSITE"] == 2
         return
     kind = "InstanceNormalization" if exported.target == "onnxruntime" else "GroupNormalization"
     graph = onnx.load(exported.path).graph
