@@ -139,6 +139,14 @@ def test_absent_parameters(scale, center, target, tmp_path):
 
 
 @every
+def test_parameters_at_their_initial_values(target, tmp_path):
+    x = keras.Input((6,))
+    model = keras.Model(x, layers.GroupNormalization(2)(x))
+    exported = tfgn.export(model, tmp_path / "model.onnx", target=target)
+    assert len(exported.fused) == 1 and exported.unfused == {}
+
+
+@every
 def test_parameters_per_sample_follow_the_norm(target, tmp_path):
     x, condition = keras.Input((4, 4, 6)), keras.Input((6,))
     model = export_models.built(

@@ -69,18 +69,29 @@ def execution(path: Path) -> Execution:
 def _normalizations(graph: Any, operations: list[Any]) -> Iterator[str]:
     """Yields the names of the InstanceNormalizations that OpenVINO executes as one normalization.
 
-    It does not keep their names. Each is followed by a Reshape, whose name stays.
+    It does not keep their names, but that of a node behind them: the Reshape that follows each, or
+    a later one if OpenVINO merges nodes or removes a scale of one and a shift of zero.
     """
     by_name = {name: operation for operation in operations for name in _names_in_file(operation)}
-    readers = {name: node.name for node in graph.node for name in node.input}
     taken: set[str] = set()
     for node in graph.node:
-        reader = by_name.get(readers.get(node.output[0], ""))
-        if node.op_type == "InstanceNormalization" and reader is not None:
-            free = _behind(reader) - taken
+        if node.op_type != "InstanceNormalization":
+            continue
+        for name in _names_behind(graph, node):
+            free = _behind(by_name[name]) - taken if name in by_name else set()
             if free:
                 taken.add(min(free))
                 yield node.name
+                break
+
+
+def _names_behind(graph: Any, node: Any) -> Iterator[str]:
+    """Yields the names of the nodes and tensors behind a node, as far as each has one reader."""
+    readers = [node]
+    while len(readers) == 1 and (readers == [node] or readers[0].op_type != node.op_type):
+        (tensor, *_) = readers[0].output
+        yield from (readers[0].name, tensor)
+        readers = [reader for reader in graph.node if tensor in reader.input]
 
 
 def _behind(operation: Any) -> set[str]:
