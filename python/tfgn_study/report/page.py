@@ -35,6 +35,9 @@ p code, li code { white-space: nowrap; }
   ul { padding-left: 1.25rem; }
   th, td { padding: .25rem .3rem; font-size: .8rem; white-space: normal; }
   th, td { overflow-wrap: normal; }
+  /* The cells of tables of seven columns and more. */
+  tr > :nth-last-child(n+7), tr > :nth-last-child(n+7) ~ * {
+    padding: .25rem .15rem; font-size: .7rem; }
   pre { white-space: pre-wrap; }
   p code, li code { white-space: normal; }
 }

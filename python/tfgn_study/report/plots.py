@@ -261,7 +261,10 @@ def plot_curves(summary: dict[str, Any]) -> Figure:
     size = (WIDTH, 2.3 * rows + 0.6 + 0.2 * legend_rows)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
-    errors = [error for run in summary["runs"] for error in run["history"]["val_error"]]
+    errors, of_training = (
+        [error for run in summary["runs"] for error in run["history"][key]]
+        for key in ("val_error", "train_error")
+    )
     handles = {}
     for (model, batch_size), axes in zip(parts, panels, strict=False):
         for run in summary["runs"]:
@@ -270,7 +273,7 @@ def plot_curves(summary: dict[str, Any]) -> Figure:
         axes.set_title((f"{model}, " if len(models) > 1 else "") + f"batch {batch_size}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
-        scale = _error_axis(axes, errors)
+        scale = _error_axis(axes, errors, of_training)
     for axes in panels:
         axes.set_visible(False)
     figure.supylabel(f"error in %{scale}", fontsize="medium")
@@ -303,7 +306,7 @@ def _error_axis(axes: Axes, errors: list[float], ends: Sequence[float] = ()) -> 
     Args:
         axes: the panel.
         errors: the errors.
-        ends: the ends of their intervals.
+        ends: the ends of their intervals, or what else is to be seen.
 
     Returns:
         What the label of the axis has to add.
@@ -311,7 +314,7 @@ def _error_axis(axes: Axes, errors: list[float], ends: Sequence[float] = ()) -> 
     smallest, largest = 100 * min(errors), 100 * max([*errors, *ends])
     axes.grid(alpha=0.3)
     if smallest > 0 and largest / smallest > LOG_SCALE_RATIO:
-        # An interval may reach to 0, which a logarithmic axis does not have.
+        # They may reach to 0, which a logarithmic axis does not have.
         bottom = max(100 * min([*errors, *ends]), smallest / 3)
         axes.set_yscale("log")
         axes.set_ylim(bottom / 1.2, min(100, largest * 1.2))
