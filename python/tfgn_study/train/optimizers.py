@@ -17,7 +17,8 @@ class AdaptivelyClippedSGD(keras.optimizers.SGD):
 
     Args:
         clipping: largest ratio of the norms; see `tfgn.adaptive_grad_clip`.
-        head: the layer whose gradients are not clipped.
+        head: the layer whose gradients are not clipped. Those of scalars are not, either: a gain
+            that starts at 0 would hardly move.
         *args: positional arguments of `keras.optimizers.SGD`.
         **kwargs: keyword arguments of `keras.optimizers.SGD`.
     """
@@ -37,7 +38,7 @@ class AdaptivelyClippedSGD(keras.optimizers.SGD):
         variables = trainable_variables or self._trainable_variables
         clipped = adaptive_grad_clip(grads, variables, self._clipping)
         grads = [
-            grad if id(variable) in self._exempt else small
+            grad if id(variable) in self._exempt or len(variable.shape) == 0 else small
             for grad, small, variable in zip(grads, clipped, variables, strict=True)
         ]
         super().apply(grads, trainable_variables)
