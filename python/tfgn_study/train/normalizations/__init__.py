@@ -1,4 +1,7 @@
-"""The normalizations of a study that `tfgn.models` does not have, in stock operations."""
+"""The normalizations of a study that `tfgn.models` does not have, in stock operations.
+
+A new one is a file here, a case of `of`, an entry of `norms.NORMS` and a style in `report.plots`.
+"""
 
 from __future__ import annotations
 
