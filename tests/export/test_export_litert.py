@@ -14,6 +14,7 @@ from export_runtimes import check
 from flatbuffers import flexbuffers
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
+from tensorflow_groupnorm import ops
 from tensorflow_groupnorm._export import litert_composites
 
 layers = tfgn.layers
@@ -189,6 +190,12 @@ def test_norms_without_a_composite_are_named_with_the_reason(tmp_path):
     }
     file = read(exported.path)
     assert len(file.subgraphs) == 1 and not composites(file, file.subgraphs[0])
+
+
+def test_without_the_op_library_norms_stay_in_builtin_operators(tmp_path, monkeypatch):
+    monkeypatch.setattr(ops, "_OPS", None)
+    exported = export(normalized(groups=2), tmp_path)
+    assert exported.unfused == {"norm": "the op library is not loaded"}
 
 
 def test_one_group_of_a_vector_is_a_composite(tmp_path):
