@@ -54,7 +54,7 @@ class Target:
 #: TensorRT's parser makes one normalization layer of either. It took only the GroupNormalization of
 #: opset 18, with a scale per group, until 10.15 (TensorRT issue 4336), and in 10.16 it still
 #: normalizes each channel if there is one group (issue 4756). InstanceNormalization, of groups as
-#: channels, is the same in all versions since 8.6.
+#: channels, is not affected. TensorRT 10 takes opsets 9 to 20, and 11 up to 25.
 TARGETS = {
     "saved_model": Target(frozenset(), saved_model, "TensorFlow"),
     "saved_model_portable": Target(_BOTH, saved_model, "TensorFlow"),
