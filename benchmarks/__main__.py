@@ -28,11 +28,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     output = _output(args)
+    if args.add and not (output / "results.json").exists():
+        parser.error(f"there is no results.json in {output} to add to")
     try:
         # Imported here so that `--help` does not wait for NumPy, Matplotlib and the frameworks.
-        from . import report, run
+        from . import machine, report, run
     except ModuleNotFoundError as error:
         parser.exit(EXIT_USAGE, f"benchmarks: {error.name} is missing: pip install '.[bench]'\n")
+    earlier = report.read(output) if args.add else None
+    if earlier and earlier.environment["machine"] != machine.describe():
+        parser.error(f"argument --add: the results in {output} are those of another machine")
     if args.render:
         if not (output / "results.json").exists():
             parser.error(f"there is no results.json in {output} to render")
@@ -40,13 +45,17 @@ def main(argv: list[str] | None = None) -> int:
     else:
         command = " ".join(["python -m benchmarks", *(sys.argv[1:] if argv is None else argv)])
         try:
-            results = run.run(command, args.only, args.shapes, args.rounds, args.quick)
+            results = run.run(
+                command, args.only, args.shapes, args.rounds, args.quick, not args.no_peaks
+            )
         except KeyboardInterrupt:
             print("\nbenchmarks: interrupted; nothing was written", file=sys.stderr)
             return EXIT_INTERRUPTED
         except run.WorkerError as error:
             print(f"benchmarks: {error}", file=sys.stderr)
             return EXIT_FAILURE
+        if earlier:
+            results = results.added_to(earlier)
     report.write(results, output)
     print(f"Report: {output / 'RESULTS.md'}")
     sentences = run.violations(results, ACCURACY in args.only and not args.render)
@@ -90,6 +99,18 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="output folder (default: benchmarks/ if all is measured, else a temporary folder)",
+    )
+    parser.add_argument(
+        "--add",
+        action="store_true",
+        help="add to the results in the output folder, which are those of this machine, or replace "
+        "the same sections there",
+    )
+    parser.add_argument(
+        "--no-peaks",
+        action="store_true",
+        help="time the steps of the section memory, but measure no peaks, which takes most of the "
+        "hour; with --add, those measured earlier are kept",
     )
     parser.add_argument(
         "--render",

@@ -8,7 +8,7 @@ from pathlib import Path
 from . import memory, plots, tables
 from .cases import NETWORKS, Norm
 from .export import tables as exports
-from .results import Results
+from .results import Results, run_of
 from .rounds import ROOT
 
 NOTES = ROOT / "benchmarks" / "NOTES.md"
@@ -190,9 +190,12 @@ def _environment(results: Results) -> str:
     environment = results.environment
     facts = environment["machine"] | _bandwidth(results) | environment["versions"]
     lines = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    runs = " ".join(
+        f"`{run['command']}`, {run['date']}, {run['rounds']} rounds."
+        for run in [*environment.get("before", []), run_of(environment)]
+    )
     return (
-        f"`{environment['command']}`, {environment['date']}, {environment['rounds']} rounds. "
-        "This file is generated; the hand-written notes are in NOTES.md.\n\n"
+        f"{runs} This file is generated; the hand-written notes are in NOTES.md.\n\n"
         f"| | |\n| :-- | :-- |\n{lines}"
     )
 

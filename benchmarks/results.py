@@ -15,7 +15,8 @@ class Results:
     """Everything the report shows.
 
     Attributes:
-        environment: `date`, `command`, `machine` and `versions`.
+        environment: `date`, `command`, `rounds`, `machine`, `versions`, and in `before` the first
+            three of earlier runs, to whose results these were added.
         times: the nanoseconds of each round, by section and entry.
         memory: the peak bytes of training steps.
         nodes: the numbers of nodes of ONNX files.
@@ -48,6 +49,27 @@ class Results:
     def cases(self, section: str) -> list[Case]:
         """Returns the cases of a section, in the order of measurement."""
         return list(dict.fromkeys(entry.case for name, entry in self.times if name == section))
+
+    def added_to(self, earlier: Results) -> Results:
+        """Returns earlier results with the sections of these in place of their own.
+
+        Args:
+            earlier: results of the same machine.
+        """
+        sections = {section for section, _ in self.times}
+        kept = {key: ns for key, ns in earlier.times.items() if key[0] not in sections}
+        environment = earlier.environment | self.environment
+        environment["versions"] = earlier.environment["versions"] | self.environment["versions"]
+        before = earlier.environment.get("before", [])
+        environment["before"] = [*before, run_of(earlier.environment)]
+        return Results(
+            environment,
+            kept | self.times,
+            earlier.memory | self.memory,
+            earlier.nodes | self.nodes,
+            self.accuracy or earlier.accuracy,
+            list(dict.fromkeys([*earlier.skipped, *self.skipped])),
+        )
 
     def to_json(self) -> dict:
         """Returns an object of lists and dictionaries."""
@@ -97,3 +119,8 @@ class Results:
         }
         read = {"times": times, "memory": memory, "nodes": nodes, "accuracy": accuracy}
         return cls(**(content | read))
+
+
+def run_of(environment: dict) -> dict:
+    """Returns what tells a run of the benchmarks from others."""
+    return {key: environment[key] for key in ("command", "date", "rounds")}

@@ -32,6 +32,7 @@ def run(
     shapes: Collection[tuple[int, ...]] | None,
     rounds: int | None,
     quick: bool,
+    peaks: bool = True,
 ) -> Results:
     """Measures the sections.
 
@@ -41,6 +42,7 @@ def run(
         shapes: shapes that replace the ladder's, or None.
         rounds: the rounds per group, or None for the default.
         quick: whether to run only a part, with few rounds.
+        peaks: whether to measure the peak memory of steps.
     """
     shapes = shapes or [LADDER[name].shape for name in (QUICK_ROWS if quick else LADDER)]
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
@@ -56,7 +58,9 @@ def run(
             "machine": machine.describe(),
         }
     )
-    steps = {group.title: _steps(group, quick) for group in groups if group.section == "memory"}
+    steps = {
+        group.title: _steps(group, quick) for group in groups if group.section == "memory" and peaks
+    }
     total = sum(_rounds(group, rounds) for group in groups) + len(checks)
     total += sum(map(len, steps.values()))
     with files.folder(), Workers() as workers, _progress() as progress:

@@ -260,11 +260,42 @@ def test_the_step_is_compiled_to_the_same_step():
     assert "Compiled cluster using XLA" in result.stderr
 
 
+def test_results_are_added_to_earlier_ones():
+    code = """if True:
+        from benchmarks.cases import Calls, Norm, Step
+        from benchmarks.results import Results
+        from benchmarks.sections import Entry
+        def results(command, times, memory):
+            environment = {"command": command, "date": "", "rounds": 1, "machine": {}}
+            return Results(environment | {"versions": {command: "1"}}, times, memory)
+        ladder, step = Entry("op", Norm((2, 8, 32))), Entry("step", Step("bn"))
+        old = results("a", {("ladder", ladder): [1.0], ("memory", step): [2.0]}, {step.case: 3})
+        again = Entry("step", Step("ours"))
+        new = results("b", {("memory", again): [4.0]}, {}).added_to(old)
+        assert new.times == {("ladder", ladder): [1.0], ("memory", again): [4.0]}
+        assert new.memory == {step.case: 3}
+        assert new.environment["command"] == "b"
+        assert [run["command"] for run in new.environment["before"]] == ["a"]
+        assert new.environment["versions"] == {"a": "1", "b": "1"}
+        print("as expected")
+    """
+    result = python("-c", code)
+    assert result.stdout == "as expected\n", result.stderr
+
+
+def test_results_of_another_machine_are_not_added_to(tmp_path):
+    rendered(tmp_path, [], [])
+    result = run("--add", "--output", str(tmp_path), "--only", "calls", "--quick")
+    assert result.returncode == 2
+    assert f"the results in {tmp_path} are those of another machine" in result.stderr
+
+
 def test_refusals_name_the_argument(tmp_path):
     for arguments, words in (
         (["--only", "everything"], "everything"),
         (["--shapes", "2x8xchannels"], "2x8xchannels"),
         (["--render", "--output", str(tmp_path / "nothing")], "results.json"),
+        (["--add", "--output", str(tmp_path / "nothing")], "results.json"),
     ):
         result = run(*arguments)
         assert result.returncode == 2, result.stderr
