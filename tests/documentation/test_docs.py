@@ -21,3 +21,13 @@ def test_export(tmp_path, monkeypatch):
     expected = names["keras"].saving.load_model("model.keras")(images)
     np.testing.assert_allclose(names["y"], expected, 1e-4, 1e-5)
     assert all(gradient is not None for gradient in names["gradients"])
+
+
+def test_privacy():
+    names = {}
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "privacy.md").read_text(), re.DOTALL)
+    exec(code, names)
+    assert [g.shape[0] for g in names["gradients"]] == [8] * len(names["variables"])
+    expected = names["gradients_of"]((names["images"][3], names["labels"][3]))
+    for actual, gradient in zip(names["gradients"], expected, strict=True):
+        np.testing.assert_allclose(actual[3], gradient, 1e-3, 1e-5)

@@ -1,15 +1,18 @@
 """The scripts of examples/, run as their readers would, on little data."""
 
+import gzip
 import json
 import math
 import os
 import re
 import runpy
 import signal
+import struct
 import subprocess
 import sys
 
 import bit_checkpoints
+import dp_accounting
 import keras
 import numpy as np
 import pytest
@@ -25,6 +28,10 @@ pytestmark = [
 
 ARGUMENTS = {
     "convert_model.py": ["--application", "MobileNet", "--epochs", "3", "--out", "model.keras"],
+    "dp_sgd.py": [
+        *("--data", ".", "--epochs", "2", "--batch-size", "16", "--learning-rate", "0.1"),
+        *("--epsilon", "5", "--compare"),
+    ],
     "diffusion_unet.py": ["--epochs", "2", "--batch-size", "16", "--save-memory"],
     "segmentation_3d.py": ["--epochs", "3", "--size", "16", "--width", "8", "--save-memory"],
     "finetune_bit.py": [
@@ -39,6 +46,19 @@ def checkpoint():
     return bit_checkpoints.bit_arrays()
 
 
+def write_idx_files(folder):
+    """Writes bars, wider by class, in the files of Fashion-MNIST."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 64), ("t10k", 32)):
+        labels = rng.integers(0, 10, count).astype(np.uint8)
+        columns = np.arange(28) < 2 * labels[:, None] + 4
+        images = np.broadcast_to(255 * columns[:, None, :], (count, 28, 28)).astype(np.uint8)
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">4B{array.ndim}i", 0, 0, 8, array.ndim, *array.shape)
+            with gzip.open(folder / f"{part}-{name}-ubyte.gz", "wb") as file:
+                file.write(header + array.tobytes())
+
+
 @pytest.fixture(scope="module")
 def finished(checkpoint, tmp_path_factory):
     """The folder of an example that has run, and the JSON that it printed last.
@@ -47,6 +67,7 @@ def finished(checkpoint, tmp_path_factory):
     """
     folders = {script: tmp_path_factory.mktemp(script[:-3]) for script in ARGUMENTS}
     np.savez(folders["finetune_bit.py"] / "bit.npz", **checkpoint)
+    write_idx_files(folders["dp_sgd.py"])
     running = {}
     for script, folder in folders.items():
         with open(folder / "stdout", "w") as out, open(folder / "stderr", "w") as err:
@@ -81,6 +102,22 @@ def test_diffusion_learns_to_predict_the_noise(finished):
     assert results["errors"][0] > 1.5 * results["errors"][-1]
     samples = tf.io.decode_png((folder / "samples.png").read_bytes())
     assert samples.shape == (16, 8 * 16, 1) and len(np.unique(samples)) > 2
+
+
+def test_differentially_private_training(finished):
+    _, results = finished("dp_sgd.py")
+    assert 4.9 < results["epsilon"] <= 5 and 1 < results["noise_multiplier"] < 1.1
+    assert set(results["milliseconds"]) == {"vectorized", "loop"}
+    assert 0 <= results["accuracy"] <= 1
+
+
+def test_private_gradients_are_the_clipped_ones_of_each_image():
+    example = runpy.run_path(os.fspath(EXAMPLES / "dp_sgd.py"))
+    gradients = [tf.constant([[3.0, 4.0], [0.3, 0.4]]), tf.constant([[12.0], [0.0]])]
+    first, second = example["clipped_sum"](gradients, clip_norm=1.3)
+    # The norms are 13 and 0.5.
+    np.testing.assert_allclose(first, [0.3 + 0.3, 0.4 + 0.4], rtol=1e-6)
+    np.testing.assert_allclose(second, [1.2], rtol=1e-6)
 
 
 def test_segmentation_at_batch_1(finished):
@@ -129,9 +166,11 @@ def test_interrupt(script, monkeypatch, capsys, tmp_path, checkpoint):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(keras.Model, "fit", interrupted)
+    monkeypatch.setattr(dp_accounting, "calibrate_dp_mechanism", interrupted)
     monkeypatch.setattr(tfgn.models, "load_bit_npz", lambda *args, **kwargs: None)
     arguments = ARGUMENTS[script]
     monkeypatch.chdir(tmp_path)
+    write_idx_files(tmp_path)
     assert start(script, monkeypatch, *arguments) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
