@@ -103,8 +103,8 @@ NORMS = {
     ),
     "nf": Norm(
         text="ws, with scaled ReLUs, residual branches that start at 0, and adaptive gradient "
-        "clipping with a factor of 0.16 unless --agc gives another (NFNets, arXiv 2102.06171, where "
-        "0.01 is for batches of 4096 images and smaller batches take more)",
+        "clipping with a factor of 0.16 unless --agc gives another (NFNets, arXiv 2102.06171, "
+        "where 0.01 is for batches of 4096 images and smaller batches take more)",
         standardization="nfnet",
         agc=0.16,
     ),
