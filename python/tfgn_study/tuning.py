@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -22,17 +23,21 @@ def best(results: Mapping[RunConfig, dict[str, Any]]) -> dict[Cell, float]:
     """Returns the best learning rate of each cell.
 
     That is the rate with the lowest error on the held-out images; among equals, the one with the
-    lowest loss in the last epoch. Runs that diverged come last.
+    lowest loss in the last epoch. Runs that diverged come last. Norms that share a training share
+    its rate, the one with the lowest mean of their errors.
 
     Args:
         results: the results of the trials.
     """
-
-    def rank(run: RunConfig) -> tuple[bool, float, float, float]:
-        result = results[run]
-        return result["diverged"], result["error"], _loss(result), run.learning_rate
-
-    return {cell: min(trials, key=rank).learning_rate for cell, trials in _by_cell(results).items()}
+    trained: dict[Cell, dict[float, list[dict[str, Any]]]] = {}
+    for run, result in results.items():
+        rates = trained.setdefault(_trained_as(run), {})
+        rates.setdefault(run.learning_rate, []).append(result)
+    chosen = {
+        cell: min((*_rank(of_rate), rate) for rate, of_rate in rates.items())[-1]
+        for cell, rates in trained.items()
+    }
+    return {cell_of(run): chosen[_trained_as(run)] for run in results}
 
 
 def summarize(study: Study, results: Mapping[RunConfig, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,6 +89,15 @@ def _by_cell(runs: Iterable[RunConfig]) -> dict[Cell, list[RunConfig]]:
     return cells
 
 
-def _loss(result: dict[str, Any]) -> float:
-    loss = result["history"]["val_loss"][-1]
-    return math.inf if loss is None else float(loss)
+def _trained_as(run: RunConfig) -> Cell:
+    return cell_of(run.twin or run)
+
+
+def _rank(results: list[dict[str, Any]]) -> tuple[bool, float, float]:
+    """Returns what is lowest for the best results of a training."""
+    losses = [result["history"]["val_loss"][-1] for result in results]
+    return (
+        any(result["diverged"] for result in results),
+        statistics.fmean(result["error"] for result in results),
+        statistics.fmean(math.inf if loss is None else loss for loss in losses),
+    )

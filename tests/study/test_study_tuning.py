@@ -181,6 +181,24 @@ def test_best_rate_is_that_of_the_lowest_error_then_of_the_lowest_loss():
     assert (gn[1].norm, rate, bn[1].norm, of_bn) == ("gn", 0.2, "bn", 0.1)
 
 
+def test_norms_that_share_a_training_share_its_rate(start, trained):
+    def trial(norm, rate, error):
+        return run_config(norm=norm, groups=None, learning_rate=rate), fake_result(error)
+
+    errors = {"bn": (0.3, 0.4, 0.9), "bn+precise": (0.5, 0.1, 0.05)}
+    results = dict(
+        trial(norm, rate, error)
+        for norm, of_norm in errors.items()
+        for rate, error in zip((0.1, 0.2, 0.4), of_norm, strict=True)
+    )
+    assert set(tuning.best(results).values()) == {0.2}
+    alone = {run: result for run, result in results.items() if run.norm == "bn+precise"}
+    assert list(tuning.best(alone).values()) == [0.4]
+    # One training for each trial and each seed.
+    start("--norms", "bn,bn+precise", "--batch-sizes", "4", "--tune-learning-rate")
+    assert {run.norm for run, _ in trained} == {"bn+precise"} and len(trained) == 5 + 2
+
+
 def test_rate_at_the_edge_of_the_grid_is_marked():
     planned = study(norms=("gn",), batch_sizes=(4,))
     trials = planned.trials("", "")
