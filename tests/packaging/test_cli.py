@@ -28,7 +28,10 @@ SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
     ("argv", "words"),
     [
         (["--help"], COMMANDS),
-        (["study", "--help"], ["--norms", "--group-size", "default: 1,4,16,64", "gn+ws  group"]),
+        (
+            ["study", "--help"],
+            ["--norms", "--group-size", "default: 1,4,16,64", "  gn+ws          group norm"],
+        ),
         (["convert", "--help"], ["--group-size", "bit, timm, qiao", "--import"]),
         (["fold", "--help"], ["OUT.keras", "--norm", "--tolerance", "--import"]),
         (["info", "--help"], ["--json", "the CPU target in use"]),
