@@ -23,8 +23,9 @@
 from importlib.metadata import version
 
 from . import layers, models, stock
-from ._conversion import ConversionReport, LayerChange, convert, fold
+from ._conversion import ConversionReport, LayerChange, convert
 from ._export import Exported, ExportError, export
+from ._folding import fold
 from ._library import FusedOpsUnavailableWarning, build_info, plugin_path
 from .clipping import adaptive_grad_clip
 from .ops import group_norm, raw_ops, standardize_weights

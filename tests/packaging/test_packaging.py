@@ -47,6 +47,7 @@ MODULES = {
     "__init__": {
         "_conversion",
         "_export",
+        "_folding",
         "_library",
         "clipping",
         "layers",
@@ -56,11 +57,13 @@ MODULES = {
     },
     "_export_mode": {"_keras"},
     "_gradients": {"_library", "stock"},
-    "ops": {"_export_mode", "_gradients", "_library", "stock"},
+    "_vectorization": {"_library"},
+    "ops": {"_export_mode", "_gradients", "_library", "_vectorization", "stock"},
     "layers": {"_export_mode", "_keras", "_library", "ops"},
     "models": {"_conversion", "layers"},
     "_conversion": {"_keras", "layers"},
-    "_export": {"_export_mode", "_keras", "_library", "layers", "stock"},
+    "_export": {"_export_mode", "_keras", "_library", "layers", "ops", "stock"},
+    "_folding": {"_conversion", "_export", "_keras", "layers"},
 }
 TYPE_ALIASES = {"_types"}
 CPP_FILES = sorted(

@@ -1,14 +1,8 @@
 """Turns a Keras model with BatchNormalization into one with GroupNorm and weight standardization.
 
-And one with layers of this package into one with stock layers:
-
-    fold -> plain -> plain_normalization, copy, composites
     convert -> copy, decide, pairs, edit, converted -> rules, fusion, readers -> network
         -> composites -> change, walk
 
-- `fold`: compares the folded model with the original.
-    - `plain`: makes the stock layers, and graphs of them, and copies the weights.
-    - `plain_normalization`: a normalization, an addition and an activation for each normalization.
 - `walk`: the layers inside a layer, and the paths to them.
 - `copy`: copies a model by its config, then its weights.
 - `decide`: lists the changes, one `change` for each layer to replace.
@@ -27,8 +21,7 @@ And one with layers of this package into one with stock layers:
 """
 
 from .convert import convert, pair_between
-from .fold import fold
 from .report import ConversionReport, LayerChange
 from .walk import described
 
-__all__ = ["ConversionReport", "LayerChange", "convert", "described", "fold", "pair_between"]
+__all__ = ["ConversionReport", "LayerChange", "convert", "described", "pair_between"]

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import keras
 
 from .. import layers
+from .._conversion.arguments import config_of
 from .._keras import get_keras_mask
 from .._types import KerasTensor
 from ..layers._dtypes import common_dtype
-from .arguments import config_of
 
 _ONLY_OURS = ("group_size", "activation", "use_mask")
 

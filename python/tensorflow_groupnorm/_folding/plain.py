@@ -9,18 +9,18 @@ from typing import Any
 import keras
 
 from .. import layers
+from .._conversion import copy
+from .._conversion.arguments import config_of, first_paragraph
+from .._conversion.change import Build
+from .._conversion.composites import inputs_like, inputs_of_build
+from .._conversion.derived import Derived, own_class
+from .._conversion.network import runs_its_graph
+from .._conversion.walk import Path, at, functional, of_keras, walk
 from .._keras import Functional, inherit_state
 from ..layers._kernel_weights import Kernel, own_kernels
 from ..layers._standardized_base import Standardized
 from ..layers._standardized_weights import HasStandardizedWeights
-from . import copy
-from .arguments import config_of, first_paragraph
-from .change import Build
-from .composites import inputs_like, inputs_of_build
-from .derived import Derived, own_class
-from .network import runs_its_graph
 from .plain_normalization import PlainNormalization
-from .walk import Path, at, functional, of_keras, walk
 
 _ARGUMENTS_OF_LORA = ("lora_rank", "lora_alpha")
 _ARGUMENTS_OF_STANDARDIZATION = ("variant", "epsilon", "gain")

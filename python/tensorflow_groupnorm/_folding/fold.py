@@ -7,15 +7,15 @@ from typing import Any
 
 import keras
 
+from .._conversion import copy
+from .._conversion.composites import Composites
+from .._conversion.convert import check_model
+from .._conversion.walk import walk
 from .._export import check
 from .._export.errors import ExportError
 from .._export.model import compute_dtype, named_signature, without_rematerialization
 from .._keras import on_tensorflow
-from . import copy
-from .composites import Composites
-from .convert import check_model
 from .plain import Folder, NotFoldedError, of_this_package
-from .walk import walk
 
 
 def fold(
