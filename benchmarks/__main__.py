@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .cases import NETWORKS
 from .sections import SECTIONS
 
 FOLDER = Path(__file__).resolve().parent
@@ -46,7 +47,13 @@ def main(argv: list[str] | None = None) -> int:
         command = " ".join(["python -m benchmarks", *(sys.argv[1:] if argv is None else argv)])
         try:
             results = run.run(
-                command, args.only, args.shapes, args.rounds, args.quick, not args.no_peaks
+                command,
+                args.only,
+                args.shapes,
+                args.rounds,
+                args.quick,
+                args.networks,
+                not args.no_peaks,
             )
         except KeyboardInterrupt:
             print("\nbenchmarks: interrupted; nothing was written", file=sys.stderr)
@@ -105,6 +112,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="add to the results in the output folder, which are those of this machine, or replace "
         "the same sections there",
+    )
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=NETWORKS,
+        default=tuple(NETWORKS),
+        metavar="NETWORK",
+        help=f"those of the section memory: {', '.join(NETWORKS)} (default: all)",
     )
     parser.add_argument(
         "--no-peaks",

@@ -51,13 +51,13 @@ class Results:
         return list(dict.fromkeys(entry.case for name, entry in self.times if name == section))
 
     def added_to(self, earlier: Results) -> Results:
-        """Returns earlier results with the sections of these in place of their own.
+        """Returns earlier results with the sections of these, or networks, in place of their own.
 
         Args:
             earlier: results of the same machine.
         """
-        sections = {section for section, _ in self.times}
-        kept = {key: ns for key, ns in earlier.times.items() if key[0] not in sections}
+        parts = {_part(*key) for key in self.times}
+        kept = {key: ns for key, ns in earlier.times.items() if _part(*key) not in parts}
         environment = earlier.environment | self.environment
         environment["versions"] = earlier.environment["versions"] | self.environment["versions"]
         before = earlier.environment.get("before", [])
@@ -124,3 +124,8 @@ class Results:
 def run_of(environment: dict) -> dict:
     """Returns what tells a run of the benchmarks from others."""
     return {key: environment[key] for key in ("command", "date", "rounds")}
+
+
+def _part(section: str, entry: Entry) -> tuple[str, str]:
+    """What a run replaces as a whole: a section, or a network of the section `memory`."""
+    return section, entry.case.network if section == "memory" else ""

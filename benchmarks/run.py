@@ -32,6 +32,7 @@ def run(
     shapes: Collection[tuple[int, ...]] | None,
     rounds: int | None,
     quick: bool,
+    networks: Collection[str] = tuple(NETWORKS),
     peaks: bool = True,
 ) -> Results:
     """Measures the sections.
@@ -42,11 +43,12 @@ def run(
         shapes: shapes that replace the ladder's, or None.
         rounds: the rounds per group, or None for the default.
         quick: whether to run only a part, with few rounds.
+        networks: keys of `NETWORKS`, those of the section `memory`.
         peaks: whether to measure the peak memory of steps.
     """
     shapes = shapes or [LADDER[name].shape for name in (QUICK_ROWS if quick else LADDER)]
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
-    groups = list(_groups(only, shapes, quick))
+    groups = [g for g in _groups(only, shapes, quick) if _is_of(g, networks)]
     checks = accuracy.cases() if "accuracy" in only else []
     if quick:
         checks = [(case, mean) for case, mean in checks if case.shape == accuracy.CASES[0].shape]
@@ -105,6 +107,10 @@ def _groups(only, shapes, quick: bool) -> Iterator[Group]:
         if name in only:
             groups = list(section(shapes))
             yield from _quick(groups) if quick else groups
+
+
+def _is_of(group: Group, networks: Collection[str]) -> bool:
+    return group.section != "memory" or group.entries[0].case.network in networks
 
 
 def _quick(groups: list[Group]) -> Iterator[Group]:

@@ -270,9 +270,12 @@ def test_results_are_added_to_earlier_ones():
             return Results(environment | {"versions": {command: "1"}}, times, memory)
         ladder, step = Entry("op", Norm((2, 8, 32))), Entry("step", Step("bn"))
         old = results("a", {("ladder", ladder): [1.0], ("memory", step): [2.0]}, {step.case: 3})
+        other = Entry("step", Step("bn", network="unet3d"))
+        old.times["memory", other] = [5.0]
         again = Entry("step", Step("ours"))
         new = results("b", {("memory", again): [4.0]}, {}).added_to(old)
-        assert new.times == {("ladder", ladder): [1.0], ("memory", again): [4.0]}
+        kept = {("ladder", ladder): [1.0], ("memory", other): [5.0]}
+        assert new.times == kept | {("memory", again): [4.0]}
         assert new.memory == {step.case: 3}
         assert new.environment["command"] == "b"
         assert [run["command"] for run in new.environment["before"]] == ["a"]
