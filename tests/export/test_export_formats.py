@@ -154,7 +154,11 @@ def test_op_that_the_format_lacks_is_named(format, function, sentence, tmp_path)
 
 
 def test_file_that_does_not_run_is_not_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(tflite, "convert", lambda saved_model, path: path.write_text("no model"))
+    def convert(saved_model, path):
+        path.write_text("no model")
+        return tflite.Converted([], {})
+
+    monkeypatch.setattr(tflite, "convert", convert)
     with pytest.raises(tfgn.ExportError, match="The exported model does not run: "):
         tfgn.export(small_resnet.build(), tmp_path / "model", True, "tflite")
     assert list(tmp_path.iterdir()) == []
@@ -162,5 +166,5 @@ def test_file_that_does_not_run_is_not_left(tmp_path, monkeypatch):
 
 def test_missing_converter_is_named_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(ImportError, match=r"needs tf2onnx: pip install 'tensorflow-groupnorm\[ex"):
+    with pytest.raises(ImportError, match=r"needs tf2onnx: pip install .*tf2onnx>="):
         tfgn.export(small_resnet.build(), tmp_path / "model.onnx", True, "onnx")
