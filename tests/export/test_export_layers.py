@@ -30,8 +30,20 @@ def inputs_of(model, batch):
 TOLERANCES = {"onnx": 1e-4}
 
 
-@pytest.mark.parametrize("target", ["litert", "onnx", "onnxruntime"])
-@pytest.mark.parametrize("name", export_layers.BUILD)
+#: The targets onnx and onnxruntime differ in the nodes of normalizations alone.
+FEW = 5
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        pytest.param(
+            name, target, marks=[pytest.mark.thorough] * (target == "onnx" and index % FEW > 0)
+        )
+        for index, name in enumerate(export_layers.BUILD)
+        for target in ("litert", "onnx", "onnxruntime")
+    ],
+)
 def test_layer_is_exported_or_refused_in_a_sentence(name, target, tmp_path):
     model = export_layers.built(name)
     format = TARGETS[target]
