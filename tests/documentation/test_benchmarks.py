@@ -220,6 +220,7 @@ def test_a_quick_run_compiles_no_step():
     assert python("-c", code).stdout == "BN;ours GN + WS\n"
 
 
+@pytest.mark.thorough
 def test_save_memory_computes_the_step_of_every_network():
     code = """if True:
         import keras
@@ -242,6 +243,7 @@ def test_save_memory_computes_the_step_of_every_network():
         assert saving == pytest.approx(plain, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_step_is_compiled_to_the_same_step():
     code = """if True:
         import keras
