@@ -13,8 +13,8 @@ def build(network: str) -> nn.Module:
     """Returns a network with random weights, for inference."""
     torch.manual_seed(0)
     if network == "bit":
-        return BiT().eval()
-    return UNet(NETWORKS["unet"].inputs["images"][-1]).eval()
+        return BiT().train(False)
+    return UNet(NETWORKS["unet"].inputs["images"][-1]).train(False)
 
 
 def zeros(network: str, batch: int) -> tuple[torch.Tensor, ...]:
