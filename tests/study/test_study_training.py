@@ -198,10 +198,13 @@ def test_save_memory_does_not_change_the_training(arrays):
     "change",
     [
         {"mixed_precision": "bfloat16"},
-        {"mixed_precision": "float16"},
-        {"jit": True},
+        pytest.param({"mixed_precision": "float16"}, marks=pytest.mark.thorough),
+        pytest.param({"jit": True}, marks=pytest.mark.thorough),
         {"jit": True, "mixed_precision": "float16", "agc": 0.1, "clip_norm": 1.0},
-        {"jit": True, "mixed_precision": "bfloat16", "save_memory": True},
+        pytest.param(
+            {"jit": True, "mixed_precision": "bfloat16", "save_memory": True},
+            marks=pytest.mark.thorough,
+        ),
     ],
     ids=str,
 )
