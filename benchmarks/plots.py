@@ -162,10 +162,11 @@ def peak_memory(results: Results) -> Figure:
                 mib = [peak / memory.MIB for peak in by_batch.values()]
                 axes.plot(list(by_batch), mib, marker=marker, color=color, label=label)
             axes.set_title(dtype + ", jit" * jit, loc="left")
-            axes.set_xlim(left=0)
-            axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
         row[0].set_ylabel("peak memory, MiB")
+    # Last: a limit ends the scaling of the shared axes to what is drawn.
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
     for axes in grid[-1]:
         axes.set_xlabel("batch")
     handles, labels = axes.get_legend_handles_labels()

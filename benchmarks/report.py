@@ -9,9 +9,9 @@ from . import memory, plots, tables
 from .cases import NETWORKS, Norm
 from .export import tables as exports
 from .results import Results, run_of
-from .rounds import ROOT
 
-NOTES = ROOT / "benchmarks" / "NOTES.md"
+#: The hand-written notes, beside the results that they are about.
+NOTES = "NOTES.md"
 
 METHOD = """\
 - Every number is a median over rounds. In a round each contender has one turn, in random order.
@@ -118,7 +118,9 @@ def write(results: Results, folder: Path):
     (folder / "results.json").write_text(json.dumps(results.to_json()))
     for name, figure in plots.draw(results).items():
         figure.savefig(folder / "plots" / f"{name}.png", dpi=120)
-    (folder / "RESULTS.md").write_text(markdown(results))
+    notes = folder / NOTES
+    text = markdown(results, notes.read_text() if notes.exists() else "")
+    (folder / "RESULTS.md").write_text(text)
 
 
 def read(folder: Path) -> Results:
@@ -126,8 +128,8 @@ def read(folder: Path) -> Results:
     return Results.from_json(json.loads((folder / "results.json").read_text()))
 
 
-def markdown(results: Results) -> str:
-    """Returns the text of RESULTS.md."""
+def markdown(results: Results, notes: str) -> str:
+    """Returns the text of RESULTS.md, which ends with the notes."""
     verdicts = tables.Verdicts()
     body = [
         f"## {title}\n\n{text}\n\n{_tables(name, results, verdicts)}"
@@ -141,9 +143,8 @@ def markdown(results: Results) -> str:
     if results.skipped:
         skipped = "\n".join(f"- {line}" for line in results.skipped)
         parts.append(f"## Skipped contenders\n\n{skipped}")
-    if NOTES.exists():
-        parts.append(NOTES.read_text().strip())
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    parts.append(notes)
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
 def _tables(section: str, results: Results, verdicts: tables.Verdicts) -> str:
