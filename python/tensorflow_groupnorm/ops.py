@@ -10,18 +10,16 @@ import keras
 import tensorflow as tf
 from tfgn_base.variants import resolve
 
-from . import (
-    _export_mode,
-    _gradients,  # noqa: F401  Registers gradients.
-    _library,
-    _vectorization,  # noqa: F401  Registers converters.
-    stock,
-)
+from . import _export_mode, _gradients, _library, stock  # noqa: F401  Registers gradients.
 from ._types import DType, FusedActivation, TensorLike
 from .stock._common import check_float
 from .stock._group_norm import number_of_groups
 
 _OPS: Any = _library.load()
+if _OPS is not None:
+    # It registers converters by a module of TensorFlow without public names, which another version
+    # than those that the ops are built for may lack.
+    from . import _vectorization  # noqa: F401
 
 
 class _RawOps:

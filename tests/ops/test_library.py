@@ -20,6 +20,19 @@ OTHER_TENSORFLOW = """
 import tensorflow as tf
 tf.__version__ = "2.99.1"
 """
+# What TensorFlow moves without notice, as TFLite, which leaves it for another package.
+WITHOUT_PRIVATE_MODULES = """
+import sys
+import tensorflow as tf
+private = ("tensorflow.lite", "tensorflow.python.ops.parallel_for")
+for name in [name for name in sys.modules if name.startswith(private)]:
+    del sys.modules[name]
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(private):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+"""
 # importlib.resources.files() is where the package looks for its library.
 LIBRARY_FROM = """
 import importlib.resources, pathlib
@@ -93,6 +106,12 @@ def test_other_tensorflow_minor_is_named_once_and_the_layers_go_on(run_python):
     assert "2.99.1" in warning
     assert f"{newest}, but" in warning
     assert f'pip install "tensorflow=={newest}.*"' in warning
+
+
+def test_the_layers_go_on_where_tensorflow_has_moved_private_modules(run_python):
+    result = run_python(OTHER_TENSORFLOW + WITHOUT_PRIVATE_MODULES + IMPORT_AND_RUN)
+    assert result.returncode == 0, result.stderr
+    assert "fused: False" in result.stdout
 
 
 def test_every_minor_that_would_do_is_listed_in_order(run_python, package):

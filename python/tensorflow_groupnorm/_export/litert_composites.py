@@ -2,6 +2,9 @@
 
 A composite is an operator with a name and attributes, by which a delegate knows it, and with a
 subgraph of builtin operators that computes the same, which a CPU executes.
+
+It is imported only to write or read a file: TFLite's modules have no public names, and leave
+TensorFlow for another package.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from tfgn_base import names
 
-from . import litert_composites, tflite
+from . import tflite
 from .errors import ExportError, first_line
 from .model import named_outputs
 
@@ -244,6 +244,8 @@ def _write_tflite(saved_model: Path, path: Path, calibration: Calibration) -> No
     from tensorflow.lite.python.optimize import calibrator
     from tensorflow.lite.tools import flatbuffer_utils
 
+    from . import litert_composites
+
     def batches() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         return (("serving_default", batch) for batch in calibration.batches())
 
@@ -282,6 +284,8 @@ def _layers(path: Path, target: Any) -> int:
 def executed(path: Path, target: Any) -> dict[str, int]:
     """Returns how many nodes of each type the runtime of a file executes; see `Exported`."""
     if path.suffix == ".tflite":
+        from . import litert_composites
+
         return litert_composites.read(path).executed
     counts: dict[str, int] = target.module.execution(path).counts()
     return counts

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from . import litert_composites
 from .errors import LOOKUPS, ExportError, first_line
 from .graph import simplify
 from .saved_model import ops
@@ -47,6 +46,8 @@ def convert(saved_model: Path, path: Path) -> Converted:
     Raises:
         ExportError: if an op of the model has no builtin counterpart.
     """
+    from . import litert_composites
+
     simplify(saved_model)
     content, names = litert_composites.with_composites(converted(saved_model))
     path.write_bytes(content)
@@ -61,6 +62,8 @@ def convert(saved_model: Path, path: Path) -> Converted:
 
 def converted(saved_model: Path) -> bytes:
     """Returns the content of a file whose only custom ops are GroupNorm."""
+    from . import litert_composites
+
     converter = tf.lite.TFLiteConverter.from_saved_model(
         os.fspath(saved_model), signature_keys=["serving_default"]
     )
