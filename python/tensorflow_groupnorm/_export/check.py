@@ -1,4 +1,4 @@
-"""Compares an export with the model it was made from, on one batch."""
+"""Compares an export, or another model, with the model it was made from, on one batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from .errors import ExportError, first_line
-from .model import named_outputs, with_declared_batch
+from .model import compute_dtype, named_outputs, with_declared_batch
 
 # Largest differences, relative to the largest magnitude of an output. Runtimes sum float32 in
 # different orders; the op stores epsilon as a float32 for float64 inputs too; a layer in half
@@ -21,9 +21,26 @@ _BATCH = 2
 _UNKNOWN_SIZE = 64
 
 
-def default_tolerance(dtype: str) -> float:
-    """Returns the largest relative difference allowed for a model that computes in `dtype`."""
-    return _TOLERANCES[dtype]
+def require(
+    difference: float, tolerance: float | None, model: keras.Model, what: str, hint: str = ""
+) -> None:
+    """Raises ExportError if a difference is too large.
+
+    Args:
+        difference: of `largest_difference`.
+        tolerance: the largest one to accept; None for that of the dtype of the model.
+        model: the model.
+        what: what differs from it, as the subject of the sentence.
+        hint: what follows the sentence.
+    """
+    if tolerance is None:
+        tolerance = _TOLERANCES[compute_dtype(model)]
+    if not difference <= tolerance:
+        raise ExportError(
+            f"{what} differs from the model {model.name}: the largest difference is "
+            f"{difference:.2g} of the largest magnitude of an output; the tolerance is "
+            f"{tolerance:g}.{hint}"
+        )
 
 
 def as_batch(signature: list[Any], example: Any = None) -> list[Any]:

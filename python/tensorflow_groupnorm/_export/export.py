@@ -20,7 +20,6 @@ from . import check, normalizations, onnx, quantization, saved_model, tensorrt, 
 from .errors import ExportError, first_line
 from .litert_group_norm import GroupNormWriter
 from .model import (
-    compute_dtype,
     computing_in_float32,
     named_signature,
     without_rematerialization,
@@ -200,7 +199,7 @@ def export(
                 actual = _run(written.path, target, check.by_name(signature, batch))
                 difference = check.largest_difference(expected, actual)
                 if int8 is None:
-                    _require(difference, tolerance, model)
+                    check.require(difference, tolerance, model, "The export")
                 written = dataclasses.replace(written, difference=difference)
             if int8 is not None:
                 data = Calibration(signature, int8)
@@ -331,10 +330,9 @@ def _quantized(
 ) -> Exported:
     """Replaces the file of an export by an int8 one."""
     target = TARGETS[written.target]
-    found = quantization.quantize(
+    found, executed = quantization.quantize(
         model, folder / "saved_model", written.path, target, data, tolerance
     )
-    executed = quantization.executed(written.path, target)
     return dataclasses.replace(written, quantization=found, executed=executed)
 
 
@@ -344,14 +342,3 @@ def _run(written: Path, target: str, inputs: dict[str, Any]) -> dict[str, Any]:
         return outputs
     except Exception as error:
         raise ExportError(f"The exported model does not run: {first_line(error)}") from error
-
-
-def _require(difference: float, tolerance: float | None, model: keras.Model) -> None:
-    if tolerance is None:
-        tolerance = check.default_tolerance(compute_dtype(model))
-    if not difference <= tolerance:
-        raise ExportError(
-            f"The export differs from the model {model.name}: the largest difference is "
-            f"{difference:.2g} of the largest magnitude of an output; the tolerance is "
-            f"{tolerance:g}."
-        )

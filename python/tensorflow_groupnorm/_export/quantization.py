@@ -170,7 +170,7 @@ def quantize(
     target: Any,
     calibration: Calibration,
     largest_error: float | None = None,
-) -> Quantization:
+) -> tuple[Quantization, dict[str, int]]:
     """Replaces a float32 file by an int8 one.
 
     Args:
@@ -181,6 +181,9 @@ def quantize(
         calibration: the samples whose ranges count, and on which the outputs are compared.
         largest_error: the largest `Quantization.error` to accept; None for `LARGEST_ERROR`.
 
+    Returns:
+        What was found, and how many nodes of each type the runtime executes; see `Exported`.
+
     Raises:
         ExportError: if the file cannot be quantized, does not run, has no layer in int8, or has too
             large an error.
@@ -189,7 +192,8 @@ def quantize(
     write = _write_tflite if path.suffix == ".tflite" else _write_onnx
     try:
         write(saved_model, path, calibration)
-        layers = _layers(path, target)
+        executed = _executed(path, target)
+        layers = _layers_of_tflite(path) if path.suffix == ".tflite" else _layers_of_onnx(executed)
         actual = target.module.load(path)
         error, agreement = _compare(model, actual, calibration)
     except ExportError:
@@ -205,9 +209,10 @@ def quantize(
             f"of the outputs (root mean squares), on the calibration data; the limit is {limit:g}. "
             "More or other calibration data may help."
         )
-    return Quantization(
+    found = Quantization(
         layers, calibration.samples, error, agreement, float_bytes, path.stat().st_size
     )
+    return found, executed
 
 
 def _compare(
@@ -273,16 +278,7 @@ def _write_tflite(saved_model: Path, path: Path, calibration: Calibration) -> No
     path.write_bytes(litert_composites.with_composites(quantized)[0])
 
 
-def _layers(path: Path, target: Any) -> int:
-    """Returns how many layers of a file are executed in int8."""
-    if path.suffix == ".tflite":
-        return _layers_of_tflite(path)
-    counts = executed(path, target)
-    return sum(counts.get(kind, 0) for kind in _ONNX_INT8)
-
-
-def executed(path: Path, target: Any) -> dict[str, int]:
-    """Returns how many nodes of each type the runtime of a file executes; see `Exported`."""
+def _executed(path: Path, target: Any) -> dict[str, int]:
     if path.suffix == ".tflite":
         from . import litert_composites
 
@@ -291,7 +287,13 @@ def executed(path: Path, target: Any) -> dict[str, int]:
     return counts
 
 
+def _layers_of_onnx(executed: dict[str, int]) -> int:
+    """Returns how many layers of a file are executed in int8."""
+    return sum(executed.get(kind, 0) for kind in _ONNX_INT8)
+
+
 def _layers_of_tflite(path: Path) -> int:
+    """Returns how many layers of a file are executed in int8."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 

@@ -13,7 +13,7 @@ from .._conversion.convert import check_model
 from .._conversion.walk import walk
 from .._export import check
 from .._export.errors import ExportError
-from .._export.model import compute_dtype, named_signature, without_rematerialization
+from .._export.model import named_signature, without_rematerialization
 from .._keras import on_tensorflow
 from .plain import Folder, NotFoldedError, of_this_package
 
@@ -111,11 +111,5 @@ def _compare(model: keras.Model, new: keras.Model, example: Any, tolerance: floa
         warnings.warn(f"The folded model is not compared with the model. {error}", stacklevel=3)
         return
     difference = check.largest_difference(expected, check.run_model(new, batch))
-    if tolerance is None:
-        tolerance = check.default_tolerance(compute_dtype(model))
-    if not difference <= tolerance:
-        raise ExportError(
-            f"The folded model differs from the model {model.name}: the largest difference is "
-            f"{difference:.2g} of the largest magnitude of an output; the tolerance is "
-            f"{tolerance:g}. (norm=None keeps the fused normalizations.)"
-        )
+    hint = " (norm=None keeps the fused normalizations.)"
+    check.require(difference, tolerance, model, "The folded model", hint)
