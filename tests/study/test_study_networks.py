@@ -13,6 +13,7 @@ from tfgn_study.train import resnet
 from tfgn_study.train.normalizations import (
     batch_channel,
     batch_norm,
+    channels,
     evonorm,
     filter_response,
     normalizer_free,
@@ -35,7 +36,7 @@ LAYERS = {
     },
     "evonorm-s0": {
         evonorm.EvoNormS0: 4,
-        evonorm.ScaleAndShift: 5,
+        channels.ScaleAndShift: 5,
         keras.layers.Activation: 3,
         keras.layers.Add: 3,
     },

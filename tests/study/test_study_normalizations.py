@@ -7,6 +7,7 @@ import tensorflow as tf
 from tfgn_study.train.normalizations import (
     batch_channel,
     batch_norm,
+    channels,
     evonorm,
     filter_response,
     normalizer_free,
@@ -86,7 +87,7 @@ def test_evonorm(arguments):
 
 
 def test_scale_and_shift():
-    layer = evonorm.ScaleAndShift()
+    layer = channels.ScaleAndShift()
     w = randomized(layer)
     check(layer, w["gamma"] * X + w["beta"])
 

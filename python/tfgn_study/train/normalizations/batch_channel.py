@@ -14,7 +14,7 @@ from . import channels
 UPDATE_RATE = 0.1
 
 
-class EstimatedBatchNormalization(channels.ChannelLayer):
+class EstimatedBatchNormalization(channels.ScaleAndShift):
     """Batch normalization by moving statistics, in training too.
 
     A step first updates the statistics, the variance around the new mean:
@@ -27,21 +27,18 @@ class EstimatedBatchNormalization(channels.ChannelLayer):
 
     Args:
         epsilon: epsilon.
-        gamma_initializer: initializer of gamma.
-        **options: keyword arguments of a layer.
+        **options: keyword arguments of `channels.ScaleAndShift`.
     """
 
-    def __init__(self, epsilon: float = 1e-5, gamma_initializer: Any = "ones", **options: Any):
+    def __init__(self, epsilon: float = 1e-5, **options: Any):
         """See the class."""
         super().__init__(**options)
         self.epsilon = epsilon
-        self.gamma_initializer = keras.initializers.get(gamma_initializer)
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Makes the weights."""
+        super().build(input_shape)
         count = input_shape[-1]
-        self.gamma = self.channel_weight("gamma", count, self.gamma_initializer)
-        self.beta = self.channel_weight("beta", count, "zeros")
         self.moving_mean = self.channel_weight("moving_mean", count, "zeros", trainable=False)
         self.moving_variance = self.channel_weight(
             "moving_variance", count, "ones", trainable=False
@@ -58,22 +55,11 @@ class EstimatedBatchNormalization(channels.ChannelLayer):
             variance += UPDATE_RATE * (around - variance)
             self.moving_mean.assign(mean)
             self.moving_variance.assign(variance)
-        return (x - mean) * ops.rsqrt(variance + self.epsilon) * self.gamma + self.beta
+        return super().compute((x - mean) * ops.rsqrt(variance + self.epsilon), training)
 
 
-class BatchChannel:
-    """Batch normalization by moving statistics, then group normalization.
-
-    Args:
-        groups: number of groups, or `None`.
-        group_size: channels per group, instead of `groups`.
-    """
-
-    use_bias = False
-
-    def __init__(self, groups: int | None, group_size: int | None):
-        """See the class."""
-        self._groups, self._group_size = groups, group_size
+class BatchChannel(channels.Grouped):
+    """Batch normalization by moving statistics, then group normalization."""
 
     def __call__(
         self,

@@ -35,6 +35,44 @@ class ChannelLayer(keras.layers.Layer):
         return keras.ops.cast(outputs, self.compute_dtype)
 
 
+class ScaleAndShift(ChannelLayer):
+    """`gamma * x + beta`.
+
+    Args:
+        gamma_initializer: initializer of gamma.
+        **options: keyword arguments of a layer.
+    """
+
+    def __init__(self, gamma_initializer: Any = "ones", **options: Any):
+        """See the class."""
+        super().__init__(**options)
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        """Makes the weights."""
+        self.gamma = self.channel_weight("gamma", input_shape[-1], self.gamma_initializer)
+        self.beta = self.channel_weight("beta", input_shape[-1], "zeros")
+
+    def compute(self, x: Any, training: bool) -> Any:
+        """Scales and shifts each channel."""
+        return x * self.gamma + self.beta
+
+
+class Grouped:
+    """What stands for each normalization of a network, with groups.
+
+    Args:
+        groups: number of groups, or `None`.
+        group_size: channels per group, instead of `groups`.
+    """
+
+    use_bias = False
+
+    def __init__(self, groups: int | None, group_size: int | None):
+        """See the class."""
+        self._groups, self._group_size = groups, group_size
+
+
 def add(x: keras.KerasTensor, residual: keras.KerasTensor | None, name: str) -> keras.KerasTensor:
     """Returns x plus the residual, if there is one."""
     if residual is None:

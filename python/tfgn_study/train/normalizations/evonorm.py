@@ -12,36 +12,13 @@ from . import channels
 EPSILON = 1e-5
 
 
-class ScaleAndShift(channels.ChannelLayer):
-    """`gamma * x + beta`.
-
-    Args:
-        gamma_initializer: initializer of gamma.
-        **options: keyword arguments of a layer.
-    """
-
-    def __init__(self, gamma_initializer: Any = "ones", **options: Any):
-        """See the class."""
-        super().__init__(**options)
-        self.gamma_initializer = keras.initializers.get(gamma_initializer)
-
-    def build(self, input_shape: tuple[int, ...]) -> None:
-        """Makes the weights."""
-        self.gamma = self.channel_weight("gamma", input_shape[-1], self.gamma_initializer)
-        self.beta = self.channel_weight("beta", input_shape[-1], "zeros")
-
-    def compute(self, x: Any, training: bool) -> Any:
-        """Scales and shifts each channel."""
-        return x * self.gamma + self.beta
-
-
-class EvoNormS0(ScaleAndShift):
+class EvoNormS0(channels.ScaleAndShift):
     """`gamma * x * sigmoid(v * x) / sqrt(var + epsilon) + beta`, the variance of each group.
 
     Args:
         groups: number of groups, or `None`.
         group_size: channels per group, instead of `groups`.
-        **options: keyword arguments of `ScaleAndShift`.
+        **options: keyword arguments of `channels.ScaleAndShift`.
     """
 
     def __init__(self, groups: int | None = None, group_size: int | None = None, **options: Any):
@@ -64,22 +41,12 @@ class EvoNormS0(ScaleAndShift):
         return super().compute(x * ops.sigmoid(self.v * x) * rstd, training)
 
 
-class EvoNorm:
+class EvoNorm(channels.Grouped):
     """EvoNorm-S0 in the place of each normalization with an activation.
 
     As in the authors' ResNet (v1), a normalization without an activation, or before an addition,
     becomes a scale and a shift, and the ReLU after an addition remains.
-
-    Args:
-        groups: number of groups, or `None`.
-        group_size: channels per group, instead of `groups`.
     """
-
-    use_bias = False
-
-    def __init__(self, groups: int | None, group_size: int | None):
-        """See the class."""
-        self._groups, self._group_size = groups, group_size
 
     def __call__(
         self,
@@ -95,5 +62,5 @@ class EvoNorm:
         options = {"gamma_initializer": gamma_initializer, "name": name}
         if activation is not None and residual is None:
             return EvoNormS0(self._groups, self._group_size, **options)(x)
-        x = channels.add(ScaleAndShift(**options)(x), residual, name)
+        x = channels.add(channels.ScaleAndShift(**options)(x), residual, name)
         return channels.relu(x, activation, name)

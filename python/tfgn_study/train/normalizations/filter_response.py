@@ -15,27 +15,17 @@ EPSILON = 1e-6
 LEARNED_EPSILON = 1e-4
 
 
-class FilterResponseNormalization(channels.ChannelLayer):
+class FilterResponseNormalization(channels.ScaleAndShift):
     """`gamma * x / sqrt(mean(x ** 2) + epsilon) + beta`, the mean over the pixels of a channel.
 
     The epsilon is 1e-6. Of a channel of one pixel the fraction would be the sign of x; there,
     `1e-6 + |e|` with a learned e takes its place.
-
-    Args:
-        gamma_initializer: initializer of gamma.
-        **options: keyword arguments of a layer.
     """
-
-    def __init__(self, gamma_initializer: Any = "ones", **options: Any):
-        """See the class."""
-        super().__init__(**options)
-        self.gamma_initializer = keras.initializers.get(gamma_initializer)
 
     def build(self, input_shape: tuple[int, ...]) -> None:
         """Makes the weights."""
+        super().build(input_shape)
         _, height, width, count = input_shape
-        self.gamma = self.channel_weight("gamma", count, self.gamma_initializer)
-        self.beta = self.channel_weight("beta", count, "zeros")
         self.learned = None
         if height == width == 1:
             initializer = keras.initializers.Constant(LEARNED_EPSILON)
@@ -45,7 +35,7 @@ class FilterResponseNormalization(channels.ChannelLayer):
         """Normalizes each channel of each image."""
         epsilon = EPSILON if self.learned is None else EPSILON + ops.abs(self.learned)
         mean_square = ops.mean(ops.square(x), axis=(1, 2), keepdims=True)
-        return x * ops.rsqrt(mean_square + epsilon) * self.gamma + self.beta
+        return super().compute(x * ops.rsqrt(mean_square + epsilon), training)
 
 
 class ThresholdedLinearUnit(channels.ChannelLayer):
@@ -76,6 +66,6 @@ class FilterResponse:
         **unused: Any,
     ) -> keras.KerasTensor:
         """Returns the normalized images; see `tensorflow_groupnorm.models`."""
-        x = FilterResponseNormalization(gamma_initializer, name=name)(x)
+        x = FilterResponseNormalization(gamma_initializer=gamma_initializer, name=name)(x)
         x = channels.add(x, residual, name)
         return x if activation is None else ThresholdedLinearUnit(name=f"{name}_tlu")(x)

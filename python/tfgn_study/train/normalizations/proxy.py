@@ -9,6 +9,8 @@ import keras
 from keras import ops
 from tensorflow_groupnorm.layers import GroupNormalization
 
+from . import channels
+
 EPSILON = 0.03
 
 
@@ -88,21 +90,11 @@ def rectified_moments(mean: Any, std: Any) -> tuple[Any, Any]:
     return first, ops.maximum(second - ops.square(first), 0.0)
 
 
-class ProxyNormalization:
+class ProxyNormalization(channels.Grouped):
     """Group normalization, and Proxy Normalization of each activation that follows one at once.
 
     The ReLU after an addition is not that of a normalized variable, and remains.
-
-    Args:
-        groups: number of groups, or `None`.
-        group_size: channels per group, instead of `groups`.
     """
-
-    use_bias = False
-
-    def __init__(self, groups: int | None, group_size: int | None):
-        """See the class."""
-        self._groups, self._group_size = groups, group_size
 
     def __call__(
         self,
