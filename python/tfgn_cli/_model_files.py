@@ -50,6 +50,23 @@ def import_modules(args: argparse.Namespace) -> None:
         importlib.import_module(module)
 
 
+def add_tolerance(parser: argparse.ArgumentParser) -> None:
+    """Adds `--tolerance`."""
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="DIFFERENCE",
+        help="largest accepted difference from the model, relative to the largest output "
+        "(default: 1e-4; float64: 1e-6, float16: 1e-2, bfloat16: 5e-2)",
+    )
+
+
+def check_tolerance(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Ends the command with a sentence if `--tolerance` is negative or NaN."""
+    if args.tolerance is not None and not args.tolerance >= 0:
+        parser.error(f"argument --tolerance: expected a number >= 0, received {args.tolerance}")
+
+
 def check_paths(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Ends the command with a sentence if the files of `add_paths` cannot be read or written."""
     check_file("IN", args.input, parser)

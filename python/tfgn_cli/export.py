@@ -11,7 +11,14 @@ from tfgn_base import names
 
 from . import _calibration
 from ._common import fail
-from ._model_files import add_modules, check_file, import_modules, load
+from ._model_files import (
+    add_modules,
+    add_tolerance,
+    check_file,
+    check_tolerance,
+    import_modules,
+    load,
+)
 from ._startup import start_tensorflow
 
 if TYPE_CHECKING:
@@ -56,13 +63,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         help=f"{', '.join(names.FORMATS)}; the last two need --portable, and are the targets "
         "litert and onnxruntime (default: %(default)s)",
     )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="DIFFERENCE",
-        help="largest accepted difference from the model, relative to the largest output "
-        "(default: 1e-4; float64: 1e-6, float16: 1e-2, bfloat16: 5e-2)",
-    )
+    add_tolerance(parser)
     parser.add_argument(
         "--example",
         type=Path,
@@ -122,8 +123,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         )
     if args.out.exists() and not args.overwrite:
         parser.error(f"argument OUT: {args.out} exists already; --overwrite replaces it")
-    if args.tolerance is not None and not args.tolerance >= 0:
-        parser.error(f"argument --tolerance: expected a number >= 0, received {args.tolerance}")
+    check_tolerance(args, parser)
     _check_int8(args, parser)
     arrays = None if args.example is None else _read_arrays("--example", args.example, parser)
     calibration: Any = None

@@ -6,7 +6,16 @@ import argparse
 from typing import Any
 
 from ._common import fail
-from ._model_files import NotSavedError, add_paths, check_paths, import_modules, load, save
+from ._model_files import (
+    NotSavedError,
+    add_paths,
+    add_tolerance,
+    check_paths,
+    check_tolerance,
+    import_modules,
+    load,
+    save,
+)
 from ._startup import start_tensorflow
 
 
@@ -26,20 +35,13 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         default="keras",
         help="none keeps the fused GroupNormalization layers (default: %(default)s)",
     )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="DIFFERENCE",
-        help="largest accepted difference from the model, relative to the largest output "
-        "(default: 1e-4; float64: 1e-6, float16: 1e-2, bfloat16: 5e-2)",
-    )
+    add_tolerance(parser)
     parser.set_defaults(command=lambda args: _fold(args, parser))
 
 
 def _fold(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     check_paths(args, parser)
-    if args.tolerance is not None and not args.tolerance >= 0:
-        parser.error(f"argument --tolerance: expected a number >= 0, received {args.tolerance}")
+    check_tolerance(args, parser)
     start_tensorflow()
     import_modules(args)
     from tensorflow_groupnorm import ExportError, fold
