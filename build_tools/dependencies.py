@@ -15,7 +15,7 @@ from typing import Any
 
 _VERSION = """
 from importlib.metadata import PackageNotFoundError, version
-for name in ("tensorflow", "tensorflow-cpu"):
+for name in ("tensorflow", "tensorflow-cpu", "tf-nightly"):
     try:
         print(version(name))
         break

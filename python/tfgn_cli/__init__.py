@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from tfgn_base import plugin
 
-from . import bench, convert, export, fold, info, install_plugin, study
+from . import bench, check, convert, export, fold, info, install_plugin, study
 from ._common import EXIT_INTERRUPTED, Parser, fail
 
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = args.command
     installed = plugin.installed()
     problem = installed and installed.problem()
-    if problem and command is not install_plugin.run:
+    if problem and command not in (check.run, install_plugin.run):
         return fail(problem)
     try:
         return command(args)
@@ -54,6 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("tensorflow-groupnorm")
     parser.add_argument("--version", action="version", version=f"tensorflow-groupnorm {version}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, info, bench, convert, fold, export, install_plugin):
+    for command in (study, info, check, bench, convert, fold, export, install_plugin):
         command.add(commands)
     return parser

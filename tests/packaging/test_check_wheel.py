@@ -1,16 +1,15 @@
 """`build_tools/check_wheel.py`, which stops a release, on small wheels with one fault each."""
 
-import functools
 import json
 import subprocess
 import sys
-import tempfile
 import zipfile
-from pathlib import Path
 
 import check_wheel
 import pytest
+from libraries import library
 from paths import ROOT
+from tfgn_cli._check.shared_objects import CC, FRAMEWORK, OF_COPIES, TENSORFLOW
 
 pytestmark = pytest.mark.compiles
 
@@ -18,23 +17,8 @@ METADATA = "tensorflow_groupnorm-0.1.0.dist-info/METADATA"
 WHEEL = "tensorflow_groupnorm-0.1.0.dist-info/WHEEL"
 BUILD = "tensorflow_groupnorm/tf2.21/build.json"
 OPS = "tensorflow_groupnorm/tf2.21/_tfgn_ops.so"
-FRAMEWORK, CC = check_wheel.FRAMEWORK, check_wheel.CC
-PLACES = (check_wheel.TENSORFLOW, *check_wheel.OF_COPIES)
+PLACES = (TENSORFLOW, *OF_COPIES)
 HIGHWAY = "$ORIGIN/../../tensorflow_groupnorm.libs"
-
-
-@functools.cache
-def library(needed, runpath=(), code=""):
-    """A library of some C++ code, what it links and where it looks for that."""
-    compile_ = ["g++", "-shared", "-fPIC", "source.cc", "-Wl,--no-as-needed"]
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "source.cc").write_text(code)
-        for name in needed:
-            soname = f"-Wl,-soname,{name}"
-            subprocess.run([*compile_, soname, "-o", name], cwd=folder, check=True)
-        places = [f"-Wl,-rpath,{':'.join(runpath)}"] if runpath else []
-        subprocess.run([*compile_, *places, *needed, "-o", "library"], cwd=folder, check=True)
-        return Path(folder, "library").read_bytes()
 
 
 class Wheel:

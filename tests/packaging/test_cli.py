@@ -19,7 +19,7 @@ OTHER_TENSORFLOW = """
 import tensorflow as tf
 tf.__version__ = "2.99.1"
 """
-COMMANDS = ["study", "convert", "fold", "export", "info", "bench", "install-plugin"]
+COMMANDS = ["study", "convert", "fold", "export", "info", "check", "bench", "install-plugin"]
 SLOW_TO_IMPORT = ["tensorflow", "keras", "numpy", "matplotlib", "sklearn", "rich"]
 SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
 
@@ -35,6 +35,7 @@ SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
         (["convert", "--help"], ["--group-size", "bit, timm, qiao", "--import"]),
         (["fold", "--help"], ["OUT.keras", "--norm", "--tolerance", "--import"]),
         (["info", "--help"], ["--json", "the CPU target in use"]),
+        (["check", "--help"], ["--json", "copies left in tensorflow-plugins", "names its remedy"]),
         (["bench", "--help"], ["--shapes", "2x56x56x64", "--repeats"]),
         (
             ["bench", "--help"],
