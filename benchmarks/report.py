@@ -41,6 +41,41 @@ Multiples of the bound in a `tf.function(jit_compile=True)`. For our op, XLA cal
 so it should take no longer than in a graph, apart from noise. For Keras' layer, XLA generates its
 own loops, which have to be slower."""
 
+
+def _both(limits: dict[bool, float], of: str) -> str:
+    return f"{limits[False]:g} times {of} forward and {limits[True]:g} times for both passes"
+
+
+#: What has to hold in the rows of a target. A target is looked up by the words behind its section,
+#: or by its section.
+LIMITS = {
+    "kernel": f"the kernel alone takes at most {_both(tables.KERNEL_LIMITS, 'the memory bound')} "
+    f"({tables.SMALL_LIMIT:g} times below 1 MB); channels first, at most "
+    f"{_both(tables.CHANNELS_FIRST_LIMITS, 'it')}; forward, no longer than PyTorch",
+    "op": f"called through TensorFlow, at most {_both(tables.FLOOR_LIMITS, 'a ReLU')}, "
+    "and faster than Keras' layer, fused BatchNorm and PyTorch",
+    "op jit": f"compiled by XLA, at most {tables.JIT_LIMIT:g} times the op in a graph, and faster "
+    "than what XLA makes of stock ops",
+    "fusions": f"with an activation or a residual, at most {tables.FUSION_LIMIT:g} times the plain "
+    "op, plus the traffic of the residual",
+    "types": f"in 16 bits, at most {tables.TYPE_LIMIT:g} times float32",
+    "scaling": "all cores are faster than one, at batch 1, and beyond the caches a byte costs at "
+    f"most {tables.LINEAR_LIMIT:g} times what it costs in the smallest tensor there",
+    "weights": "the kernel takes at most {} and {} times the bound".format(
+        *(f"{limit:g}" for limit in tables.WEIGHTS_LIMITS.values())
+    ),
+    "step": "a training step takes no longer than with BatchNorm, and "
+    f"{tables.STEP_LIMITS[False]['gn+ws']:g} of the time with Keras' GN + WS (compiled: no longer)",
+    "memory": "what `save_memory` takes, and the time of its step: see that section",
+    "export": "the latency and the size of exported files: see that section",
+    "accuracy": "errors against float64 are below the bounds that the design states",
+}
+
+TARGETS = """\
+Targets are limits that the project sets itself. Most compare with the best that the hardware or any
+op of TensorFlow could reach, not with other implementations. A target is met only if all rows of
+its tables are. The tables say what a row misses, and the notes at the end say why."""
+
 SECTIONS = {
     "ladder": (
         "Feature maps of networks, float32, channels last",
@@ -220,10 +255,22 @@ def _bandwidth(results: Results) -> dict[str, str]:
 
 
 def _summary(verdicts: tables.Verdicts) -> str:
+    if not verdicts.rows:
+        return ""
     rows = [
         [target, str(sum(rows)), str(len(rows)), "met" if all(rows) else "**missed**"]
         for target, rows in verdicts.rows.items()
     ]
-    if not rows:
-        return ""
-    return f"## Targets\n\n{tables.markdown(['target', 'rows met', 'of', 'verdict'], rows)}"
+    kinds = {_kind(target) for target in verdicts.rows}
+    limits = "\n".join(f"- **{kind}:** {text}." for kind, text in LIMITS.items() if kind in kinds)
+    table = tables.markdown(["target", "rows met", "of", "verdict"], rows)
+    return f"## Targets\n\n{TARGETS}\n\n{limits}\n\n{table}"
+
+
+def _kind(target: str) -> str:
+    """Returns the key of a target in `LIMITS`."""
+    section, _, rest = target.partition(": ")
+    if section in ("fusions", "types"):
+        return section
+    name = rest.partition(", ")[0]
+    return name if name in LIMITS and section != "weights" or name == "op jit" else section

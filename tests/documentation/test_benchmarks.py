@@ -89,6 +89,10 @@ def rendered(folder, times, memory):
 
 def test_verdicts_of_what_is_compiled(tmp_path):
     report = rendered(tmp_path, [*times()], [])
+    _, targets = report.split("## Targets")
+    limits, _ = targets.split("| target |")
+    for target in ("op jit", "kernel", "step"):
+        assert f"- **{target}:** " in limits
     compiled = rows(report, "### Compiled by XLA")
     assert compiled["2x8x32"]["verdict"] == "met"
     assert compiled["2x8x32"]["op jit / op"] == "1.04"
