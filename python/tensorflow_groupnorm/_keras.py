@@ -26,8 +26,6 @@ from keras.src.ops.function import map_graph as _map_graph
 from keras.src.ops.node import Node
 from keras.src.saving.serialization_lib import SafeModeScope, _retrieve_class_or_fn
 from keras.src.utils import is_default
-from keras.src.utils.naming import auto_name
-from keras.src.utils.traceback_utils import inject_argument_info_in_traceback
 from keras.src.utils.tracking import DotNotTrackScope as _NotTracking
 
 __all__ = [
@@ -35,13 +33,13 @@ __all__ = [
     "AutocastScope",
     "Functional",
     "LinearOperations",
+    "NamedInFiles",
     "Node",
     "ReluActivation",
     "ReluOperation",
     "RematMode",
     "SafeModeScope",
     "SiluOperation",
-    "auto_name",
     "build_by_run",
     "current_precision",
     "find_class",
@@ -53,7 +51,6 @@ __all__ = [
     "in_converter",
     "in_stateless_scope",
     "inherit_state",
-    "inject_argument_info_in_traceback",
     "is_default",
     "is_in_graph",
     "make_functional",
@@ -97,6 +94,36 @@ def in_converter() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+# The modules of Keras that write the names of classes into files.
+_WEIGHTS_FILES = "keras.src.saving.saving_lib"
+_CONFIGS = "keras.src.saving.serialization_lib"
+
+
+class NamedInFiles(type):
+    """The type of the classes of this package, which have names of their own in files.
+
+    Keras takes all names of a class from its `__name__`. For the two modules that write files it
+    is another one than for `model.summary()`, `help()` and errors:
+
+    - A `.weights.h5` file addresses a layer by it. That of a standardized layer is the name of the
+      stock layer (`_weights_name`), so that weights move both ways.
+    - A config has it beside the registered name, by which Keras finds the class. If it does not,
+      the error says "Could not locate class" with this name, which tells what to import:
+      `tensorflow_groupnorm.layers.StandardizedConv2D`.
+    """
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        name: str = type.__dict__["__name__"].__get__(cls)
+        reader = sys._getframe(1).f_globals.get("__name__")
+        if reader == _WEIGHTS_FILES:
+            return str(cls.__dict__.get("_weights_name", name))
+        package = cls.__module__.partition("._")[0]
+        if reader == _CONFIGS and package.partition(".")[0] == __package__:
+            return f"{package}.{name}"
+        return name
 
 
 def on_tensorflow() -> bool:

@@ -136,6 +136,22 @@ def test_report_as_text_and_as_json(capsys):
 
 
 @pytest.mark.parametrize(
+    ("norm", "arguments", "other_outputs"),
+    [
+        (batch_norm, {}, True),
+        (batch_norm, {"norm": None}, True),
+        (batch_norm, {"weight_standardization": None}, True),
+        (stock_norm, {"weight_standardization": None}, False),
+        (batch_norm, {"norm": None, "weight_standardization": None}, False),
+    ],
+)
+def test_report_ends_with_what_to_do(norm, arguments, other_outputs):
+    _, report = convert(resnet(norm), groups=4, **arguments)
+    assert str(report).splitlines()[-1].startswith("Fine-tune before use") == other_outputs
+    assert report.to_dict()["outputs_change"] == other_outputs
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"norm": "bn"}, "`norm` must be 'gn' or None. Received: norm='bn'"),

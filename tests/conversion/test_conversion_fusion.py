@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conversions import batch_norm, convert, images, randomize, resnet
+from conversions import batch_norm, changes, convert, images, randomize, resnet
 from keras import layers
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
@@ -79,6 +79,26 @@ def test_activations_that_are_fused(activation):
 def test_what_looks_alike_is_not_fused(build):
     _, report = fusion_case(build)
     assert report.count("replaced") == 1 and report.count("fused") == 0
+
+
+@pytest.mark.parametrize(
+    ("activation", "reason"),
+    [
+        (layers.ReLU(6.0, name="activation"), "max_value=6: the fused op has ReLU and SiLU"),
+        (layers.ReLU(negative_slope=0.1, name="activation"), "negative_slope=0.1: the fused op"),
+        (layers.Activation("hard_silu", name="activation"), "hard_silu: the fused op has"),
+        (layers.LeakyReLU(name="activation"), "LeakyReLU: the fused op has"),
+        (
+            layers.ReLU(activity_regularizer="l2", name="activation"),
+            "it has an activity regularizer",
+        ),
+    ],
+)
+def test_activations_that_are_kept_are_named(activation, reason):
+    _, report = fusion_case(lambda x, norm: activation(norm(x) + x))
+    change = changes(report)["activation"]
+    assert change.action == "kept" and change.reason.startswith(reason)
+    assert report.count("fused") == 1
 
 
 def test_activation_before_the_addition_is_fused_without_it():

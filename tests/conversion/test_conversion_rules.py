@@ -42,11 +42,24 @@ def test_what_a_batch_normalization_carries_over(center, scale, axis):
 @pytest.mark.parametrize(
     ("shape", "arguments", "result", "reason"),
     [
-        ((4, 4, 64), {}, "32 groups", ""),
-        ((4, 4, 32), {}, "32 groups", "one channel per group"),
-        ((4, 4, 24), {}, "24 groups", "32 do not divide 24 channels; one channel per group"),
-        ((4, 4, 48), {}, "24 groups", "32 do not divide 48 channels"),
-        ((4, 4, 37), {}, "1 group", "32 do not divide 37 channels"),
+        ((4, 4, 512), {}, "32 groups", ""),
+        ((4, 4, 256), {}, "32 groups", ""),
+        ((4, 4, 64), {}, "8 channels per group", "32 groups would leave fewer"),
+        ((4, 4, 24), {}, "8 channels per group", "32 groups would leave fewer"),
+        ((4, 4, 20), {}, "10 channels per group", "32 groups would leave fewer"),
+        ((4, 4, 6), {}, "6 channels per group", "32 groups would leave fewer"),
+        ((4, 4, 37), {}, "37 channels per group", "32 groups would leave fewer"),
+        ((4, 4, 300), {}, "30 groups", "32 do not divide 300 channels"),
+        ((4, 4, 64), {"groups": 32}, "32 groups", ""),
+        ((4, 4, 32), {"groups": 32}, "32 groups", "one channel per group"),
+        (
+            (4, 4, 24),
+            {"groups": 32},
+            "24 groups",
+            "32 do not divide 24 channels; one channel per group",
+        ),
+        ((4, 4, 48), {"groups": 32}, "24 groups", "32 do not divide 48 channels"),
+        ((4, 4, 37), {"groups": 32}, "1 group", "32 do not divide 37 channels"),
         ((4, 4, 24), {"groups": 8}, "8 groups", ""),
         ((4, 4, 24), {"groups": 1}, "1 group", ""),
         ((4, 4, 24), {"groups": -1}, "24 groups", ""),
@@ -57,7 +70,7 @@ def test_what_a_batch_normalization_carries_over(center, scale, axis):
             "12 channels per group",
             "groups of 16 do not divide 24 channels",
         ),
-        ((None, None, 64), {}, "32 groups", ""),
+        ((None, None, 256), {}, "32 groups", ""),
         ((64,), {}, "1 group", "one value per channel: a single group"),
         ((64,), {"groups": 1}, "1 group", ""),
         ((1, 1, 64), {"group_size": 2}, "1 group", "one value per channel: a single group"),
@@ -262,7 +275,7 @@ def test_groups_of_few_numbers_are_warned_of():
     inputs = keras.Input((8, 8, 64))
     x = layers.BatchNormalization(name="enough")(inputs)
     x = layers.BatchNormalization(name="few")(layers.AveragePooling2D(4)(x))
-    _, report = convert(keras.Model(inputs, x))
+    _, report = convert(keras.Model(inputs, x), groups=32)
     assert [note for note in report.notes if "few: 8" in note] == report.notes != []
     _, report = convert(keras.Model(inputs, x), groups=8)
     assert report.notes == []

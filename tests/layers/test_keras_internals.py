@@ -179,15 +179,17 @@ def classes():
 
 
 def names():
-    assert _keras.auto_name("never_used_before") == "never_used_before"
-
-
-def tracebacks():
-    def call(x):
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match=r"when calling Named.call\(\)"):
-        _keras.inject_argument_info_in_traceback(call, object_name="Named.call()")(1)
+    """`test_names` in `test_weight_standardization.py` has Keras write files."""
+    cls = _keras.NamedInFiles("Own", (), {"_weights_name": "Stock", "__module__": "theirs"})
+    cls_of_ours = _keras.NamedInFiles("Ours", (), {"__module__": "tensorflow_groupnorm.a._b"})
+    read = "def read(cls): return cls.__name__"
+    names = []
+    for reader in (_keras._WEIGHTS_FILES, _keras._CONFIGS, "another"):
+        importlib.import_module(reader) if reader != "another" else None
+        scope = {"__name__": reader}
+        exec(read, scope)
+        names += [scope["read"](cls), scope["read"](cls_of_ours)]
+    assert names == ["Stock", "Ours", "Own", "tensorflow_groupnorm.a.Ours", "Own", "Ours"]
 
 
 def signatures():
@@ -221,8 +223,7 @@ EXERCISES = {
     saving: ["SafeModeScope"],
     registration: ["on_tensorflow", "register"],
     classes: ["find_class"],
-    names: ["auto_name"],
-    tracebacks: ["inject_argument_info_in_traceback"],
+    names: ["NamedInFiles"],
     converters: ["in_converter"],
     signatures: ["get_input_signature", "make_tf_tensor_spec"],
 }

@@ -205,6 +205,20 @@ def test_names():
     assert keras.saving.get_registered_name(cls) == "tensorflow_groupnorm>StandardizedConv2D"
     config = keras.saving.serialize_keras_object(cls(4, 3))
     assert type(keras.saving.deserialize_keras_object(config)) is cls
+    assert cls.__name__ == "StandardizedConv2D"
+
+
+def test_config_says_what_to_import():
+    for layer in (
+        tfgn.layers.StandardizedConv2D(4, 3),
+        tfgn.layers.GroupNormalization(2),
+        WeightStandardization(keras.layers.Dense(4)),
+    ):
+        config = keras.saving.serialize_keras_object(layer)
+        config["registered_name"] = "not_imported>Layer"
+        public = f"tensorflow_groupnorm.layers.{type(layer).__name__}"
+        with pytest.raises(TypeError, match=f"Could not locate class '{public}'"):
+            keras.saving.deserialize_keras_object(config)
 
 
 def test_one_sees_that_a_layer_is_standardized(tmp_path):
@@ -220,7 +234,8 @@ def test_one_sees_that_a_layer_is_standardized(tmp_path):
     assert repr(layers[1]) == "<StandardizedConv2D name=standardized_conv2d_1, built=True>"
     lines = []
     model.summary(print_fn=lines.append)
-    assert "standardized_conv2d (Conv2D)" in "".join(lines)
+    assert lines[0].count("StandardizedConv2D") == 3
+    assert "conv2d (Conv2D)" in lines[0] and "own (Own)" in lines[0]
     model.save(tmp_path / "model.keras")
     with keras.saving.custom_object_scope({"Own": Own}):
         loaded = keras.saving.load_model(tmp_path / "model.keras")

@@ -18,8 +18,6 @@ from .pairs import find_pairs
 from .report import ConversionReport
 from .walk import Path, at, functional, walk
 
-_DEFAULT_GROUPS = 32
-
 _Change = TypeVar("_Change", Change, Pair)
 
 
@@ -43,9 +41,8 @@ def convert(
     >>> model = tfgn.convert(keras.applications.ResNet50(weights=None))
 
     - `BatchNormalization` is replaced by `tfgn.layers.GroupNormalization` with the same gamma,
-      beta, epsilon, dtype and `trainable`. The moving statistics have no counterpart, so the new
-      model has to be fine-tuned. If a mask reaches the layer, the new one uses it too
-      (`use_mask=True`).
+      beta, epsilon, dtype and `trainable`. The moving statistics have no counterpart. If a mask
+      reaches the layer, the new one uses it too (`use_mask=True`).
     - A stock `GroupNormalization` is replaced by the fused layer with the same groups. With
       `weight_standardization=None`, the outputs stay the same.
     - `LayerNormalization` normalizes each position separately and is kept by default.
@@ -59,7 +56,11 @@ def convert(
       shape, if nothing else reads its output: `relu(norm(x) + shortcut)` becomes one layer with the
       name of the normalization. An operation that produces an output of the model is kept.
 
-    If the number of groups does not divide the channels, the largest smaller divisor is used.
+    By default, a normalization gets 32 groups if they have at least 8 channels each, else as many
+    as have: 8 groups for 64 channels, 2 for 16. If a number of groups does not divide the channels,
+    the largest smaller divisor is used. The report tells the groups of each layer.
+
+    Fine-tune the new model before use: its outputs differ.
 
     The new model can be saved and loaded, whatever its classes. Layers and models with a `call` of
     their own get a class derived from their original class, whose config holds the original config
@@ -76,10 +77,10 @@ def convert(
         norm: `"gn"`, or None to keep the normalizations.
         weight_standardization: a variant of `tfgn.standardize_weights`; a dict with `variant` and
             optionally `epsilon` and `gain`; or None to keep the convolutions.
-        groups: number of groups, 32 by default. -1 is one group per channel, 1 is one group of all
-            channels. One group is used for inputs with one value per channel (vectors and images of
-            one pixel).
-        group_size: channels per group, instead of `groups`.
+        groups: number of groups for all layers, 32 in the paper; for the default, see above. -1 is
+            one group per channel, 1 is one group of all channels. One group is used for inputs with
+            one value per channel (vectors and images of one pixel).
+        group_size: channels per group for all layers, instead of `groups`.
         epsilon: epsilon of the new GroupNormalization layers, or None for that of each replaced
             layer.
         layer_normalization: whether to also replace `LayerNormalization` over the last axis of
@@ -118,7 +119,7 @@ def convert(
     options = rules.Options(
         norm=norm,
         standardization=_standardization(weight_standardization),
-        groups=_DEFAULT_GROUPS if groups is None else groups,
+        groups=groups,
         group_size=group_size,
         epsilon=epsilon,
         layer_normalization=layer_normalization,

@@ -118,9 +118,7 @@ class Converted(Derived):
             for path, build in builds.items():
                 build.apply(at(layer, path))
             for change, entry in zip(changes, config["changes"], strict=True):
-                kind = type(at(layer, change.path)).__name__
-                if kind != entry["replaces"]:
-                    raise LookupError(f"expected a {entry['replaces']} there, found a {kind}")
+                _check_class(type(at(layer, change.path)), entry["replaces"])
             conversion = Conversion(serialized, changes, pairs, builds)
             edit.apply(layer, changes)
             edit.pair(layer, pairs)
@@ -161,6 +159,12 @@ def _from_config(entry: dict[str, Any], custom_objects: dict[str, Any] | None) -
         norm_input=entry["norm_input"],
         activation=entry["activation"] and tuple(entry["activation"]),
     )
+
+
+def _check_class(found: type, expected: str) -> None:
+    # Version 0.1.0 wrote the name of the stock class for a standardized layer.
+    if expected not in (found.__name__, found.__dict__.get("_weights_name")):
+        raise LookupError(f"expected a {expected} there, found a {found.__name__}")
 
 
 def _pair(entry: dict[str, Any]) -> Pair:

@@ -13,7 +13,7 @@ from .._keras import Functional, Node, get_keras_mask, rematerialized_like
 from . import rules
 from .change import Build, Change
 from .composites import Composites
-from .fusion import Fusion, find_fusion
+from .fusion import Fusion, find_fusion, why_not_fused
 from .network import (
     AT_OUTPUT,
     BEFORE_KEPT,
@@ -163,14 +163,10 @@ class _Decider:
             return
         fusion = self._fusion(layer)
         self._note(layer, scope, REPLACED, decision)
+        self._report.outputs_change |= not decision.same
         for name in decision.drops:
             self._report.dropped[name] = self._report.dropped.get(name, 0) + 1
-        for operation in fusion.absorbed:
-            part = "residual" if operation is fusion.addition else fusion.activation
-            kind = type(operation).__name__
-            name = scope + operation.name
-            change = LayerChange(name, kind, FUSED, f"{part} of the normalization")
-            self._report.changes.append(change)
+        self._note_fusion(fusion, scope)
         if decision.few:
             self._few.append((scope + layer.name, decision.few))
         addition, activation = (
@@ -207,6 +203,7 @@ class _Decider:
             self._note(layer, scope, KEPT, decision)
             return
         self._note(layer, scope, REPLACED, decision)
+        self._report.outputs_change = True
         self._change(layer, path, decision.make)
 
     def _counts(self, norm: keras.Layer) -> bool:
@@ -219,9 +216,20 @@ class _Decider:
     # The report
 
     def _note(self, layer: keras.Layer, scope: str, action: str, decision: rules.Decision) -> None:
-        kind = rules.describe(layer)
+        kind = type(layer).__name__
         change = LayerChange(scope + layer.name, kind, action, decision.result, decision.reason)
         self._report.changes.append(change)
+
+    def _note_fusion(self, fusion: Fusion, scope: str) -> None:
+        for operation in fusion.absorbed:
+            part = "residual" if operation is fusion.addition else fusion.activation
+            kind = type(operation).__name__
+            name = scope + operation.name
+            change = LayerChange(name, kind, FUSED, f"{part} of the normalization")
+            self._report.changes.append(change)
+        if fusion.other_activation is not None:
+            other = fusion.other_activation
+            self._note(other, scope, KEPT, rules.Decision(reason=why_not_fused(other)))
 
     def _note_unreached(self) -> None:
         for path, layer in self._found:

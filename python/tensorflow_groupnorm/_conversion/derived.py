@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from .._keras import register
+from .._keras import NamedInFiles, register
 
 
-class Derived:
+class Derived(metaclass=NamedInFiles):
     """The base of these classes, which all have the class of a layer as another one."""
 
     name: str
@@ -28,8 +28,15 @@ def derived(first: type[Derived], kind: type) -> type:
     `kind` because `.weights.h5` files address layers in lists by the names of their classes.
     """
     body = {"__module__": __name__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    made = type(kind)(kind.__name__, (first, kind), body)
+    made = _metaclass(first, kind)(kind.__name__, (first, kind), body)
     return register(name=first.__name__)(made)
+
+
+def _metaclass(*classes: type) -> Any:
+    """Returns the type of a class that is derived from the given ones."""
+    kinds = tuple(map(type, classes))
+    most = [kind for kind in kinds if all(issubclass(kind, other) for other in kinds)]
+    return most[0] if most else type("Metaclass", kinds, {})
 
 
 def own_class(model: Derived) -> type:

@@ -10,6 +10,12 @@ from .._keras import AddOperation, Node, ReluActivation, ReluOperation, SiluOper
 from ..layers._activations import fused_name, resolve
 from .network import Network
 
+#: Layers that apply an activation and nothing else.
+ACTIVATIONS = (
+    *(keras.layers.Activation, keras.layers.ELU, keras.layers.LeakyReLU, keras.layers.PReLU),
+    keras.layers.ReLU,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Fusion:
@@ -20,12 +26,14 @@ class Fusion:
         norm_input: the input of the addition, 0 or 1, that comes from the normalization.
         activation: `"relu"`, `"silu"` or None.
         activation_operation: the operation that applies the activation, or None.
+        other_activation: the layer that applies another activation there, which stays, or None.
     """
 
     addition: keras.Operation | None = None
     norm_input: int = 0
     activation: str | None = None
     activation_operation: keras.Operation | None = None
+    other_activation: keras.Layer | None = None
 
     @property
     def absorbed(self) -> list[keras.Operation]:
@@ -57,8 +65,14 @@ def find_fusion(
     addition, norm_input = _addition(network, output, outputs, taken)
     if addition is not None:
         output = network.calls(addition)[0].outputs[0]
-    activation, operation = _activation(network, output, outputs)
-    return Fusion(addition, norm_input, activation, operation)
+    node = _next(network, output, outputs)
+    if node is None:
+        return Fusion(addition, norm_input)
+    name = activation_name(node.operation)
+    if name is not None:
+        return Fusion(addition, norm_input, name, node.operation)
+    other = node.operation if isinstance(node.operation, ACTIVATIONS) else None
+    return Fusion(addition, norm_input, other_activation=other)
 
 
 def _next(
@@ -90,15 +104,6 @@ def _addition(
     return node.operation, 0 if inputs[0] is output else 1
 
 
-def _activation(
-    network: Network, output: keras.KerasTensor, outputs: list[keras.KerasTensor]
-) -> tuple[str | None, keras.Operation | None]:
-    node = _next(network, output, outputs)
-    if node is None or (name := activation_name(node.operation)) is None:
-        return None, None
-    return name, node.operation
-
-
 def activation_name(operation: keras.Operation) -> str | None:
     """Returns `"relu"` or `"silu"` for an operation that computes exactly that, else None."""
     if isinstance(operation, keras.Layer):
@@ -109,3 +114,23 @@ def activation_name(operation: keras.Operation) -> str | None:
         plain = not (operation.negative_slope or operation.threshold)
         return "relu" if plain and operation.max_value is None else None
     return {ReluOperation: "relu", SiluOperation: "silu"}.get(type(operation))
+
+
+def why_not_fused(layer: keras.Layer) -> str:
+    """Returns why a layer of `ACTIVATIONS` for which `activation_name` returns None is kept."""
+    if layer.activity_regularizer is not None:
+        return "it has an activity regularizer"
+    return f"{_described(layer)}: the fused op has ReLU and SiLU"
+
+
+def _described(layer: keras.Layer) -> str:
+    if isinstance(layer, keras.layers.Activation):
+        return getattr(layer.activation, "__name__", type(layer.activation).__name__)
+    if not isinstance(layer, keras.layers.ReLU):
+        return type(layer).__name__
+    arguments = {
+        "max_value": layer.max_value,
+        "negative_slope": layer.negative_slope,
+        "threshold": layer.threshold,
+    }
+    return ", ".join(f"{name}={float(value):g}" for name, value in arguments.items() if value)

@@ -15,7 +15,6 @@ from .. import layers
 from .._keras import Node, get_keras_mask
 from ..layers._activations import fused_name
 from ..layers._rematerialization import is_rematerialized
-from . import rules
 from .change import Pair
 from .network import Network, runs_its_graph, unwrap
 from .readers import follow, is_residual, why_kept, why_output_kept
@@ -60,7 +59,7 @@ def find_pairs(
             report.changes.append(LayerChange(name, kind, NOT_PAIRED, reason=str(reason)))
             continue
         pairs.append(pair)
-        kinds = {rules.describe(at(model, reader[-1])): None for reader in pair.readers if reader}
+        kinds = {type(at(model, reader[-1])).__name__: None for reader in pair.readers if reader}
         result = f"RecomputedNormalization with {', '.join(kinds)}"
         report.changes.append(LayerChange(name, kind, PAIRED, result))
     return pairs
@@ -140,7 +139,7 @@ class _Finder:
                 raise _NotPairedError(kept)
             return ()
         for call in calls:
-            kind = rules.describe(call.operation)
+            kind = type(call.operation).__name__
             calls_of_it = self._network.calls(call.operation)
             if len(calls_of_it) > 1 or self._holders[id(call.operation)] > 1:
                 raise _NotPairedError(f"{kind} keeps its output, and is shared")

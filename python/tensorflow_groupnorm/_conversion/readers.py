@@ -8,8 +8,7 @@ from .. import layers
 from .._keras import LinearOperations, Node
 from ..layers._activations import fused_name
 from ..layers._linear import keeps_input, why_not_linear
-from . import rules
-from .fusion import activation_name
+from .fusion import ACTIVATIONS, activation_name
 from .network import Network, unwrap
 from .walk import functional, of_keras
 
@@ -20,8 +19,6 @@ _KEEP_NOTHING = (
     *(keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D),
     keras.layers.SpatialDropout3D,
 )
-
-_ACTIVATIONS = (keras.layers.Activation, keras.layers.LeakyReLU, keras.layers.ReLU)
 
 #: Their output is the tensor that they read, or has its memory.
 _VIEWS = (keras.layers.Flatten, keras.layers.Identity, keras.layers.Reshape)
@@ -84,10 +81,10 @@ def why_kept(network: Network, node: Node, tensor: keras.KerasTensor) -> str | N
         return None
     if isinstance(normalization, layers.GroupNormalization):
         return _why_kept_by_normalization(normalization, node, tensor)
-    kind = rules.describe(operation)
+    kind = type(operation).__name__
     if activation_name(operation) is not None:
         return f"{kind} comes after it: it is computed again only as the normalization's own"
-    if isinstance(operation, _ACTIVATIONS):
+    if isinstance(operation, ACTIVATIONS):
         return f"{kind} comes after it, an activation that the fused op does not have"
     if not isinstance(operation, keras.Layer):
         return f"the operation {kind} may keep its output"

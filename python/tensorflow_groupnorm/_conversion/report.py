@@ -10,6 +10,9 @@ REPLACED, FUSED, KEPT = "replaced", "fused", "kept"
 PAIRED, NOT_PAIRED = "paired", "not paired"
 _SHOWN_NAMES = 2
 
+#: The end of the report of a conversion that changes outputs.
+FINE_TUNE = "Fine-tune before use: the new model computes other outputs with the same weights."
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerChange:
@@ -40,18 +43,22 @@ class ConversionReport:
 
     Attributes:
         model: name of the model.
-        changes: one `LayerChange` for each normalization, layer with a kernel, and fused addition
-            or activation, and with `save_memory` another one for each GroupNormalization. Layers
-            of other kinds are copied and not listed.
+        changes: one `LayerChange` for each normalization, layer with a kernel, fused addition or
+            activation, and activation behind a replaced normalization that the fused op does not
+            have; with `save_memory` another one for each GroupNormalization. Layers of other kinds
+            are copied and not listed.
         dropped: the weights that the new model does not have, such as moving statistics: a dict
             from the name of a weight to the number of layers that had it.
         notes: sentences on other limitations of the new model.
+        outputs_change: whether the outputs of the new model differ from those of the model, so that
+            it has to be fine-tuned.
     """
 
     model: str
     changes: list[LayerChange] = dataclasses.field(default_factory=list)
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    outputs_change: bool = False
 
     def count(self, action: str) -> int:
         """Returns for how many layers the action was `"replaced"`, `"fused"`, `"kept"`, ..."""
@@ -79,7 +86,7 @@ class ConversionReport:
         if self.dropped:
             weights = ", ".join(f"{name} of {n} layers" for name, n in self.dropped.items())
             lines.append(f"not carried over: {weights}")
-        return "\n".join(lines + self.notes)
+        return "\n".join(lines + self.notes + [FINE_TUNE] * self.outputs_change)
 
     def __str__(self) -> str:
         return self.table()

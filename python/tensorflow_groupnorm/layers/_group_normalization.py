@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from .. import ops as fused
-from .._keras import get_keras_mask, on_tensorflow, register
+from .._keras import NamedInFiles, get_keras_mask, on_tensorflow, register
 from .._types import Activation, Constraint, Initializer, KerasTensor, Regularizer, Shape
 from . import _activations, _keras_ops, _tensors
 from ._common import refuse_tf_keras, supports_jit
@@ -19,7 +19,7 @@ _DEFAULT_GROUPS = 32
 
 
 @register()
-class GroupNormalization(keras.layers.GroupNormalization):
+class GroupNormalization(keras.layers.GroupNormalization, metaclass=NamedInFiles):
     """`keras.layers.GroupNormalization` on the fused op, with residual, activation and mask.
 
     `activation((x - mean) * rstd * gamma + beta + residual)` in one kernel, forward and backward.

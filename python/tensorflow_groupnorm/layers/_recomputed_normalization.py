@@ -12,6 +12,7 @@ from tensorflow.python.eager import forwardprop_util, record
 
 from .. import ops as fused
 from .._keras import (
+    NamedInFiles,
     current_precision,
     get_keras_mask,
     on_tensorflow,
@@ -33,7 +34,7 @@ _Layers: TypeAlias = keras.layers.Layer | Sequence[keras.layers.Layer | Sequence
 
 
 @register()
-class RecomputedNormalization(keras.layers.Layer):
+class RecomputedNormalization(keras.layers.Layer, metaclass=NamedInFiles):
     """A group normalization and the linear layers that read its output, trained in less memory.
 
     A plain `normalization` keeps its input for the backward pass, and a convolution behind it keeps

@@ -7,11 +7,12 @@ from typing import Any
 
 import keras
 
+from .._keras import register
 from .._types import Activation, Constraint, Initializer, Regularizer
-from ._standardized_base import Standardized, keyword_arguments, standardized
+from ._standardized_base import Standardized, keyword_arguments
 
 
-@standardized
+@register()
 class StandardizedConv1D(Standardized, keras.layers.Conv1D):
     """`keras.layers.Conv1D` with its kernel standardized at each call.
 
@@ -52,7 +53,7 @@ class StandardizedConv1D(Standardized, keras.layers.Conv1D):
         super().__init__(**keyword_arguments(locals()))
 
 
-@standardized
+@register()
 class StandardizedConv2D(Standardized, keras.layers.Conv2D):
     """`keras.layers.Conv2D` with its kernel standardized at each call.
 
@@ -61,11 +62,10 @@ class StandardizedConv2D(Standardized, keras.layers.Conv2D):
     standardizes it in float32 (float64 for a float64 kernel), also under mixed precision. The
     variables are those of the stock layer, under the same names.
 
-    The class has the `__name__` of the stock layer, by which `.weights.h5` files address layers.
-    `model.summary()` therefore shows the type `Conv2D`; the name of the layer is
-    `standardized_conv2d` by default. Under `keras.RematScope` the standardization is recomputed
-    with the rest of the layer. `quantize` raises an error, and `model.quantize` skips the layer;
-    `tfgn.fold(model).quantize` does not.
+    `.weights.h5` files address the layer as the stock one, so that weights move both ways. A
+    `.keras` file loads after `import tensorflow_groupnorm`. Under `keras.RematScope` the
+    standardization is recomputed with the rest of the layer. `quantize` raises an error, and
+    `model.quantize` skips the layer; `tfgn.fold(model).quantize` does not.
 
     Args:
         variant: the published definition to follow, see `tensorflow_groupnorm.standardize_weights`.
@@ -112,7 +112,7 @@ class StandardizedConv2D(Standardized, keras.layers.Conv2D):
         super().__init__(**keyword_arguments(locals()))
 
 
-@standardized
+@register()
 class StandardizedConv3D(Standardized, keras.layers.Conv3D):
     """`keras.layers.Conv3D` with its kernel standardized at each call.
 
@@ -153,7 +153,7 @@ class StandardizedConv3D(Standardized, keras.layers.Conv3D):
         super().__init__(**keyword_arguments(locals()))
 
 
-@standardized
+@register()
 class StandardizedConv1DTranspose(Standardized, keras.layers.Conv1DTranspose):
     """`keras.layers.Conv1DTranspose` with its kernel standardized at each call.
 
@@ -194,7 +194,7 @@ class StandardizedConv1DTranspose(Standardized, keras.layers.Conv1DTranspose):
         super().__init__(**keyword_arguments(locals()))
 
 
-@standardized
+@register()
 class StandardizedConv2DTranspose(Standardized, keras.layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` with its kernel standardized at each call.
 
@@ -235,7 +235,7 @@ class StandardizedConv2DTranspose(Standardized, keras.layers.Conv2DTranspose):
         super().__init__(**keyword_arguments(locals()))
 
 
-@standardized
+@register()
 class StandardizedConv3DTranspose(Standardized, keras.layers.Conv3DTranspose):
     """`keras.layers.Conv3DTranspose` with its kernel standardized at each call.
 
@@ -276,7 +276,7 @@ class StandardizedConv3DTranspose(Standardized, keras.layers.Conv3DTranspose):
         super().__init__(**keyword_arguments(locals()))
 
 
-@standardized
+@register()
 class StandardizedDepthwiseConv2D(Standardized, keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` with its kernel standardized at each call.
 
@@ -316,7 +316,7 @@ class StandardizedDepthwiseConv2D(Standardized, keras.layers.DepthwiseConv2D):
         super().__init__(**keyword_arguments(locals()))
 
 
-@standardized
+@register()
 class StandardizedSeparableConv2D(Standardized, keras.layers.SeparableConv2D):
     """`keras.layers.SeparableConv2D` with its kernels standardized at each call.
 
@@ -361,7 +361,7 @@ class StandardizedSeparableConv2D(Standardized, keras.layers.SeparableConv2D):
         super().__init__(**keyword_arguments(locals()))
 
 
-@standardized
+@register()
 class StandardizedDense(Standardized, keras.layers.Dense):
     """`keras.layers.Dense` with its kernel standardized at each call.
 

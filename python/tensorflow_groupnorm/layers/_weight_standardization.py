@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import keras
 
-from .._keras import is_default, register
+from .._keras import NamedInFiles, is_default, register
 from .._types import KerasTensor
 from ._common import refuse_tf_keras, supports_jit
 from ._kernel_weights import Kernel, kernels_within
@@ -28,7 +28,7 @@ def _of_the_layer(name: str) -> property:
 
 
 @register()
-class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper):
+class WeightStandardization(HasStandardizedWeights, keras.layers.Wrapper, metaclass=NamedInFiles):
     """Standardizes the kernels of the wrapped layer at each call.
 
     The wrapped layer computes with `gain * scale * (kernel - mean) * rstd`, where `mean` and `rstd`
