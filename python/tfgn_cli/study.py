@@ -110,5 +110,6 @@ def _values(texts: list[str], option: Option) -> tuple[Any, ...]:
         try:
             values.append(option.type(word))
         except ValueError:
-            raise StudyError(f"{option.name} must be whole numbers; received {word!r}") from None
+            kind = "whole numbers" if option.type is int else "numbers"
+            raise StudyError(f"{option.name} must be {kind}; received {word!r}") from None
     return tuple(values)

@@ -13,7 +13,7 @@ from .description import describe, require
 from .errors import StudyError
 from .networks import MODELS
 from .norms import NORMS, Variant, variants
-from .options import DATASETS, REFERENCE_BATCH_SIZE, TUNING_FACTORS, Options, Training
+from .options import DATASETS, REFERENCE_BATCH_SIZE, Options, Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class Study(Options):
     def trials(
         self, data: str, software: str, bit_checkpoint: str | None = None
     ) -> list[RunConfig]:
-        """Lists the trainings that tune the learning rates: `TUNING_FACTORS`, the first seed.
+        """Lists the trainings that tune the learning rates: `tuning_factors`, the first seed.
 
         Args:
             data: digest of the images, of which a part is held out.
@@ -165,7 +165,7 @@ class Study(Options):
             dataclasses.replace(run, learning_rate=self.learning_rate * factor)
             for run in self.runs(data, software, bit_checkpoint)
             if run.seed == self.seeds[0]
-            for factor in TUNING_FACTORS
+            for factor in self.tuning_factors
         ]
 
     def _memory_of(self, variant: Variant) -> dict[str, bool]:
@@ -194,6 +194,8 @@ def resolve(options: Options) -> Study:
         raise StudyError(
             f"validation_split must be left out: {dataset} comes with a split of its own"
         )
+    if options.limit is not None and (options.train_limit or options.validation_limit):
+        raise StudyError("limit must be left out where train_limit or validation_limit is given")
     if dataset == "digits" and options.data is not None:
         raise StudyError("data must be left out: the digits are part of scikit-learn")
     for field, default in {"dataset": dataset, **defaults}.items():

@@ -18,7 +18,7 @@ REFERENCE_BATCH_SIZE = 32
 #: As in the GroupNorm paper (arXiv 1803.08494), an error is the median over the final 5 epochs.
 FINAL_EPOCHS = 5
 
-#: The learning rates that are tried, as multiples of `learning_rate`.
+#: The learning rates that are tried by default, as multiples of `learning_rate`.
 TUNING_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 #: The part of the training images that is held out to try them.
@@ -236,6 +236,22 @@ class Options(Training):
         shown_default="all",
         help="take N of the images, with the same share of each class and of training images",
     )
+    train_limit: int | None = option(
+        None,
+        section=IMAGES,
+        metavar="N",
+        range=AT_LEAST_1,
+        shown_default="all",
+        help="take N of the training images, with the same share of each class",
+    )
+    validation_limit: int | None = option(
+        None,
+        section=IMAGES,
+        metavar="N",
+        range=AT_LEAST_1,
+        shown_default="all",
+        help="take N of the validation images, with the same share of each class",
+    )
     image_size: int | None = option(
         None,
         section=IMAGES,
@@ -254,13 +270,18 @@ class Options(Training):
     tune_learning_rate: bool = option(
         False,
         section=TRAINING,
-        help="choose the learning rate of each norm and batch size among "
-        f"{', '.join(f'{factor:g}' for factor in TUNING_FACTORS[:-1])} and {TUNING_FACTORS[-1]:g} "
-        "times --learning-rate: one run each with the first seed, which a fifth of the training "
-        "images, held out, judges",
+        help="choose the learning rate of each norm and batch size among the --tuning-factors: one "
+        "run each with the first seed, which a fifth of the training images, held out, judges",
         sentence="The learning rates were chosen on a fifth of the training images, held out, with "
         "the first seed and the same number of trials for each norm and batch size; the validation "
         "images had no part in it.",
+    )
+    tuning_factors: tuple[float, ...] = option(
+        TUNING_FACTORS,
+        section=TRAINING,
+        metavar="FACTOR",
+        range=ABOVE_0,
+        help="the learning rates that --tune-learning-rate tries, as multiples of --learning-rate",
     )
     bit_checkpoint: Path | None = option(
         None,

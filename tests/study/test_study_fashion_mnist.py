@@ -159,6 +159,21 @@ def test_a_part_has_the_same_share_of_every_class(tmp_path):
     check(data.prepare(all_of_them, no_track))
 
 
+def test_training_and_validation_images_are_limited_apart(tmp_path):
+    folder = write(tmp_path / "images")
+    fewer, both = (
+        data.prepare(study(dataset="fashion-mnist", data=folder, out=tmp_path, **o), no_track)
+        for o in ({"train_limit": 20}, {"train_limit": 20, "validation_limit": 10})
+    )
+    assert (fewer.train, fewer.val, both.train, both.val) == (20, 20, 20, 10)
+    assert fewer.digest != both.digest
+    with np.load(fewer.path) as of_fewer, np.load(both.path) as of_both:
+        assert np.bincount(of_fewer["y_train"]).tolist() == [2] * 10
+        assert np.bincount(of_both["y_val"]).tolist() == [1] * 10
+        np.testing.assert_array_equal(of_both["x_train"], of_fewer["x_train"])
+        np.testing.assert_array_equal(of_fewer["y_val"], generated()[3])
+
+
 def test_digits_of_an_earlier_version_are_found(tmp_path):
     """Their name is that of before `limit` came."""
     dataset = data.prepare(study(out=tmp_path), no_track)

@@ -129,6 +129,13 @@ def test_tuning_gives_every_norm_and_batch_size_the_same_trials(start, tmp_path,
     assert len(results) == 8
 
 
+def test_factors_give_the_rates_that_are_tried(start, trained):
+    _, grid = start("--norms", "gn", "--tune-learning-rate", "--tuning-factors", "0.25,1,4")
+    assert [cell["learning_rate"] for cell in grid] == [0.1, 0.1]
+    assert [trial["learning_rate"] for trial in grid[0]["trials"]] == [0.025, 0.1, 0.4]
+    assert len(trained) == 2 * 3 + 2 * 2
+
+
 def test_tuned_study_continues(start, trained, capsys):
     start("--norms", "bn,gn", "--tune-learning-rate")
     trained.clear()

@@ -54,8 +54,8 @@ def prepare(study: Study, track: sources.Track) -> Dataset:
     """Reads, resizes and splits the images, unless the file of an earlier call has them.
 
     Args:
-        study: the study; its `dataset`, `data`, `image_size`, `validation_split`, `limit` and
-            `out` count.
+        study: the study; its `dataset`, `data`, `image_size`, `validation_split`, `limit`,
+            `train_limit`, `validation_limit` and `out` count.
         track: wraps the image files in a progress bar with a description.
 
     Returns:
@@ -63,16 +63,18 @@ def prepare(study: Study, track: sources.Track) -> Dataset:
 
     Raises:
         StudyError: if the images are not where they should be, cannot be read or downloaded, are
-            fewer than `limit`, or a class is too small to be split.
+            fewer than a limit, or a class is too small to be split.
     """
     source = SOURCES[study.dataset](study)
     identity = [source.identity, study.image_size, study.validation_split, sources.SPLIT_SEED]
     if study.limit is not None:
         identity.append(study.limit)
+    if study.train_limit is not None or study.validation_limit is not None:
+        identity.append([study.train_limit, study.validation_limit])
     digest = _digest(identity)
     path = study.out / f"data-{digest}.npz"
     if not path.exists():
-        x_train, y_train, x_val, y_val = sources.limited(source.read(track), study.limit)
+        x_train, y_train, x_val, y_val = sources.limited(source.read(track), study)
         with whole(path) as unfinished:
             np.savez(unfinished, x_train=x_train, y_train=y_train, x_val=x_val, y_val=y_val)
     with np.load(path, allow_pickle=False) as arrays:

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from ..config import Study
+from ..description import require
 from ..errors import StudyError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -107,37 +108,48 @@ def split(labels: np.ndarray, validation_split: float | None) -> tuple[np.ndarra
         ) from error
 
 
-def limited(arrays: Arrays, limit: int | None) -> Arrays:
-    """Returns a part of the images, stratified by class, of the training and validation images.
+def limited(arrays: Arrays, study: Study) -> Arrays:
+    """Returns a part of the training and validation images, stratified by class.
 
     Args:
         arrays: the images and labels.
-        limit: number of images, or `None` for all.
+        study: the study; its `limit`, `train_limit` and `validation_limit` count.
 
     Raises:
         StudyError: if there are fewer images, or too few of a class in the part.
     """
-    if limit is None:
-        return arrays
     x_train, y_train, x_val, y_val = arrays
-    total = len(y_train) + len(y_val)
-    if limit > total:
-        raise StudyError(f"limit must be at most the {total} images; received {limit}")
-    of_val = round(limit * len(y_val) / total)
-    train, val = _part(y_train, limit - of_val, limit), _part(y_val, of_val, limit)
+    for name, kind, most in (
+        ("limit", "", len(y_train) + len(y_val)),
+        ("train_limit", "training ", len(y_train)),
+        ("validation_limit", "validation ", len(y_val)),
+    ):
+        count = getattr(study, name)
+        wanted = f"at most the {most} {kind}images"
+        require(count is None or count <= most, name, count, wanted)
+    if study.limit is None:
+        train = _part(y_train, study.train_limit, f"train_limit={study.train_limit}")
+        val = _part(y_val, study.validation_limit, f"validation_limit={study.validation_limit}")
+    else:
+        of_val = round(study.limit * len(y_val) / (len(y_train) + len(y_val)))
+        train, val = (
+            _part(labels, count, f"limit={study.limit}")
+            for labels, count in ((y_train, study.limit - of_val), (y_val, of_val))
+        )
     return x_train[train], y_train[train], x_val[val], y_val[val]
 
 
-def _part(labels: np.ndarray, count: int, limit: int) -> np.ndarray:
+def _part(labels: np.ndarray, count: int | None, given: str) -> np.ndarray:
+    """Returns the indices of so many images, ascending; of all for `None`."""
     indices = np.arange(len(labels))
-    if count == len(labels):
+    if count is None or count == len(labels):
         return indices
     try:
         part, _ = train_test_split(
             indices, train_size=count, stratify=labels, random_state=SPLIT_SEED
         )
     except ValueError as error:
-        raise StudyError(f"limit={limit} leaves classes without an image: {error}") from error
+        raise StudyError(f"{given} leaves classes without an image: {error}") from error
     return np.sort(part)
 
 

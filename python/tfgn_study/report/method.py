@@ -53,8 +53,8 @@ def certainty(summary: dict[str, Any]) -> str:
             cover += " Two seeds are few: such intervals hold the truth in 90 of 100 studies."
     if not all(names_images(run) for run in summary["runs"]):
         cover += (
-            " Where a run does not say which images it got wrong (it diverged, or is of an earlier "
-            "version), they cover the seeds alone."
+            " Where a run does not say which images it got wrong (it is of an earlier version), "
+            "they cover the seeds alone."
         )
     count = sum(cell["difference"] is not None for cell in summary["cells"])
     return (

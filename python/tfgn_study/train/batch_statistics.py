@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from .normalizations.batch_norm import FreezableBatchNormalization
-from .wrong_images import WrongImages
+from .validation import Validation
 
 #: Images in a batch that is measured. What a layer reads depends on the batch statistics of the
 #: layers before it: the larger the batch, the closer to the population (arXiv 2105.07576,
@@ -22,6 +22,9 @@ MEASURED_BATCH = 256
 #: The part of the epochs in which `FrozenStatistics` freezes: 20 of 100 (arXiv 2105.07576, section
 #: 4.2).
 FROZEN_PART = 1 / 5
+
+#: Where `Validation` leaves its scores in the logs.
+_LOGS = {"loss": "val_loss", "error": "val_error", "wrong": "wrong"}
 
 
 class Population:
@@ -67,34 +70,24 @@ class Population:
 class PreciseStatistics(keras.callbacks.Callback):
     """Validates again after each epoch, with the statistics of the population.
 
-    `val_loss`, `val_accuracy` and `wrong` of the epoch become those of this validation;
-    `running_loss`, `running_accuracy` and `running_wrong` are those with the moving averages. The
+    `val_loss`, `val_error` and `wrong` of the epoch become those of this validation;
+    `running_loss`, `running_error` and `running_wrong` are those with the moving averages. The
     training does not change.
 
     Args:
         population: measures the statistics.
-        validation: the data set for validation.
-        wrong: the callback of the training that finds the images that a validation gets wrong.
-        swaps: makes the callbacks that put other weights in place for a validation.
+        validation: the callback, before this one, that validates with the moving averages.
 
     Attributes:
         seconds: the time that it took so far.
     """
 
-    def __init__(
-        self,
-        population: Population,
-        validation: tf.data.Dataset,
-        wrong: WrongImages,
-        swaps: Callable[[], list[keras.callbacks.Callback]],
-    ):
+    def __init__(self, population: Population, validation: Validation):
         """See the class."""
         super().__init__()
         self.seconds = 0.0
         self._population = population
         self._validation = validation
-        self._wrong = wrong
-        self._swaps = swaps
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measures, validates, and puts the moving averages back."""
@@ -102,23 +95,13 @@ class PreciseStatistics(keras.callbacks.Callback):
         layers = self._population.layers
         moving = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
         before = [variable.numpy() for variable in moving]
-        measuring = keras.callbacks.LambdaCallback(
-            on_test_begin=lambda logs: self._population.measure()
-        )
-        precise = self.model.evaluate(
-            self._validation,
-            callbacks=[self._wrong, *self._swaps(), measuring],
-            verbose=0,
-            return_dict=True,
-        )
+        precise = self._validation.scores(prepare=self._population.measure)
         for variable, value in zip(moving, before, strict=True):
             variable.assign(value)
         if logs is not None:
-            for name, value in precise.items():
-                logs[f"running_{name}"] = logs[f"val_{name}"]
-                logs[f"val_{name}"] = value
-            logs["running_wrong"] = logs["wrong"]
-            logs["wrong"] = self._wrong.text
+            for name, key in _LOGS.items():
+                logs[f"running_{name}"] = logs[key]
+                logs[key] = precise[name]
         self.seconds += time.perf_counter() - start
 
 

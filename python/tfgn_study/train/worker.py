@@ -33,12 +33,10 @@ from ..config import RunConfig
 from ..options import FINAL_EPOCHS
 from . import batch_statistics, images, optimizers, resnet
 from .checkpoint import Checkpoint
-from .wrong_images import WrongImages
+from .validation import Validation
 
 #: Seconds between two progress messages.
 REPORT_INTERVAL = 0.2
-
-VALIDATION_BATCH = 256
 
 
 class Progress(keras.callbacks.Callback):
@@ -76,7 +74,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Reports the validation error."""
-        error = 1 - (logs or {})["val_accuracy"]
+        error = (logs or {})["val_error"]
         self._emit({"steps": self._steps, "epoch": epoch + 1, "error": error})
 
 
@@ -103,9 +101,9 @@ def train(
         first step of each epoch; `None` for a single step per epoch), `seconds` of training and
         validation since the last start, `peak_mib` and `baseline_mib` (resident memory of this
         process: the peak, and before the model was built), and `wrong` (the images that each of the
-        final epochs got wrong, as `mistakes.encode` writes them; fewer for a run that diverged). A
-        run with a `twin` has `running_statistics`: `history`, `error`, `wrong` and `seconds` of the
-        twin where they differ.
+        final epochs got wrong, as `mistakes.encode` writes them). A run with a `twin` has
+        `running_statistics`: `history`, `error`, `wrong` and `seconds` of the twin where they
+        differ.
     """
     keras.utils.set_random_seed(config.seed)
     with np.load(data, allow_pickle=False) as arrays:
@@ -113,25 +111,22 @@ def train(
             arrays[key] for key in ("x_train", "y_train", "x_val", "y_val")
         )
     train_set = images.training_set(x_train, y_train, config)
-    val_set = tf.data.Dataset.from_tensor_slices((x_val, y_val)).batch(VALIDATION_BATCH)
     baseline = _memory_mib("VmRSS")
     classes = int(max(y_train.max(), y_val.max())) + 1
     model = _model(config, x_train.shape[1:], classes, len(train_set), bit_checkpoint)
     progress = Progress(emit)
-    wrong = WrongImages(val_set, y_val, config.epochs)
-    callbacks = [keras.callbacks.TerminateOnNaN(), wrong, *_swaps(config)]
+    validation = Validation(x_val, y_val, ema=config.ema is not None)
+    callbacks = [keras.callbacks.TerminateOnNaN(), validation]
     precise = None
     if config.twin is not None:
         population = batch_statistics.Population(model, x_train)
-        precise = batch_statistics.PreciseStatistics(
-            population, val_set, wrong, lambda: _swaps(config)
-        )
+        precise = batch_statistics.PreciseStatistics(population, validation)
         callbacks.append(precise)
     if config.norm == "bn+frozen":
         population = batch_statistics.Population(model, x_train)
         callbacks.append(batch_statistics.FrozenStatistics(population, config.epochs))
     checkpoint = None if checkpoints is None else Checkpoint(checkpoints / config.name, train_set)
-    history, seconds = _fit(model, config, train_set, val_set, [*callbacks, progress], checkpoint)
+    history, seconds = _fit(model, config, train_set, [*callbacks, progress], checkpoint)
     steps = progress.step_seconds
     result = _scores(history) | {
         "parameters": model.count_params(),
@@ -170,7 +165,6 @@ def _fit(
     model: keras.Model,
     config: RunConfig,
     train_set: tf.data.Dataset,
-    val_set: tf.data.Dataset,
     callbacks: list[keras.callbacks.Callback],
     checkpoint: Checkpoint | None,
 ) -> tuple[dict[str, list[Any]], float]:
@@ -184,7 +178,6 @@ def _fit(
     start = time.perf_counter()
     history = model.fit(
         train_set,
-        validation_data=val_set,
         epochs=config.epochs,
         initial_epoch=epochs_done,
         callbacks=callbacks,
@@ -197,11 +190,6 @@ def _fit(
         history = {key: [logs[key] for logs in epochs] for key in epochs[0]}
         checkpoint.finish()
     return history, seconds
-
-
-def _swaps(config: RunConfig) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks that put other weights in place for a validation."""
-    return [] if config.ema is None else [keras.callbacks.SwapEMAWeights()]
 
 
 @contextlib.contextmanager
@@ -217,7 +205,7 @@ def _precision(name: str | None) -> Iterator[None]:
 
 
 def _scores(history: dict[str, list[Any]]) -> dict[str, Any]:
-    errors = [1 - accuracy for accuracy in history["val_accuracy"]]
+    errors = history["val_error"]
     return {
         "history": {
             "loss": _finite(history["loss"]),
@@ -226,24 +214,19 @@ def _scores(history: dict[str, list[Any]]) -> dict[str, Any]:
             "val_error": errors,
         },
         "error": statistics.median(errors[-FINAL_EPOCHS:]),
-        "wrong": _wrong(history.get("wrong", [])),
+        "wrong": history["wrong"][-FINAL_EPOCHS:],
         "diverged": not math.isfinite(history["loss"][-1]),
     }
 
 
 def _running(history: dict[str, list[Any]]) -> dict[str, Any]:
     """Returns the scores of the validations with moving averages, as `_scores` does."""
-    errors = [1 - accuracy for accuracy in history["running_accuracy"]]
+    errors = history["running_error"]
     return {
         "history": {"val_loss": _finite(history["running_loss"]), "val_error": errors},
         "error": statistics.median(errors[-FINAL_EPOCHS:]),
-        "wrong": _wrong(history.get("running_wrong", [])),
+        "wrong": history["running_wrong"][-FINAL_EPOCHS:],
     }
-
-
-def _wrong(texts: list[str]) -> list[str]:
-    """Returns what is known of the final epochs; of earlier ones the text is empty."""
-    return [text for text in texts[-FINAL_EPOCHS:] if text]
 
 
 def _finite(values: list[float]) -> list[float | None]:
