@@ -1,7 +1,11 @@
 # Highway as the target tfgn_highway: an installed one, else the pinned release, built here as a static library.
 # TFGN_HIGHWAY_VERSION is its version, e.g. 1.0.3.
-# FETCHCONTENT_SOURCE_DIR_HIGHWAY=<dir> takes sources that are already there instead.
+# FETCHCONTENT_SOURCE_DIR_HIGHWAY=<dir> takes sources that are already there instead; a source archive of this package
+# brings some.
 include(FetchContent)
+if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/third_party/highway/CMakeLists.txt")
+  set(FETCHCONTENT_SOURCE_DIR_HIGHWAY "${CMAKE_CURRENT_SOURCE_DIR}/third_party/highway" CACHE PATH "Highway's sources")
+endif()
 
 # Each target costs compile time and size. Kept are, on x86, the baseline, SSE4, AVX2 and AVX-512 (HWY_AVX3); on Arm, NEON.
 # Lower bits are better targets, so `X - 1` is every target above X, whatever their names in this release. The value is

@@ -194,7 +194,7 @@ def test_wheel_script_refuses_in_one_line(arguments, status, message):
 def test_dev_script_explains_itself():
     help_text = run("./dev", "--help")
     assert help_text.returncode == 0
-    for command in ("study", "test", "lint", "build", "setup"):
+    for command in ("study", "test", "lint", "docs", "release", "build", "setup"):
         assert f"  {command} " in help_text.stdout
     assert run("./dev", "tset").returncode == 2
 

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT, SUPPORT
+from release import MINORS
 
 pytestmark = pytest.mark.minors
 
-MINORS = ("2.19", "2.20", "2.21")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # Nothing of the environment that runs the tests may reach those that are tested.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

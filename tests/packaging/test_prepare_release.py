@@ -1,0 +1,106 @@
+"""`./dev release` names what a release lacks, and what it takes of Highway is what is pinned."""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import release
+from paths import ROOT
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", "-C", folder, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A repository that lacks nothing."""
+    for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    edit(tmp_path, "CHANGELOG.md", r"^## Unreleased\n(.*\n)*?(?=## \d)", "")
+    project = tmp_path / "pyproject.toml"
+    if "[project.urls]" not in project.read_text():
+        project.write_text(project.read_text() + "\n[project.urls]\nRepository = 'somewhere'\n")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--message=All")
+    return tmp_path
+
+
+def edit(folder, name, pattern, replacement):
+    text, count = re.subn(pattern, replacement, (folder / name).read_text(), flags=re.M)
+    (folder / name).write_text(text)
+    return count
+
+
+def test_a_repository_that_lacks_nothing(repository):
+    assert list(release.missing(repository)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "replacement", "message"),
+    [
+        ("pyproject.toml", r"^version = .*", 'version = "9.8"', "which is not like 1.2.3"),
+        ("pyproject.toml", r"^version = .*", 'version = "9.8.7"', "no section `## 9.8.7 - YYYY"),
+        ("pyproject.toml", r"^\[project.urls\]", "[other]", "no [project.urls]"),
+        ("CHANGELOG.md", r"\A", "## Unreleased\n\n- Something.\n\n", "entries under Unreleased"),
+        ("CITATION.cff", r"^version: .*", "version: 0.0.1", "has the version '0.0.1', but pyp"),
+    ],
+)
+def test_what_is_missing_is_named(repository, name, pattern, replacement, message):
+    assert edit(repository, name, pattern, replacement) == 1
+    assert any(message in sentence for sentence in release.missing(repository, clean=False))
+    assert any("1 files have changes" in sentence for sentence in release.missing(repository))
+
+
+def test_a_version_is_released_once(repository):
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    git(repository, "tag", f"v{version}")
+    assert list(release.missing(repository)) == [
+        f"The tag v{version} exists: raise the version in pyproject.toml."
+    ]
+
+
+def archive(folder, names):
+    path = folder / "highway.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(f"highway-1.2.0/{name}"), io.BytesIO())
+    return path
+
+
+def test_of_highway_a_source_archive_gets_what_a_build_needs(tmp_path, monkeypatch):
+    needed = ["CMakeLists.txt", "LICENSE", "hwy/base.h", "hwy/targets.cc", "hwy/ops/x86_128-inl.h"]
+    others = ["hwy/base_test.cc", "hwy/tests/cast_test.cc", "hwy/contrib/sort/vqsort.h", "BUILD"]
+    path = archive(tmp_path, needed + others)
+    with pytest.raises(ValueError, match="cmake/Highway.cmake pins [0-9a-f]{64}"):
+        release.unpack_highway(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    pinned = release.hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(release, "_first", lambda *_: pinned)
+    release.unpack_highway(path, tmp_path / "out")
+    found = [f.relative_to(tmp_path / "out").as_posix() for f in (tmp_path / "out").rglob("*.*")]
+    assert sorted(found) == sorted(name for name in needed if "." in name)
+
+
+def test_nothing_is_tagged_while_something_is_missing(repository, monkeypatch, capsys):
+    monkeypatch.setattr(release, "ROOT", repository)
+    edit(repository, "CITATION.cff", r"^version: .*", "version: 0.0.1")
+    assert release.main(["--tag"]) == 1
+    assert "missing: CITATION.cff" in capsys.readouterr().err
+    assert release._git(repository, "tag") == ""
+    git(repository, "checkout", "CITATION.cff")
+    for name, value in (("user.name", "a"), ("user.email", "a@b.c")):
+        git(repository, "config", name, value)
+    assert release.main(["--tag"]) == 0
+    assert release._git(repository, "tag").startswith("v")
+
+
+def test_the_command_explains_itself():
+    script = ROOT / "build_tools" / "release.py"
+    result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and "--build" in result.stdout and "--tag" in result.stdout
