@@ -6,10 +6,9 @@ replacing the layers in the code. Both have the same outputs. The conversion cos
 fine-tuning at batch 2 restores it. Finally, the script converts a model of `keras.applications`,
 and saves it if `--out` is given. The choices:
 
-- `group_size=8`: networks for phones have layers of 16 or 24 channels. The usual 32 groups would
-  leave one channel per group, the worst choice in the paper (Wu & He, 2018). Where 8 does not
-  divide the channels, the converter takes the largest smaller divisor and says so. For ResNets, use
-  `groups=32`.
+- Groups of 8 channels: networks for phones have layers of 16 or 24 channels. The usual 32 groups
+  would leave one channel per group, the worst choice in the paper (Wu & He, 2018). By default,
+  `tfgn.convert` takes 32 groups only where they have at least 8 channels each.
 - `weight_standardization="bit"`: the variant of Big Transfer, which is the most common. At large
   batches GroupNorm alone is less accurate than BatchNorm; with standardized kernels it is not.
 - epsilon: the value of each BatchNorm is kept.
@@ -89,7 +88,7 @@ def convert_small_network(epochs, rng):
     original.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
     original.fit(images, labels, batch_size=16, epochs=epochs, verbose=2)
 
-    converted = tfgn.convert(original, group_size=8)  # Compiled like the original.
+    converted = tfgn.convert(original)  # Compiled like the original.
     written = by_hand()
     copy_weights(original, written)
     difference = np.abs(np.array(converted(images)) - written(images)).max()
@@ -109,7 +108,7 @@ def convert_small_network(epochs, rng):
 
 def convert_application(name, weights):
     """Returns a converted model of `keras.applications`."""
-    return tfgn.convert(getattr(keras.applications, name)(weights=weights), group_size=8)
+    return tfgn.convert(getattr(keras.applications, name)(weights=weights))
 
 
 def main():

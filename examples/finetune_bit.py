@@ -17,6 +17,7 @@ outputs differ:
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -88,10 +89,15 @@ def optimizer(args):
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] CHECKPOINT.npz",
     )
     parser.add_argument(
-        "checkpoint", nargs="?", help=f"a .npz file from {PUBLISHED}, such as BiT-M-R50x1.npz"
+        "checkpoint",
+        nargs="?",  # Required: without it, an error says where to get one.
+        metavar="CHECKPOINT.npz",
+        help=f"a file from {PUBLISHED}, such as BiT-M-R50x1.npz",
     )
     parser.add_argument(
         "--size",
@@ -130,6 +136,10 @@ def main():
             f"{parser.prog}: Big Transfer's checkpoints are published at {PUBLISHED}; "
             "download one, for example BiT-M-R50x1.npz, and pass its path\n",
         )
+    if not Path(args.checkpoint).is_file():
+        parser.error(f"there is no file {args.checkpoint}; checkpoints are at {PUBLISHED}")
+    if args.data is not None and not Path(args.data).is_dir():
+        parser.error(f"there is no folder {args.data}")
 
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)

@@ -1,5 +1,6 @@
 """The scripts of examples/, run as their readers would, on little data."""
 
+import argparse
 import gzip
 import json
 import math
@@ -33,6 +34,10 @@ ARGUMENTS = {
         *("--epsilon", "5", "--compare"),
     ],
     "diffusion_unet.py": ["--epochs", "2", "--batch-size", "16", "--save-memory"],
+    "segmentation_2d.py": [
+        *("--epochs", "4", "--size", "32", "--width", "8", "--save-memory"),
+        *("--images", "images", "--masks", "masks", "--batch-size", "1"),
+    ],
     "segmentation_3d.py": ["--epochs", "3", "--size", "16", "--width", "8", "--save-memory"],
     "finetune_bit.py": [
         *("bit.npz", "--image-size", "32", "--epochs", "2"),
@@ -59,6 +64,23 @@ def write_idx_files(folder):
                 file.write(header + array.tobytes())
 
 
+def write_images_and_masks(folder, count=30, size=40):
+    """Writes bright discs on a dark ground, and their masks, as 0 and 255."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(exist_ok=True)
+    rows, columns = np.mgrid[:size, :size]
+    for i in range(count):
+        center, radius = rng.uniform(12, size - 12, 2), rng.uniform(5, 10)
+        disc = (rows - center[0]) ** 2 + (columns - center[1]) ** 2 < radius**2
+        pixels = 60 + 120 * disc + 10 * rng.normal(size=disc.shape)
+        image = np.repeat(pixels[..., None].clip(0, 255).astype("uint8"), 3, axis=-1)
+        encoded = tf.io.encode_jpeg(image).numpy()
+        (folder / "images" / f"{i}.jpg").write_bytes(encoded)
+        mask = tf.io.encode_png(255 * disc[..., None].astype("uint8")).numpy()
+        (folder / "masks" / f"{i}.png").write_bytes(mask)
+
+
 @pytest.fixture(scope="module")
 def finished(checkpoint, tmp_path_factory):
     """The folder of an example that has run, and the JSON that it printed last.
@@ -68,6 +90,7 @@ def finished(checkpoint, tmp_path_factory):
     folders = {script: tmp_path_factory.mktemp(script[:-3]) for script in ARGUMENTS}
     np.savez(folders["finetune_bit.py"] / "bit.npz", **checkpoint)
     write_idx_files(folders["dp_sgd.py"])
+    write_images_and_masks(folders["segmentation_2d.py"])
     running = {}
     for script, folder in folders.items():
         with open(folder / "stdout", "w") as out, open(folder / "stderr", "w") as err:
@@ -120,12 +143,78 @@ def test_private_gradients_are_the_clipped_ones_of_each_image():
     np.testing.assert_allclose(second, [1.2], rtol=1e-6)
 
 
-def test_segmentation_at_batch_1(finished):
+def test_segmentation_of_volumes_at_batch_1(finished):
     folder, results = finished("segmentation_3d.py")
-    assert "3 paired, 4 not paired" in (folder / "stdout").read_text()
+    printed = (folder / "stdout").read_text()
+    assert "3 paired, 4 not paired" in printed and "Epoch 2/3" in printed
     for tissue, before in results["before"].items():
         assert results["after"][tissue] > before + 0.1
-    assert results["after"]["organ"] > 0.8
+    assert results["after"]["1"] > 0.8
+
+
+def test_segmentation_of_the_users_images(finished):
+    folder, results = finished("segmentation_2d.py")
+    assert "Dice in 6 images that were not trained on" in (folder / "stdout").read_text()
+    # The values in the masks are 0, the background, and 255.
+    assert list(results["after"]) == ["255"]
+    assert results["after"]["255"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (lambda folder: (folder / "masks" / "7.png").unlink(), None),
+        (lambda folder: [path.unlink() for path in (folder / "masks").glob("1*")], None),
+        (
+            lambda folder: [path.unlink() for path in (folder / "masks").glob("[1-9]*.png")],
+            "images have a mask of the same name",
+        ),
+        (lambda folder: (folder / "images" / "7.jpg").write_text("no"), "7.jpg is not an image"),
+        (
+            lambda folder: (folder / "masks" / "7.png").write_bytes(
+                tf.io.encode_png(np.zeros([40, 40, 3], "uint8")).numpy()
+            ),
+            "7.png has 3 channels; a mask has one",
+        ),
+        (
+            lambda folder: (folder / "masks" / "7.png").write_bytes(
+                tf.io.encode_png(np.zeros([20, 20, 1], "uint8")).numpy()
+            ),
+            "differ in size",
+        ),
+    ],
+)
+def test_what_is_wrong_with_images_and_masks(write, sentence, tmp_path):
+    read = runpy.run_path(os.fspath(EXAMPLES / "segmentation_2d.py"))["read"]
+    write_images_and_masks(tmp_path, count=12)
+    write(tmp_path)
+    if sentence is None:
+        images, classes, values = read(tmp_path / "images", tmp_path / "masks", 16)
+        assert len(images) == len(classes) < 12 and values == [0, 255]
+        assert images.min() >= -1 and images.max() <= 1
+    else:
+        with pytest.raises(ValueError, match=sentence):
+            read(tmp_path / "images", tmp_path / "masks", 16)
+
+
+def test_volumes_in_a_folder(tmp_path):
+    example = runpy.run_path(os.fspath(EXAMPLES / "segmentation_3d.py"))
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        classes = rng.integers(0, 4, [8, 12, 4]).astype(np.uint8)
+        np.savez(tmp_path / f"{i}.npz", volume=rng.normal(5, 3, [8, 12, 4, 2]), classes=classes)
+    args = argparse.Namespace(data=tmp_path)
+    held_out, draw, classes = example["volumes_of"](args, rng)
+    assert len(held_out) == 2 and classes == 4
+    batch, one_hot = next(example["endless"](draw, classes))
+    assert batch.shape == (1, 8, 12, 4, 2) and one_hot.shape == (1, 8, 12, 4, 4)
+    assert abs(batch.mean()) < 1e-5 and abs(batch.std() - 1) < 1e-5
+    np.savez(tmp_path / "6.npz", volume=np.zeros([8, 12, 5]), classes=np.zeros([8, 12, 5], int))
+    with pytest.raises(ValueError, match="6.npz: sizes must be multiples of 4"):
+        example["volumes_of"](args, rng)
+    np.savez(tmp_path / "6.npz", image=np.zeros([8, 12, 4]))
+    with pytest.raises(ValueError, match="6.npz is no .npz file with `volume` and `classes`"):
+        example["volumes_of"](args, rng)
 
 
 def test_fine_tuning_a_checkpoint(finished, checkpoint):
@@ -171,6 +260,8 @@ def test_interrupt(script, monkeypatch, capsys, tmp_path, checkpoint):
     arguments = ARGUMENTS[script]
     monkeypatch.chdir(tmp_path)
     write_idx_files(tmp_path)
+    write_images_and_masks(tmp_path, count=5)
+    np.savez("bit.npz")
     assert start(script, monkeypatch, *arguments) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -179,6 +270,8 @@ def test_checkpoint_is_asked_for(monkeypatch, capsys):
     assert start("finetune_bit.py", monkeypatch) == 2
     (sentence,) = capsys.readouterr().err.splitlines()
     assert re.search("https://storage.googleapis.com/bit_models/.*BiT-M-R50x1.npz.*path", sentence)
+    assert start("finetune_bit.py", monkeypatch, "missing.npz") == 2
+    assert "there is no file missing.npz" in capsys.readouterr().err
 
 
 def test_images_in_a_folder(tmp_path):
