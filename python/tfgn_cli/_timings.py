@@ -1,4 +1,4 @@
-"""Times the fused layers and the stock computations that they replace."""
+"""Times the fused layers, the stock computations, and the BatchNorm that they replace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WARM_UP = 3
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A computation in two versions.
+    """A computation in several versions.
 
     Attributes:
         name: what is computed.
@@ -34,6 +34,8 @@ class Case:
         inputs: number of inputs.
         stock: from the inputs to the output, in stock Keras or TensorFlow.
         fused: the same with this package.
+        batch_norm: the same with BatchNorm in training mode, in stock Keras; None for a computation
+            without a normalization.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Case:
     inputs: int
     stock: Callable[..., tf.Tensor]
     fused: Callable[..., tf.Tensor]
+    batch_norm: Callable[..., tf.Tensor] | None = None
 
 
 def run(shapes: list[tuple[int, ...]], groups: int, repeats: int) -> dict[str, Any]:
@@ -53,8 +56,9 @@ def run(shapes: list[tuple[int, ...]], groups: int, repeats: int) -> dict[str, A
 
     Returns:
         `environment`, `groups`, `repeats` and `rows`: `name`, `shape`, `backward` (whether the
-        gradient of all inputs and parameters is timed too), `stock_ms`, `fused_ms` (medians) and
-        `ratio` (stock over fused).
+        gradient of all inputs and parameters is timed too), `stock_ms`, `fused_ms`,
+        `batch_norm_ms` (medians; the last is None without a normalization), `ratio` (stock over
+        fused) and `batch_norm_ratio` (BatchNorm over fused).
     """
     environment = collect()
     console = Console(markup=False)  # Paths may hold brackets.
@@ -65,7 +69,8 @@ def run(shapes: list[tuple[int, ...]], groups: int, repeats: int) -> dict[str, A
     jobs = [(case, backward) for case in cases for backward in (False, True)]
     rows = []
     for case, backward in track(jobs, "timing", console=console, transient=True):
-        stock_ms, fused_ms = _time(case, backward, repeats)
+        stock_ms, fused_ms, *batch_norm = _time(case, backward, repeats)
+        batch_norm_ms = batch_norm[0] if batch_norm else None
         rows.append(
             {
                 "name": case.name,
@@ -73,7 +78,9 @@ def run(shapes: list[tuple[int, ...]], groups: int, repeats: int) -> dict[str, A
                 "backward": backward,
                 "stock_ms": stock_ms,
                 "fused_ms": fused_ms,
+                "batch_norm_ms": batch_norm_ms,
                 "ratio": stock_ms / fused_ms,
+                "batch_norm_ratio": batch_norm_ms and batch_norm_ms / fused_ms,
             }
         )
     console.print(_table(rows))
@@ -83,6 +90,8 @@ def run(shapes: list[tuple[int, ...]], groups: int, repeats: int) -> dict[str, A
 def _group_norm_cases(shape: tuple[int, ...], groups: int) -> list[Case]:
     plain = keras.layers.GroupNormalization(groups)
     plain.build(shape)
+    batch = keras.layers.BatchNormalization()
+    batch.build(shape)
 
     def fused(activation: str | None = None) -> layers.GroupNormalization:
         layer = layers.GroupNormalization(groups, activation=activation)
@@ -91,14 +100,22 @@ def _group_norm_cases(shape: tuple[int, ...], groups: int) -> list[Case]:
 
     relu, silu = keras.activations.relu, keras.activations.silu
     return [
-        Case("GroupNorm", shape, 1, plain, fused()),
-        Case("GroupNorm+SiLU", shape, 1, lambda x: silu(plain(x)), fused("silu")),
+        Case("GroupNorm", shape, 1, plain, fused(), lambda x: batch(x, training=True)),
+        Case(
+            "GroupNorm+SiLU",
+            shape,
+            1,
+            lambda x: silu(plain(x)),
+            fused("silu"),
+            lambda x: silu(batch(x, training=True)),
+        ),
         Case(
             "GroupNorm+add+ReLU",
             shape,
             2,
             lambda x, residual: relu(plain(x) + residual),
             fused("relu"),
+            lambda x, residual: relu(batch(x, training=True) + residual),
         ),
     ]
 
@@ -107,10 +124,14 @@ def _standardize_case(shape: tuple[int, ...]) -> Case:
     return Case("StandardizeWeights", shape, 1, stock.standardize_weights, ops.standardize_weights)
 
 
-def _time(case: Case, backward: bool, repeats: int) -> tuple[float, float]:
-    """Returns the median milliseconds of `case.stock` and `case.fused`, which take turns."""
-    functions = [_graph(function, backward) for function in (case.stock, case.fused)]
-    times: tuple[list[float], list[float]] = ([], [])
+def _time(case: Case, backward: bool, repeats: int) -> list[float]:
+    """Returns the median milliseconds of the versions of a case in their order.
+
+    They take turns.
+    """
+    versions = filter(None, (case.stock, case.fused, case.batch_norm))
+    functions = [_graph(function, backward) for function in versions]
+    times: list[list[float]] = [[] for _ in functions]
     for _ in range(WARM_UP + repeats):
         for function, seconds in zip(functions, times, strict=True):
             # Fresh inputs are where a network finds them: not in the cache of the last call.
@@ -121,8 +142,7 @@ def _time(case: Case, backward: bool, repeats: int) -> tuple[float, float]:
             function(upstream, *inputs)
             tf.test.experimental.sync_devices()
             seconds.append(time.perf_counter() - start)
-    stock_ms, fused_ms = (1e3 * statistics.median(seconds[WARM_UP:]) for seconds in times)
-    return stock_ms, fused_ms
+    return [1e3 * statistics.median(seconds[WARM_UP:]) for seconds in times]
 
 
 def _graph(function: Callable[..., tf.Tensor], backward: bool) -> Callable[..., Any]:
@@ -143,18 +163,28 @@ def _graph(function: Callable[..., tf.Tensor], backward: bool) -> Callable[..., 
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Milliseconds per call (median)", box=box.SIMPLE)
+    table = Table(
+        title="Milliseconds per call (median), and ratios to the fused layer",
+        caption="BN: the same with BatchNorm in training mode",
+        box=box.SIMPLE,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column in ("computation", "shape", "pass"):
         table.add_column(column)
-    for column in ("stock", "fused", "ratio"):
+    for column in ("fused", "stock", "ratio", "BN", "ratio"):
         table.add_column(column, justify="right")
     for row in rows:
+        batch_norm = ["-", ""]
+        if row["batch_norm_ms"] is not None:
+            batch_norm = [f"{row['batch_norm_ms']:.3f}", f"{row['batch_norm_ratio']:.2f}x"]
         table.add_row(
-            row["name"],
+            row["name"].replace("GroupNorm", "GN").replace("StandardizeWeights", "WS"),
             "x".join(map(str, row["shape"])),
             "fwd + bwd" if row["backward"] else "fwd",
-            f"{row['stock_ms']:.3f}",
             f"{row['fused_ms']:.3f}",
+            f"{row['stock_ms']:.3f}",
             f"{row['ratio']:.2f}x",
+            *batch_norm,
         )
     return table

@@ -32,12 +32,14 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tfgn bench` to the subparsers `commands`."""
     parser = commands.add_parser(
         "bench",
-        help="time the fused layers against stock Keras, or a model before and after conversion",
+        help="time the fused layers against stock Keras and BatchNorm, or a model before and after "
+        "conversion",
         description="Without MODEL: times GroupNormalization and weight standardization on this\n"
-        "machine, fused and in stock Keras, in graph mode. The times are medians over\n"
-        "fresh random inputs, and the two versions take turns.\n\n"
+        "machine in graph mode, fused and in stock Keras, and the BatchNormalization in\n"
+        "their place. The times are medians over fresh random inputs, and the versions\n"
+        "take turns.\n\n"
         "With MODEL: measures the training step, the inference and the peak memory of\n"
-        "that model as it is and converted.",
+        "that model as it is, with its BatchNorm, and converted.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

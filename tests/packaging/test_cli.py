@@ -167,6 +167,11 @@ def test_bench_prints_ratios_and_writes_json(tmp_path, capsys):
     for row in rows.values():
         assert row["stock_ms"] > 0 and row["fused_ms"] > 0
         assert row["ratio"] == pytest.approx(row["stock_ms"] / row["fused_ms"])
+        if row["name"] == "StandardizeWeights":
+            assert row["batch_norm_ms"] is row["batch_norm_ratio"] is None
+        else:
+            expected = row["batch_norm_ms"] / row["fused_ms"]
+            assert row["batch_norm_ratio"] == pytest.approx(expected)
     output = capsys.readouterr().out
     assert "ratio" in output and "2x3x4" in output and "1x1x1024x2048" in output
 
@@ -181,6 +186,11 @@ def test_bench_compares_what_computes_the_same():
         results = [_timings._graph(f, True)(upstream, *inputs) for f in (case.stock, case.fused)]
         for expected, actual in zip(*map(tf.nest.flatten, results), strict=True):
             tf.debugging.assert_near(expected, actual, rtol=1e-3, atol=1e-4)
+        if case.batch_norm is not None:
+            batch = [case.batch_norm(*(x + 7.0 for x in inputs)), case.batch_norm(*inputs)]
+            # In training mode: the statistics are those of the batch.
+            if case.name == "GroupNorm":
+                tf.debugging.assert_near(*batch, rtol=1e-3, atol=1e-4)
 
 
 def test_ctrl_c_is_exit_code_130_and_one_line(capsys, monkeypatch):
