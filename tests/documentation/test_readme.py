@@ -8,7 +8,7 @@ README = ROOT / "README.md"
 
 
 def test_example_runs_and_trains():
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names = {}
     exec(code, names)
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
