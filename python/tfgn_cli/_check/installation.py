@@ -29,6 +29,8 @@ REINSTALL = "Reinstall tensorflow-groupnorm."
 _BUILD = "Use a newer distribution, or build here: `pip install .` in a clone of the repository."
 #: The packages that hold TensorFlow. Two of them overwrite each other's files.
 _TENSORFLOWS = ("tensorflow", "tensorflow-cpu", "tf-nightly")
+#: Packages that meet a requirement although it does not name them.
+_ALTERNATIVES = {"tensorflow": _TENSORFLOWS, "keras": ("keras", "keras-nightly")}
 _MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64", "arm64": "EM_AARCH64"}
 
 
@@ -53,9 +55,8 @@ def _requirements() -> Iterator[Finding]:
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        version = _version(requirement.name)
-        if requirement.name == "tensorflow" and not version:
-            version = next(iter(installed.values()), None)
+        names = _ALTERNATIVES.get(requirement.name, (requirement.name,))
+        version = next(filter(None, map(_version, names)), None)
         wanted = text.partition(";")[0].strip()
         # A nightly build of 2.22 counts as 2.22.
         if version and requirement.specifier.contains(Version(version).base_version):
