@@ -11,7 +11,7 @@ from typing import Any
 
 from .description import describe, require
 from .errors import StudyError
-from .networks import MODELS
+from .networks import MODELS, TASKS
 from .norms import NORMS, Variant, variants
 from .options import DATASETS, REFERENCE_BATCH_SIZE, Options, Training
 
@@ -96,12 +96,14 @@ class Study(Options):
     """The options of a study, checked and without open questions; see `resolve`.
 
     Attributes:
+        models: keys of `MODELS`.
         seeds: one run for each.
         dataset: a key of `DATASETS`.
         image_size: side of the square images in pixels.
         workers: number of runs that train at a time, each on its share of the cores.
     """
 
+    models: tuple[str, ...] = dataclasses.field()
     seeds: tuple[int, ...] = dataclasses.field()
     dataset: str = dataclasses.field()
     image_size: int = dataclasses.field()
@@ -188,7 +190,8 @@ def resolve(options: Options) -> Study:
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
     for described in describe(Options):
         described.check(values[described.field])
-    dataset = options.dataset or ("digits" if options.data is None else "folder")
+    _check_task(options)
+    dataset = options.dataset or _dataset_of(options)
     defaults = dataclasses.asdict(DATASETS[dataset])
     if defaults["validation_split"] is None and options.validation_split is not None:
         raise StudyError(
@@ -198,7 +201,8 @@ def resolve(options: Options) -> Study:
         raise StudyError("limit must be left out where train_limit or validation_limit is given")
     if dataset == "digits" and options.data is not None:
         raise StudyError("data must be left out: the digits are part of scikit-learn")
-    for field, default in {"dataset": dataset, **defaults}.items():
+    defaults |= {"dataset": dataset, "models": (TASKS[options.task],)}
+    for field, default in defaults.items():
         if values[field] is None:
             values[field] = default
     for field, value in values.items():
@@ -211,6 +215,33 @@ def resolve(options: Options) -> Study:
     _check_save_memory(study)
     _check_training(study)
     return study
+
+
+def _dataset_of(options: Options) -> str:
+    if options.task == "segmentation":
+        return "masks"
+    return "digits" if options.data is None else "folder"
+
+
+def _check_task(options: Options) -> None:
+    segments = options.task == "segmentation"
+    for name in ("data", "masks"):
+        if segments and getattr(options, name) is None:
+            raise StudyError(
+                f"{name} must be given with task=segmentation: a folder of images and one of their "
+                "masks"
+            )
+    if options.masks is not None and not segments:
+        raise StudyError("masks must be left out unless task=segmentation")
+    if options.dataset is not None and (options.dataset == "masks") != segments:
+        raise StudyError(
+            "dataset must be masks or left out with task=segmentation, another without; received "
+            f"{options.dataset!r}"
+        )
+    for model in options.models or ():
+        names = ", ".join(name for name, kind in MODELS.items() if kind.task == options.task)
+        wanted = f"among {names} for {options.task}"
+        require(MODELS[model].task == options.task, "model", model, wanted)
 
 
 def _check_groups(study: Study) -> None:
@@ -236,6 +267,9 @@ def _check_image_size(study: Study) -> None:
         least = MODELS[model].least_image_size
         wanted = f"at least {least} pixels for {model}" if least > 4 else "at least 4 pixels"
         require(study.image_size >= least, "image_size", study.image_size, wanted)
+        step = MODELS[model].image_size_step
+        wanted = f"a multiple of {step} pixels for {model}"
+        require(study.image_size % step == 0, "image_size", study.image_size, wanted)
 
 
 def _check_checkpoint(study: Study) -> None:
@@ -260,6 +294,8 @@ def _check_save_memory(study: Study) -> None:
     wanted = f"no, unless one of the norms is {', '.join(names[:-1])} or {names[-1]}"
     saves_memory = any(variant.saves_memory for variant in study.variants().values())
     require(saves_memory or not study.save_memory, "save_memory", study.save_memory, wanted)
+    if study.save_memory and study.task == "segmentation":
+        raise StudyError("save_memory must be no with task=segmentation")
 
 
 def _check_training(study: Study) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from . import presets
 from .description import ABOVE_0, AT_LEAST_1, BETWEEN_0_AND_1, Range, among, describe, option
-from .networks import MODELS
+from .mistakes import IGNORED
+from .networks import MODELS, TASKS
 from .norms import NORMS
 
 #: Learning rates are given for this batch size and scaled linearly from it (arXiv 1706.02677).
@@ -56,6 +57,7 @@ class DataDefaults:
 DATASETS = {
     "digits": DataDefaults(image_size=8, validation_split=0.5, seeds=(0, 1, 2), workers=2),
     "folder": DataDefaults(image_size=64, validation_split=0.2),
+    "masks": DataDefaults(image_size=64, validation_split=0.2),
     "pets": DataDefaults(image_size=128),
     "cifar10": DataDefaults(image_size=32),
     "fashion-mnist": DataDefaults(image_size=28),
@@ -165,6 +167,14 @@ class Options(Training):
         help="experiment from a paper; the report shows the published numbers beside the measured "
         "ones. See below",
     )
+    task: str = option(
+        "classification",
+        section=COMPARED,
+        choices=TASKS,
+        range=among(TASKS),
+        help="what the networks learn: the class of an image, or that of every pixel, for which "
+        "--data and --masks are needed",
+    )
     norms: tuple[str, ...] = option(
         ("bn", "gn", "gn+ws"),
         section=COMPARED,
@@ -188,12 +198,13 @@ class Options(Training):
         help="seeds of the initial weights and of the order of the images; with several, the "
         "report shows means and ranges",
     )
-    models: tuple[str, ...] = option(
-        ("resnet8",),
+    models: tuple[str, ...] | None = option(
+        None,
         name="model",
         section=COMPARED,
         metavar="MODEL",
         range=among(MODELS),
+        shown_default=f"{TASKS['classification']}; segmentation: {TASKS['segmentation']}",
         help=f"networks, among {', '.join(MODELS)}",
     )
     #: The paper's 32 groups are for 256 channels and more; the small networks here start at 16.
@@ -215,9 +226,9 @@ class Options(Training):
         section=IMAGES,
         choices=DATASETS,
         range=among(DATASETS),
-        shown_default="digits; folder with --data",
-        help="the handwritten digits of scikit-learn, the images of a folder, Oxford-IIIT Pets, "
-        "CIFAR-10 or Fashion-MNIST",
+        shown_default="digits; folder with --data, masks with --masks",
+        help="the handwritten digits of scikit-learn, the images of a folder, such with a mask "
+        "each, Oxford-IIIT Pets, CIFAR-10 or Fashion-MNIST",
     )
     data: Path | None = option(
         None,
@@ -226,7 +237,14 @@ class Options(Training):
         help="folder with one folder of PNG or JPEG images per class; with --dataset pets, cifar10 "
         "or fashion-mnist, the folder of the data set (default: the first two are downloaded by "
         "tensorflow-datasets; the last is taken from Debian's package dataset-fashion-mnist, or "
-        "downloaded by Keras)",
+        "downloaded by Keras); with --task segmentation, a folder of PNG or JPEG images",
+    )
+    masks: Path | None = option(
+        None,
+        section=IMAGES,
+        metavar="DIR",
+        help="folder with a PNG for each image of --data, of the same name and size, that has the "
+        f"index of a class in each pixel, or {IGNORED} where there is none",
     )
     limit: int | None = option(
         None,

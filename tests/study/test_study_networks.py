@@ -9,7 +9,7 @@ from study_runs import study
 from tensorflow_groupnorm import layers, models
 from tfgn_study import networks
 from tfgn_study.norms import NORMS
-from tfgn_study.train import resnet
+from tfgn_study.train import network
 from tfgn_study.train.normalizations import (
     batch_channel,
     batch_norm,
@@ -70,7 +70,7 @@ OTHERS = (
 @pytest.mark.parametrize("norm", NORMS)
 def test_network_has_the_layers_of_its_norm(norm):
     planned = study(norms=(norm,), batch_sizes=(4,))
-    model = resnet.build(planned.runs("", "")[0], (8, 8, 1), 10)
+    model = network.build(planned.runs("", "")[0], (8, 8, 1), 10)
     assert model.output_shape == (None, 10)
     found = collections.Counter(map(type, model.layers))
     assert {kind: count for kind, count in found.items() if kind not in OTHERS} == LAYERS[norm]
@@ -92,7 +92,7 @@ def test_groups_reach_the_normalizations(norm):
     def logits(text):
         planned = study(norms=(text,), batch_sizes=(4,))
         keras.utils.set_random_seed(0)
-        return resnet.build(planned.runs("", "")[0], (8, 8, 1), 10)(images)
+        return network.build(planned.runs("", "")[0], (8, 8, 1), 10)(images)
 
     images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 1))
     same, other = logits(f"{norm}:groups=8"), logits(f"{norm}:size=4")
@@ -104,14 +104,14 @@ def test_groups_reach_the_normalizations(norm):
 def test_networks_that_save_memory(norm, pairs):
     planned = study(norms=(norm, "gn"), batch_sizes=(4,), save_memory=True)
     run = next(run for run in planned.runs("", "") if run.norm == norm)
-    model = resnet.build(run, (8, 8, 1), 10)
+    model = network.build(run, (8, 8, 1), 10)
     found = [x for x in model.layers if isinstance(x, layers.RecomputedNormalization)]
     assert len(found) == pairs
 
 
 def test_group_size_gives_channels_per_group():
     planned = study(norms=("gn",), group_size=4)
-    model = resnet.build(planned.runs("", "")[0], (8, 8, 1), 10)
+    model = network.build(planned.runs("", "")[0], (8, 8, 1), 10)
     norms = [x for x in model.layers if isinstance(x, layers.GroupNormalization)]
     assert {layer.gamma.shape[0] // layer.groups for layer in norms} == {4}
 
@@ -119,7 +119,7 @@ def test_group_size_gives_channels_per_group():
 @pytest.mark.parametrize("norm", sorted(NORMS.keys() - {"bn+precise", "bn+accumulate"}))
 def test_published_networks_have_their_norm(norm):
     planned = study(norms=(norm,), models=("resnet18",), groups=32, image_size=32)
-    model = resnet.build(planned.runs("", "")[0], (32, 32, 3), 5, steps=7)
+    model = network.build(planned.runs("", "")[0], (32, 32, 3), 5, steps=7)
     assert model.output_shape == (None, 5)
     kinds = [type(layer) for layer in model.layers]
     grouped = ("ln", "in", "gn", "gn+ws", "gn+pn", "bcn+ws")

@@ -6,7 +6,7 @@ import pytest
 from study_runs import run_config
 from tfgn_study import mistakes
 from tfgn_study.norms import NORMS
-from tfgn_study.train import images, resnet, worker
+from tfgn_study.train import images, network, worker
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def arrays(tmp_path_factory):
 
 
 def errors(texts):
-    return [mistakes.decode(text, 20).mean() for text in texts]
+    return [mistakes.WRONG_IMAGES.decode(text, 20).mean() for text in texts]
 
 
 @pytest.mark.parametrize("options", [{"norm": "gn"}, {"norm": "bn+precise", "ema": 0.9}], ids=str)
@@ -39,7 +39,7 @@ def test_initial_weights_of_a_seed_are_those_of_every_norm():
     def kernels(norm):
         keras.utils.set_random_seed(3)
         groups = 4 if NORMS[norm].takes_groups else NORMS[norm].groups
-        model = resnet.build(run_config(norm=norm, groups=groups), (8, 8, 1), 3)
+        model = network.build(run_config(norm=norm, groups=groups), (8, 8, 1), 3)
         return {w.path: w.numpy() for w in model.weights if w.path.endswith("/kernel")}
 
     expected = kernels("bn")

@@ -15,7 +15,7 @@ from tfgn_study.config import RunConfig
 from tfgn_study.data import dataset as data
 from tfgn_study.data import public
 from tfgn_study.errors import StudyError
-from tfgn_study.train import pool, resnet
+from tfgn_study.train import network, pool
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_groups_end_in_layer_and_instance_normalization(tmp_path, planned):
     assert "| gn:size=1 | 32 | 28.4 | 25.0 |" in text
     assert (tmp_path / "error_vs_groups.png").exists()
     for run, groups in ((planned[6][0], {1}), (planned[13][0], {64, 128, 256})):
-        found = resnet.build(run, (8, 8, 1), 10).layers
+        found = network.build(run, (8, 8, 1), 10).layers
         assert {
             layer.groups for layer in found if isinstance(layer, layers.GroupNormalization)
         } == groups

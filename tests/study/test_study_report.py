@@ -100,7 +100,7 @@ def test_verdict_of_one_run_each_is_that_chance_cannot_be_told():
 def test_verdict_of_one_seed_rests_on_the_images():
     flags = np.arange(100) < 30
     errors = {("bn", 4): [0.3], ("gn", 4): [0.3]}
-    summary = summary_of(errors, wrong=[mistakes.encode(flags)])
+    summary = summary_of(errors, wrong=[mistakes.WRONG_IMAGES.encode(flags)])
     assert "chance cannot" not in verdict.sentences(summary)[0][1]
     assert "With one seed they cover the choice of the validation images alone" in report.markdown(
         summary

@@ -16,7 +16,7 @@ from study_runs import run_config
 from tensorflow_groupnorm import models
 from tfgn_base import files
 from tfgn_study.norms import NORMS
-from tfgn_study.train import batch_statistics, checkpoint, images, optimizers, resnet, worker
+from tfgn_study.train import batch_statistics, checkpoint, images, network, optimizers, worker
 from tfgn_study.train.normalizations import batch_norm, normalizer_free
 
 pytestmark = pytest.mark.slow
@@ -263,7 +263,7 @@ def test_population_is_that_of_all_images():
     """Of the first layer, as the later ones depend on the statistics of the batches before them."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch_statistics.MEASURED_BATCH + 44, 8, 8, 1), np.uint8)
-    model = resnet.build(run_config(norm="bn"), (8, 8, 1), 2)
+    model = network.build(run_config(norm="bn"), (8, 8, 1), 2)
     population = batch_statistics.Population(model, images)
     population.measure()
     first = population.layers[0]
@@ -356,7 +356,7 @@ def test_options_reach_keras():
     assert (optimizer.global_clipnorm, optimizer.use_ema, optimizer.ema_momentum) == (2, True, 0.9)
     assert float(optimizer.learning_rate) == pytest.approx(0.2)
     with worker._precision("float16"):
-        model = resnet.build(run, (8, 8, 1), 3)
+        model = network.build(run, (8, 8, 1), 3)
     assert model.output.dtype == "float32"
     dtypes = {layer.compute_dtype for layer in model.layers if "conv" in layer.name}
     assert dtypes == {"float16"}

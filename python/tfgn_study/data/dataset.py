@@ -14,14 +14,17 @@ from tfgn_base.files import whole
 
 from ..config import Study
 from ..errors import StudyError
+from ..mistakes import count_classes
 from ..options import HELD_OUT
 from . import public, sources
 from .fashion_mnist import fashion_mnist
+from .masks import masks
 
 #: The functions that find the images, by `Study.dataset`.
 SOURCES: dict[str, Callable[[Study], sources.Source]] = {
     "digits": sources.digits,
     "folder": sources.folder,
+    "masks": masks,
     "pets": public.pets,
     "cifar10": public.cifar10,
     "fashion-mnist": fashion_mnist,
@@ -35,7 +38,7 @@ class Dataset:
     Attributes:
         name: readable name of the images.
         path: an `.npz` file with `x_train`, `x_val` (uint8, `[N, side, side, channels]`) and
-            `y_train`, `y_val` (int64, `[N]`).
+            `y_train`, `y_val` (classes, int64 `[N]`, or masks, uint8 `[N, side, side]`).
         digest: changes when the images or the split do.
         classes: number of classes.
         train: number of training images.
@@ -54,7 +57,7 @@ def prepare(study: Study, track: sources.Track) -> Dataset:
     """Reads, resizes and splits the images, unless the file of an earlier call has them.
 
     Args:
-        study: the study; its `dataset`, `data`, `image_size`, `validation_split`, `limit`,
+        study: the study; its `dataset`, `data`, `masks`, `image_size`, `validation_split`, `limit`,
             `train_limit`, `validation_limit` and `out` count.
         track: wraps the image files in a progress bar with a description.
 
@@ -79,7 +82,7 @@ def prepare(study: Study, track: sources.Track) -> Dataset:
             np.savez(unfinished, x_train=x_train, y_train=y_train, x_val=x_val, y_val=y_val)
     with np.load(path, allow_pickle=False) as arrays:
         y_train, y_val = arrays["y_train"], arrays["y_val"]
-    classes = int(max(y_train.max(), y_val.max())) + 1
+    classes = max(count_classes(y_train), count_classes(y_val))
     return Dataset(source.name, path, digest, classes, len(y_train), len(y_val))
 
 

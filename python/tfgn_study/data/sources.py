@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from ..config import Study
 from ..description import require
 from ..errors import StudyError
+from ..mistakes import count_classes
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -24,7 +25,7 @@ SPLIT_SEED = 0
 #: Wraps an iterable in a progress bar with a description.
 Track: TypeAlias = Callable[[Iterable[Any], str], Iterable[Any]]
 
-#: `x_train`, `y_train`, `x_val` and `y_val`.
+#: `x_train`, `y_train`, `x_val` and `y_val`; a label is a class, or a mask of classes.
 Arrays: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -89,7 +90,11 @@ def square(image: Image.Image, side: int) -> np.ndarray:
 
 
 def split(labels: np.ndarray, validation_split: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of the training and of the validation images, stratified by class.
+    """Returns the indices of the training and of the validation images.
+
+    Args:
+        labels: classes, `[N]`, of which both have the same share, or masks.
+        validation_split: the share of the validation images.
 
     Raises:
         StudyError: if a class is too small.
@@ -98,14 +103,19 @@ def split(labels: np.ndarray, validation_split: float | None) -> tuple[np.ndarra
         return train_test_split(
             np.arange(len(labels)),
             test_size=validation_split,
-            stratify=labels,
+            stratify=_strata(labels),
             random_state=SPLIT_SEED,
         )
     except ValueError as error:
         raise StudyError(
             f"validation_split={validation_split} of {len(labels)} images in "
-            f"{labels.max() + 1} classes leaves classes without an image: {error}"
+            f"{count_classes(labels)} classes leaves classes without an image: {error}"
         ) from error
+
+
+def _strata(labels: np.ndarray) -> np.ndarray | None:
+    """Returns what is to be shared out evenly; an image with a mask is of no single class."""
+    return labels if labels.ndim == 1 else None
 
 
 def limited(arrays: Arrays, study: Study) -> Arrays:
@@ -146,7 +156,7 @@ def _part(labels: np.ndarray, count: int | None, given: str) -> np.ndarray:
         return indices
     try:
         part, _ = train_test_split(
-            indices, train_size=count, stratify=labels, random_state=SPLIT_SEED
+            indices, train_size=count, stratify=_strata(labels), random_state=SPLIT_SEED
         )
     except ValueError as error:
         raise StudyError(f"{given} leaves classes without an image: {error}") from error

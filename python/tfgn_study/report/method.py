@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..description import describe
+from ..mistakes import IGNORED
 from ..norms import NORMS
 from ..options import FINAL_EPOCHS, REFERENCE_BATCH_SIZE, Options
 from . import tables
@@ -17,12 +18,17 @@ def setting(summary: Mapping[str, Any]) -> str:
     """Returns what was trained on which images."""
     options, dataset = summary["options"], summary["dataset"]
     side, epochs, seeds = options["image_size"], options["epochs"], options["seeds"]
+    error = (
+        ""
+        if options["task"] == "classification"
+        else " The error is 1 minus the mean intersection over union (IoU) of the classes."
+    )
     return (
         f"{', '.join(options['models'])} on {dataset['name']}: {dataset['train']} training and "
         f"{dataset['val']} validation images of {side}x{side} pixels, {dataset['classes']} "
         f"classes, "
         f"{epochs} epoch{'' if epochs == 1 else 's'}, seed{'' if len(seeds) == 1 else 's'} "
-        f"{', '.join(map(str, seeds))}."
+        f"{', '.join(map(str, seeds))}.{error}"
     )
 
 
@@ -80,7 +86,16 @@ def method(options: Mapping[str, Any]) -> str:
         else f"{options['group_size']} channels per group"
     )
     grouped = [f"`{kind}`" for kind in kinds(options["norms"]) if NORMS[kind].takes_groups]
-    used = [
+    iou = (
+        []
+        if options["task"] == "classification"
+        else [
+            "- Intersection and union of each class are summed over the pixels of all validation "
+            "images, as in PASCAL VOC. The training error in the curves is that of all batches of "
+            f"an epoch. Pixels of the value {IGNORED} do not count."
+        ]
+    )
+    used = iou + [
         f"- {described.sentence.format(options[described.field])}"
         for described in describe(Options)
         if described.sentence is not None and options.get(described.field)

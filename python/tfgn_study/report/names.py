@@ -27,6 +27,20 @@ LABELS = {
 }
 
 
+def errs(task: str, verdict: str, norms: int) -> str:
+    """Returns `makes fewer errors`, as is said of one or several norms.
+
+    Args:
+        task: a key of `networks.TASKS`.
+        verdict: "fewer" or "more".
+        norms: number of norms.
+    """
+    if task == "classification":
+        return f"{'makes' if norms == 1 else 'make'} {verdict} errors"
+    which = "lower" if verdict == "fewer" else "higher"
+    return f"{'has' if norms == 1 else 'have'} a {which} error"
+
+
 def label(norm: str) -> str:
     """Returns what the report calls a norm of the command line, as in `GN with 4 groups`."""
     name, _, groups = norm.partition(":")

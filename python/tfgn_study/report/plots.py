@@ -164,10 +164,9 @@ def _draw_differences(axes: Axes, cells: list[dict[str, Any]], summary: dict[str
             filled = look if is_clear(cell["difference"]) else look | {"markerfacecolor": "white"}
             axes.errorbar([place], **_with_ends([(value, low, high)]), **filled)
     scale = _difference_axis(axes, ends)
+    better = "fewer errors" if summary["options"]["task"] == "classification" else "a lower error"
     axes.set_ylabel(f"difference to {reference}\nin points{scale}")
-    axes.set_title(
-        f"below 0: fewer errors than {reference}; filled: beyond chance", fontsize="small"
-    )
+    axes.set_title(f"below 0: {better} than {reference}; filled: beyond chance", fontsize="small")
 
 
 def _places(cells: list[dict[str, Any]], norm: str, norms: list[str]) -> list[float]:

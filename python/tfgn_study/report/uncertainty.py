@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from ..mistakes import decode
+from .. import mistakes
 from ..options import FINAL_EPOCHS
 
 CONFIDENCE = 0.95
@@ -143,52 +143,57 @@ def interval(values: Sequence[float], resampled: np.ndarray | None, images: int)
 
 
 def names_images(run: Mapping[str, Any]) -> bool:
-    """Whether a run says which images were wrong in each of its final epochs."""
+    """Whether a run has the mistakes on each image in each of its final epochs."""
     epochs = min(FINAL_EPOCHS, len(run["history"]["val_error"]))
-    return len(run.get("wrong", ())) == epochs
+    return len(run.get(mistakes.of_run(run).key, ())) == epochs
 
 
 def resampled_errors(runs: Sequence[Mapping[str, Any]], images: int) -> list[np.ndarray | None]:
     """Returns the errors of runs on resamples of the validation images.
 
     Args:
-        runs: the results of the runs; `wrong` has a text of `mistakes.encode` per final epoch.
+        runs: the results of the runs, each with a text of `mistakes` per final epoch.
         images: number of validation images.
 
     Returns:
-        For each run `[RESAMPLES]`, or `None` if it does not say which images were wrong. As the
+        For each run `[RESAMPLES]`, or `None` if it does not have the mistakes on each image. As the
         error of a run, each is the median over the final epochs.
     """
-    known = [names_images(run) for run in runs]
-    wrong = [
-        decode(text, images)
-        for run, is_known in zip(runs, known, strict=True)
-        if is_known
-        for text in run["wrong"]
+    kinds = [mistakes.of_run(run) if names_images(run) else None for run in runs]
+    epochs = [
+        [] if kind is None else [kind.decode(text, images) for text in run[kind.key]]
+        for run, kind in zip(runs, kinds, strict=True)
     ]
-    if not wrong:
+    columns = [epoch for of_run in epochs for epoch in of_run]
+    if not columns:
         return [None] * len(runs)
-    rates = _resample(np.stack(wrong))
+    sums = _resample(np.concatenate(columns, axis=1))
     resampled: list[np.ndarray | None] = []
     start = 0
-    for run, is_known in zip(runs, known, strict=True):
-        if not is_known:
+    for kind, of_run in zip(kinds, epochs, strict=True):
+        if kind is None:
             resampled.append(None)
             continue
-        end = start + len(run["wrong"])
-        resampled.append(np.median(rates[start:end], axis=0))
-        start = end
+        rates = []
+        for epoch in of_run:
+            rates.append(kind.error(sums[:, start : start + epoch.shape[1]], images))
+            start += epoch.shape[1]
+        resampled.append(np.median(rates, axis=0))
     return resampled
 
 
-def _resample(wrong: np.ndarray) -> np.ndarray:
-    """Returns the means of the rows over resamples of the columns, `[rows, RESAMPLES]`."""
-    images = wrong.shape[1]
-    flags = wrong.T.astype(np.float32)
+def _resample(columns: np.ndarray) -> np.ndarray:
+    """Returns the sums over resamples of the images, `[RESAMPLES, columns]`.
+
+    Args:
+        columns: `[images, columns]`.
+    """
+    images = len(columns)
+    values = columns.astype(np.float32)
     generator = np.random.default_rng(0)
     parts = []
     for start in range(0, RESAMPLES, _BLOCK):
         drawn = generator.integers(images, size=(min(_BLOCK, RESAMPLES - start), images))
         counts = np.stack([np.bincount(row, minlength=images) for row in drawn])
-        parts.append(counts.astype(np.float32) @ flags)
-    return np.concatenate(parts).T / images
+        parts.append(counts.astype(np.float32) @ values)
+    return np.concatenate(parts)

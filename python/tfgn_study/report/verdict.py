@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..presets import PRESETS
-from .names import label, listed, sizes_text
+from .names import errs, label, listed, sizes_text
 from .uncertainty import Estimate
 
 #: The norms without batch statistics to which BN is compared: the first that is there.
@@ -38,7 +38,7 @@ def sentences(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         if len(options["norms"]) > 1:
             others = [norm for norm in options["norms"] if norm != summary["reference"]]
             for sizes in _alike(cells, others):
-                text = _comparison(cells, others, summary["reference"], sizes)
+                text = _comparison(cells, others, summary["reference"], sizes, options["task"])
                 said.append((f"Batch {sizes_text(sizes)}{suffix}", text))
         if {"bn", "bn+precise"} <= set(options["norms"]):
             said.append((f"Evaluation statistics{suffix}", _evaluation(cells)))
@@ -79,7 +79,9 @@ def _alike(cells: _Cells, norms: Sequence[str]) -> list[list[int]]:
     return [list(group) for _, group in groups]
 
 
-def _comparison(cells: _Cells, norms: Sequence[str], reference: str, sizes: Sequence[int]) -> str:
+def _comparison(
+    cells: _Cells, norms: Sequence[str], reference: str, sizes: Sequence[int], task: str
+) -> str:
     """Returns what is to be said of some batch sizes with the same verdicts."""
 
     def named(norm: str) -> str:
@@ -91,10 +93,9 @@ def _comparison(cells: _Cells, norms: Sequence[str], reference: str, sizes: Sequ
     texts: list[str] = []
     for verdict in ("fewer", "more"):
         if found := verdicts.get(verdict):
-            make = "makes" if len(found) == 1 else "make"
             than = label(reference) if texts else named(reference)
             names = listed([named(norm) for norm in found])
-            texts.append(f"{names} {make} {verdict} errors than {than}, beyond chance.")
+            texts.append(f"{names} {errs(task, verdict, len(found))} than {than}, beyond chance.")
     if unclear := verdicts.get("not clear"):
         bounds = [
             abs(cells[norm, size]["difference"][end])

@@ -16,15 +16,16 @@ from .validation import Validation
 
 #: Images in a batch that is measured. What a layer reads depends on the batch statistics of the
 #: layers before it: the larger the batch, the closer to the population (arXiv 2105.07576,
-#: section 3.3).
+#: section 3.3). Those of a network that segments have more pixels.
 MEASURED_BATCH = 256
+SEGMENTED_BATCH = 32
 
 #: The part of the epochs in which `FrozenStatistics` freezes: 20 of 100 (arXiv 2105.07576, section
 #: 4.2).
 FROZEN_PART = 1 / 5
 
 #: Where `Validation` leaves its scores in the logs.
-_LOGS = {"loss": "val_loss", "error": "val_error", "wrong": "wrong"}
+_LOGS = {"loss": "val_loss", "error": "val_error", "mistakes": "mistakes"}
 
 
 class Population:
@@ -38,7 +39,8 @@ class Population:
     def __init__(self, model: keras.Model, images: np.ndarray):
         """See the class."""
         self.layers = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
-        self._images = tf.data.Dataset.from_tensor_slices(images).batch(MEASURED_BATCH)
+        size = MEASURED_BATCH if len(model.output.shape) == 2 else SEGMENTED_BATCH
+        self._images = tf.data.Dataset.from_tensor_slices(images).batch(size)
         self._forward = tf.function(
             lambda batch: model(batch, training=True),
             input_signature=[self._images.element_spec],
@@ -70,8 +72,8 @@ class Population:
 class PreciseStatistics(keras.callbacks.Callback):
     """Validates again after each epoch, with the statistics of the population.
 
-    `val_loss`, `val_error` and `wrong` of the epoch become those of this validation;
-    `running_loss`, `running_error` and `running_wrong` are those with the moving averages. The
+    `val_loss`, `val_error` and `mistakes` of the epoch become those of this validation;
+    `running_loss`, `running_error` and `running_mistakes` are those with the moving averages. The
     training does not change.
 
     Args:

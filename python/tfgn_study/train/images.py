@@ -17,12 +17,12 @@ def training_set(x: np.ndarray, y: np.ndarray, config: RunConfig) -> tf.data.Dat
 
     Args:
         x: uint8 `[N, side, side, channels]`.
-        y: int64 `[N]`.
+        y: classes, int64 `[N]`, or masks, uint8 `[N, side, side]`.
         config: the run; its `seed`, `batch_size` and `augment` count.
 
     Returns:
-        Pairs of images and labels. A last, smaller batch is dropped, as BatchNorm would normalize
-        it over fewer images.
+        Pairs of images and labels. A mask is augmented as its image. A last, smaller batch is
+        dropped, as BatchNorm would normalize it over fewer images.
     """
     images = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), seed=config.seed)
     if config.augment:
@@ -34,10 +34,17 @@ def training_set(x: np.ndarray, y: np.ndarray, config: RunConfig) -> tf.data.Dat
 
 
 def _augment(example: tuple[tf.Tensor, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Flips and shifts an image, which is continued by its mirror image."""
+    """Flips and shifts an image, which is continued by its mirror image, and its mask."""
     image, label = example
+    if label.shape.rank == 0:
+        return _moved(image, seed), label
+    both = _moved(tf.concat([image, label[..., tf.newaxis]], axis=-1), seed)
+    return both[..., :-1], both[..., -1]
+
+
+def _moved(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     shape = image.shape
     image = tf.image.stateless_random_flip_left_right(image, seed)
     margin = max(1, int(shape[0] * LARGEST_SHIFT))
     image = tf.pad(image, [[margin, margin], [margin, margin], [0, 0]], "REFLECT")
-    return tf.image.stateless_random_crop(image, shape, seed + 1), label
+    return tf.image.stateless_random_crop(image, shape, seed + 1)

@@ -1,4 +1,4 @@
-"""The networks of a study, with any of the normalizations."""
+"""The networks of a study that classify: those of `tfgn.models`."""
 
 from __future__ import annotations
 
@@ -11,49 +11,30 @@ from ..config import RunConfig
 from ..networks import MODELS
 from ..norms import NORMS
 from . import normalizations
-from .normalizations import batch_norm
 
 #: Up to this side in pixels the stem of a published network keeps the resolution.
 SMALL_IMAGE = 64
 
 
-def build(
-    config: RunConfig, input_shape: tuple[int, int, int], classes: int, steps: int = 1
-) -> keras.Model:
-    """Builds the classifier that a run trains.
-
-    Logits are float32, whatever the dtype policy.
+def body(config: RunConfig, images: keras.KerasTensor) -> keras.KerasTensor:
+    """Returns the features of each image, `[N, channels]`.
 
     Args:
         config: the run; its `norm`, `groups`, `group_size`, `save_memory`, `model` and
             `bit_checkpoint` count.
-        input_shape: height, width and channels of the images, whose pixels are in [0, 255].
-        classes: number of logits.
-        steps: number of training steps, in which batch renormalization reaches its limits.
-
-    Returns:
-        A model from images to logits. A model that is to be fine-tuned starts with logits of 0.
+        images: `[N, height, width, channels]` in [-1, 1].
     """
-    inputs = keras.Input(input_shape)
-    body = getattr(models, MODELS[config.model].function)(
+    return getattr(models, MODELS[config.model].function)(
         include_top=False,
         pooling="avg",
-        input_tensor=keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs),
+        input_tensor=images,
         norm=normalizations.of(config),
         weight_standardization=NORMS[config.norm].standardization,
         groups=config.groups,
         group_size=config.group_size,
         save_memory=config.save_memory,
-        **_arguments(config, side=input_shape[0]),
-    )
-    for layer in body.layers:
-        if isinstance(layer, batch_norm.BatchRenormalization):
-            layer.steps = steps
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = batch_norm.MOMENTUM
-    initializer = "glorot_uniform" if config.bit_checkpoint is None else "zeros"
-    head = keras.layers.Dense(classes, kernel_initializer=initializer, dtype="float32", name="head")
-    return keras.Model(inputs, head(body.output), name=config.model)
+        **_arguments(config, side=images.shape[1]),
+    ).output
 
 
 def _arguments(config: RunConfig, side: int) -> dict[str, Any]:

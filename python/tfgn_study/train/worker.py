@@ -29,9 +29,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_groupnorm import models
 
+from .. import mistakes
 from ..config import RunConfig
 from ..options import FINAL_EPOCHS
-from . import batch_statistics, images, optimizers, resnet
+from . import batch_statistics, images, network, objectives, optimizers
 from .checkpoint import Checkpoint
 from .validation import Validation
 
@@ -100,10 +101,10 @@ def train(
         final epochs), `diverged`, `parameters`, `step_ms` (median, without validation and the
         first step of each epoch; `None` for a single step per epoch), `seconds` of training and
         validation since the last start, `peak_mib` and `baseline_mib` (resident memory of this
-        process: the peak, and before the model was built), and `wrong` (the images that each of the
-        final epochs got wrong, as `mistakes.encode` writes them). A run with a `twin` has
-        `running_statistics`: `history`, `error`, `wrong` and `seconds` of the twin where they
-        differ.
+        process: the peak, and before the model was built), and `wrong` or `overlaps` (for each of
+        the final epochs what `mistakes` writes of the validation images). A run with a `twin` has
+        `running_statistics`: `history`, `error`, `wrong` or `overlaps`, and `seconds` of the twin
+        where they differ.
     """
     keras.utils.set_random_seed(config.seed)
     with np.load(data, allow_pickle=False) as arrays:
@@ -112,7 +113,7 @@ def train(
         )
     train_set = images.training_set(x_train, y_train, config)
     baseline = _memory_mib("VmRSS")
-    classes = int(max(y_train.max(), y_val.max())) + 1
+    classes = max(mistakes.count_classes(y_train), mistakes.count_classes(y_val))
     model = _model(config, x_train.shape[1:], classes, len(train_set), bit_checkpoint)
     progress = Progress(emit)
     validation = Validation(x_val, y_val, ema=config.ema is not None)
@@ -128,7 +129,8 @@ def train(
     checkpoint = None if checkpoints is None else Checkpoint(checkpoints / config.name, train_set)
     history, seconds = _fit(model, config, train_set, [*callbacks, progress], checkpoint)
     steps = progress.step_seconds
-    result = _scores(history) | {
+    key = mistakes.of_labels(y_val).key
+    result = _scores(history, key) | {
         "parameters": model.count_params(),
         "step_ms": statistics.median(steps) * 1e3 if steps else None,
         "seconds": seconds,
@@ -136,7 +138,8 @@ def train(
         "peak_mib": _memory_mib("VmHWM"),
     }
     if precise is not None:
-        result["running_statistics"] = _running(history) | {"seconds": seconds - precise.seconds}
+        seconds -= precise.seconds
+        result["running_statistics"] = _running(history, key) | {"seconds": seconds}
     return result
 
 
@@ -149,13 +152,13 @@ def _model(
 ) -> keras.Model:
     """Returns the compiled network of a run."""
     with _precision(config.mixed_precision):
-        model = resnet.build(config, shape, classes, config.epochs * steps_per_epoch)
+        model = network.build(config, shape, classes, config.epochs * steps_per_epoch)
         if bit_checkpoint is not None:
             models.load_bit_npz(model, bit_checkpoint, head="zeros")
         model.compile(
             optimizer=optimizers.build(config, steps_per_epoch, model.get_layer("head")),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
+            loss=objectives.loss(config),
+            metrics=[objectives.score(config, classes)],
             jit_compile="auto" if config.jit is None else config.jit,
         )
     return model
@@ -204,28 +207,28 @@ def _precision(name: str | None) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _scores(history: dict[str, list[Any]]) -> dict[str, Any]:
+def _scores(history: dict[str, list[Any]], key: str) -> dict[str, Any]:
     errors = history["val_error"]
     return {
         "history": {
             "loss": _finite(history["loss"]),
-            "train_error": [1 - accuracy for accuracy in history["accuracy"]],
+            "train_error": [1 - score for score in history["score"]],
             "val_loss": _finite(history["val_loss"]),
             "val_error": errors,
         },
         "error": statistics.median(errors[-FINAL_EPOCHS:]),
-        "wrong": history["wrong"][-FINAL_EPOCHS:],
+        key: history["mistakes"][-FINAL_EPOCHS:],
         "diverged": not math.isfinite(history["loss"][-1]),
     }
 
 
-def _running(history: dict[str, list[Any]]) -> dict[str, Any]:
+def _running(history: dict[str, list[Any]], key: str) -> dict[str, Any]:
     """Returns the scores of the validations with moving averages, as `_scores` does."""
     errors = history["running_error"]
     return {
         "history": {"val_loss": _finite(history["running_loss"]), "val_error": errors},
         "error": statistics.median(errors[-FINAL_EPOCHS:]),
-        "wrong": history["running_wrong"][-FINAL_EPOCHS:],
+        key: history["running_mistakes"][-FINAL_EPOCHS:],
     }
 
 

@@ -1,0 +1,29 @@
+"""What a network learns and by which score its training is followed."""
+
+from __future__ import annotations
+
+import keras
+
+from ..config import RunConfig
+from ..mistakes import IGNORED
+from ..networks import MODELS
+
+
+def loss(config: RunConfig) -> keras.losses.Loss:
+    """Returns the mean cross entropy over the images, or over the pixels with a class."""
+    return keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, ignore_class=IGNORED if _segments(config) else None
+    )
+
+
+def score(config: RunConfig, classes: int) -> keras.metrics.Metric:
+    """Returns the metric "score", 1 minus the error: accuracy, or mean intersection over union."""
+    if _segments(config):
+        return keras.metrics.MeanIoU(
+            classes, ignore_class=IGNORED, sparse_y_pred=False, name="score"
+        )
+    return keras.metrics.SparseCategoricalAccuracy(name="score")
+
+
+def _segments(config: RunConfig) -> bool:
+    return MODELS[config.model].task == "segmentation"
