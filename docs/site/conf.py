@@ -55,9 +55,6 @@ nitpick_ignore_regex = [
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
-# The pages of results have tables with as many columns as contenders.
-suppress_warnings = ["myst.header"]
-
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # The docstrings say more than the hints.
 autodoc_inherit_docstrings = False

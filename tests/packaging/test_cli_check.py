@@ -223,9 +223,8 @@ def test_a_plugin_that_breaks_tensorflow_is_reported_without_tensorflow(
 
 
 @pytest.mark.parametrize("method", ops._OPS)
-@pytest.mark.parametrize("jit", [False, True])
-def test_ops_compute_what_they_should(method, jit):
-    errors = getattr(calls.Calls(), method)("CPU:0", jit)
+def test_ops_compute_what_they_should(method):
+    errors = getattr(calls.Calls(), method)("CPU:0", False)  # Compiled ones: the test of the page.
     assert set(errors) == set(DTYPES)
     assert all(error <= limit(dtype) for dtype, (_, error) in errors.items())
 
