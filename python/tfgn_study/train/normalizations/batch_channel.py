@@ -23,7 +23,8 @@ class EstimatedBatchNormalization(channels.ScaleAndShift):
         var += rate * (batch_mean_of((x - mean) ** 2) - var)
         y = gamma * (x - mean) / sqrt(var + epsilon) + beta
 
-    They are constants for the gradient.
+    They are constants for the gradient. The authors' code takes the variance around the mean before
+    the update.
 
     Args:
         epsilon: epsilon.
@@ -59,7 +60,11 @@ class EstimatedBatchNormalization(channels.ScaleAndShift):
 
 
 class BatchChannel(channels.Grouped):
-    """Batch normalization by moving statistics, then group normalization."""
+    """Batch normalization by moving statistics, then group normalization.
+
+    Both have gamma and beta for each channel; in the authors' code the second has them for each
+    group.
+    """
 
     def __call__(
         self,
