@@ -9,8 +9,8 @@ import keras
 
 from . import channels
 
-#: Makes the variance of `relu(x)` that of a standard Gaussian x (arXiv 2101.08692, section 2): 1.714,
-#: as in the authors' code.
+#: Makes the variance of `relu(x)` that of a standard Gaussian x (arXiv 2101.08692, section 2); the
+#: authors' code has 1.71396.
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 #: Factor of the residual branches (arXiv 2102.06171, section 2, and the authors' code).
 RESIDUAL_FACTOR = 0.2

@@ -11,8 +11,8 @@ from tensorflow_groupnorm.layers import GroupNormalization
 
 from . import channels
 
-#: Of the variance of the proxy, as in the authors' code, which samples it at 200 quantiles; here its
-#: moments are exact.
+#: Of the variance of the proxy, as in the authors' code. That samples the proxy at 200 quantiles;
+#: here its moments are exact.
 EPSILON = 0.03
 
 
