@@ -207,6 +207,18 @@ def test_the_copy_of_this_library_passes(plugins):
     assert finding.status == findings.PASSED
 
 
+def test_each_folder_of_plugins_is_looked_at_once(tmp_path, monkeypatch):
+    tmp_path = tmp_path.resolve()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib64").symlink_to("lib")
+    packages = [str(tmp_path / name) for name in ("lib", "lib64")]
+    monkeypatch.setattr(installation.site, "getsitepackages", lambda: packages)
+    folders = installation._plugin_folders()
+    assert folders.count(tmp_path / "lib" / plugin.FOLDER) == 1
+    assert tmp_path / "lib64" / plugin.FOLDER not in folders
+    assert (plugin.site_packages() / plugin.FOLDER).resolve() in folders
+
+
 def test_a_plugin_that_breaks_tensorflow_is_reported_without_tensorflow(
     plugins, monkeypatch, capsys
 ):

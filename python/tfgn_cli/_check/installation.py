@@ -241,12 +241,13 @@ def _plugin_folders() -> list[Path]:
     parents = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
     parents += [entry for entry in sys.path if "site-packages" in entry]
     parents += [*site.getsitepackages(), os.fspath(plugin.site_packages())]
-    return [Path(parent, plugin.FOLDER) for parent in dict.fromkeys(parents)]
+    # lib64 may be a link to lib.
+    return list(dict.fromkeys(Path(parent, plugin.FOLDER).resolve() for parent in parents))
 
 
 def _plugins() -> Iterator[Finding]:
     found = False
-    own = plugin.site_packages() / plugin.FOLDER
+    own = (plugin.site_packages() / plugin.FOLDER).resolve()
     for folder in _plugin_folders():
         for path in sorted(folder.glob("*tfgn_*.so*")) if folder.is_dir() else ():
             found = True
@@ -265,7 +266,7 @@ def _plugin(path: Path, removal: str) -> Finding:
             f"Delete {path}.",
         )
     copy = plugin.installed()
-    if copy and copy.path == path and (problem := copy.problem()):
+    if copy and copy.path.resolve() == path and (problem := copy.problem()):
         return failed("plugin", name, problem.partition(": run")[0], removal)
     sources = [
         folder / f"tf{_minor(_tensorflow_version() or '')}" / path.name
