@@ -40,8 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         return fail(problem)
     try:
         return command(args)
-    except (ImportError, OSError) as error:
+    except ImportError as error:
         return fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(f"{where}{error.strerror}" if error.strerror else str(error))
     except KeyboardInterrupt as interrupt:
         print(f"\ntfgn: {str(interrupt) or 'interrupted; nothing new is kept'}", file=sys.stderr)
         return EXIT_INTERRUPTED

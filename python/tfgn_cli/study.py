@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
 from typing import Any
 
@@ -85,12 +86,25 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
         runner.run(study)
     except StudyError as error:
-        parser.error(str(error))
+        parser.error(_as_typed(str(error)))
     except ModuleNotFoundError as error:
         return fail(f"{error.name} is missing: {install_command('study')}")
     except RunError as error:
         return fail(str(error))
     return 0
+
+
+def _as_typed(message: str) -> str:
+    """Returns a message about options with their names as they are typed: `--batch-sizes`."""
+    names = {option.name for option in describe(options.Options)}
+    # `data`, `out` and others are words, too.
+    any_name, certain = "|".join(names), "|".join(name for name in names if "_" in name)
+    subject = rf"\b(?:{any_name})(?=(?: and (?:{any_name}))* must\b)"
+    return re.sub(
+        rf"{subject}|\b(?:{certain}|task)\b",
+        lambda name: f"--{name[0].replace('_', '-')}",
+        message,
+    )
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ from rich.progress import track
 from . import tuning
 from .config import RunConfig, Study
 from .data.dataset import Dataset, hold_out, prepare
+from .data.sources import count_other_files
 from .environment import collect
 from .errors import Interrupted, StudyError
 from .report import report
+from .report.summary import options_of
 from .trainings import Trainings
 
 
@@ -35,12 +40,12 @@ def run(study: Study, console: Console | None = None) -> dict[str, Any]:
         Interrupted: on Ctrl-C; the runs finished before are kept.
     """
     console = console or Console(markup=False)  # Paths may hold brackets.
-    _make_writable(study.out / "runs")
-    dataset = prepare(
-        study, lambda files, text: track(files, text, console=console, transient=True)
-    )
-    held_out = hold_out(dataset) if study.tune_learning_rate else None
-    _check_batch_sizes(study, held_out or dataset)
+    with _writable(study.out / "runs"):
+        dataset = prepare(
+            study, lambda files, text: track(files, text, console=console, transient=True)
+        )
+        held_out = hold_out(dataset) if study.tune_learning_rate else None
+        _check_batch_sizes(study, held_out or dataset)
     environment = collect()
     software = (
         f"tensorflow-groupnorm {environment['tensorflow_groupnorm']}, "
@@ -62,7 +67,9 @@ def run(study: Study, console: Console | None = None) -> dict[str, Any]:
         return runs
 
     runs = plan()
-    console.print(_announcement(trials, runs, trainings.count([*trials, *runs]), dataset))
+    done = trainings.count([*trials, *runs])
+    for text in (_announcement(trials, runs, done, dataset), *_notes(study)):
+        console.print(text, soft_wrap=not console.is_terminal)
     try:
         with trainings:
             if held_out:
@@ -83,12 +90,22 @@ def run(study: Study, console: Console | None = None) -> dict[str, Any]:
     return report.write(study, dataset, environment, results, console, grid)
 
 
-def _make_writable(folder: Path) -> None:
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Makes a folder, and removes what it made if the study is rejected."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise StudyError(f"out must be a folder that can be written to: {error}") from error
+    try:
+        yield
+    except StudyError:
+        with contextlib.suppress(OSError):  # Something is kept in it.
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def _check_batch_sizes(study: Study, dataset: Dataset) -> None:
@@ -113,7 +130,20 @@ def _digest(file: Path | None) -> str | None:
 
 def _announcement(trials: list[RunConfig], runs: list[RunConfig], done: int, data: Dataset) -> str:
     tuned = f", {len(trials)} of them to tune the learning rates" if trials else ""
+    count = len(trials) + len(runs)
     return (
-        f"{len(trials) + len(runs)} runs on {data.name}{tuned}: {data.train} training and "
+        f"{count} run{'s' * (count > 1)} on {data.name}{tuned}: {data.train} training and "
         f"{data.val} validation images, {data.classes} classes; {done} done before."
     )
+
+
+def _notes(study: Study) -> Iterator[str]:
+    others = count_other_files(study)
+    if others:
+        what = "1 file that is no image" if others == 1 else f"{others} files that are no images"
+        yield f"The class folders have {what}, which {'is' if others == 1 else 'are'} not used."
+    before = None
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        before = json.loads((study.out / "results.json").read_text())["options"]
+    if before is not None and before != json.loads(json.dumps(options_of(study))):
+        yield f"The report in {study.out} is of other options and will be replaced."

@@ -72,7 +72,14 @@ def test_study_trains_reports_and_is_not_trained_again(folder, tmp_path, capfd, 
     monkeypatch.setattr(subprocess, "Popen", None)
     assert tfgn_cli.main(small(folder, tmp_path, "--workers", "2")) == 0
     assert json.loads((tmp_path / "results.json").read_text()) == answer
-    assert "4 done before" in " ".join(capfd.readouterr().out.split())
+    output = capfd.readouterr().out
+    assert "4 done before" in output and "replaced" not in output
+
+    (next(path for path in folder.iterdir() if path.is_dir()) / "notes.txt").write_text("")
+    assert tfgn_cli.main(small(folder, tmp_path, "--workers", "2", "--norms", "bn")) == 0
+    output = capfd.readouterr().out
+    assert "The class folders have 1 file that is no image, which is not used." in output
+    assert f"The report in {tmp_path} is of other options and will be replaced." in output
 
 
 @pytest.mark.slow
@@ -216,19 +223,19 @@ def bad_folders(tmp_path):
         (["--model", "vgg"], "model must be among resnet8, resnet14"),
         (["--groups", "5"], "groups must be a divisor of the 16, 32, 64 channels of resnet8"),
         (["--groups", "0"], "groups must be a divisor"),
-        (["--group-size", "64"], "group_size must be a divisor of the 16, 32, 64 channels"),
+        (["--group-size", "64"], "--group-size must be a divisor of the 16, 32, 64 channels"),
         (["--groups", "4", "--group-size", "4"], "not allowed with"),
-        (["--batch-sizes", "0"], "batch_sizes must be at least 1; received 0"),
-        (["--batch-sizes", "1,many"], "batch_sizes must be whole numbers; received 'many'"),
-        (["--batch-sizes", "4,19"], "batch_sizes must be at most the 18 training images"),
+        (["--batch-sizes", "0"], "--batch-sizes must be at least 1; received 0"),
+        (["--batch-sizes", "1,many"], "--batch-sizes must be whole numbers; received 'many'"),
+        (["--batch-sizes", "4,19"], "--batch-sizes must be at most the 18 training images"),
         (["--workers", "0"], "workers must be at least 1; received 0"),
         (["--seeds", "-1"], "seeds must be between 0 and"),
         (["--epochs", "0"], "epochs must be at least 1; received 0"),
         (["--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
-        (["--learning-rate", "nan"], "learning_rate must be a finite number above 0"),
-        (["--learning-rate", "0"], "learning_rate must be a finite number above 0; received 0.0"),
-        (["--image-size", "3"], "image_size must be at least 4 pixels; received 3"),
-        (["--validation-split", "1"], "validation_split must be between 0 and 1; received 1.0"),
+        (["--learning-rate", "nan"], "--learning-rate must be a finite number above 0"),
+        (["--learning-rate", "0"], "--learning-rate must be a finite number above 0; received 0.0"),
+        (["--image-size", "3"], "--image-size must be at least 4 pixels; received 3"),
+        (["--validation-split", "1"], "--validation-split must be between 0 and 1; received 1.0"),
         (["--validation-split", "0.01"], "leaves classes without an image"),
     ],
 )
@@ -244,6 +251,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     assert error.startswith("tfgn study: error: ") and error.count("\n") == 1
     assert sentence in error
     assert not trained
+    out = tmp_path / "out"
+    assert not out.exists() or [path.suffix for path in out.iterdir()] == [".npz"]
 
 
 # The images.

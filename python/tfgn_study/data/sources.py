@@ -79,6 +79,14 @@ def folder(study: Study) -> Source:
     return Source(str(study.data), identity_of(files, study.data), read)
 
 
+def count_other_files(study: Study) -> int:
+    """Returns how many files in the class folders are no images, and so are not used."""
+    if study.dataset != "folder" or study.data is None:
+        return 0
+    files = [path for path in study.data.glob("*/*") if path.is_file()]
+    return sum(path.suffix.lower() not in SUFFIXES for path in files)
+
+
 def read_images(files: list[Path], side: int, track: Track) -> np.ndarray:
     """Returns the central squares of images, RGB, uint8 `[N, side, side, 3]`."""
     return np.stack([_read(file, side) for file in track(files, "reading images")])

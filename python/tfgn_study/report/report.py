@@ -64,7 +64,7 @@ def write(
         console.print(verdict.note(summary), soft_wrap=not console.is_terminal)
     for table in tables.errors_on_console(summary):
         console.print(table)
-    console.print(f"Report: {study.out / 'report.html'}")
+    console.print(f"Report: {study.out / 'report.html'}", soft_wrap=not console.is_terminal)
     return summary
 
 

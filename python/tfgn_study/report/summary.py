@@ -61,7 +61,7 @@ def summarize(
             compared = errors[norm, batch_size].minus(errors[reference, batch_size])
             cell["difference"] = None if norm == reference else dataclasses.asdict(compared)
     content = {
-        "options": _options(study),
+        "options": options_of(study),
         "dataset": dataclasses.asdict(dataset) | {"path": dataset.path.name},
         "environment": environment,
         "reference": reference,
@@ -74,7 +74,8 @@ def summarize(
     return json.loads(json.dumps(content, allow_nan=False))
 
 
-def _options(study: Study) -> dict[str, Any]:
+def options_of(study: Study) -> dict[str, Any]:
+    """Returns the options as `results.json` has them."""
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in dataclasses.asdict(study).items()
