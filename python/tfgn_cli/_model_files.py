@@ -25,7 +25,9 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="IN", help="a .keras or .h5 file")
     parser.add_argument("output", type=Path, metavar="OUT.keras", help="output file")
     add_modules(parser)
-    parser.add_argument("--force", action="store_true", help="overwrite OUT.keras")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.keras")
+    # The name in version 0.1.0.
+    parser.add_argument("--force", dest="overwrite", action="store_true", help=argparse.SUPPRESS)
 
 
 def add_modules(parser: argparse._ActionsContainer) -> None:
@@ -74,8 +76,8 @@ def check_paths(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
         parser.error(f"argument OUT.keras: expected a name that ends in .keras, got {args.output}")
     if not args.output.parent.is_dir():
         parser.error(f"argument OUT.keras: there is no folder {args.output.parent}")
-    if os.path.lexists(args.output) and not args.force:
-        parser.error(f"argument OUT.keras: {args.output} exists; --force overwrites it")
+    if os.path.lexists(args.output) and not args.overwrite:
+        parser.error(f"argument OUT.keras: {args.output} exists already; --overwrite replaces it")
 
 
 def check_file(argument: str, path: Path, parser: argparse.ArgumentParser) -> None:

@@ -63,7 +63,7 @@ def test_options_that_leave_things(saved, tmp_path, capsys):
     options = ["--weight-standardization", "none", "--no-fuse", "--every-layer", "--groups", "2"]
     assert tfgn_cli.main(["convert", str(saved), str(out), *options]) == 0
     assert "1 replaced, 0 fused, 0 kept" in capsys.readouterr().out
-    options = ["--force", "--keep", "conv", "--norm", "none"]
+    options = ["--overwrite", "--keep", "conv", "--norm", "none"]
     assert tfgn_cli.main(["convert", str(saved), str(out), *options]) == 0
     assert "0 replaced, 0 fused, 2 kept" in capsys.readouterr().out
 
@@ -89,7 +89,7 @@ def test_save_memory(tmp_path, capsys):
     [
         (["missing.keras", "out.keras"], "argument IN: there is no file missing.keras"),
         (["IN", "out.h5"], "expected a name that ends in .keras"),
-        (["IN", "IN"], "exists; --force overwrites it"),
+        (["IN", "IN"], "exists already; --overwrite replaces it"),
         (["IN", "missing/out.keras"], "argument OUT.keras: there is no folder missing"),
         (["IN", "OUT", "--report", "missing/r.json"], "argument --report: there is no folder"),
         (["IN", "OUT", "--groups", "0"], "`groups` must be a positive integer or -1"),
@@ -113,7 +113,7 @@ def test_link_is_replaced_and_not_followed(saved, tmp_path, capsys):
     link.symlink_to(target)
     with pytest.raises(SystemExit):
         tfgn_cli.main(["convert", str(saved), str(link)])
-    assert f"{link} exists; --force overwrites it" in capsys.readouterr().err
+    assert f"{link} exists already; --overwrite replaces it" in capsys.readouterr().err
     assert tfgn_cli.main(["convert", str(saved), str(link), "--force"]) == 0
     assert link.is_file() and not link.is_symlink() and not target.exists()
 
@@ -201,7 +201,7 @@ def test_layers_of_one_s_own_need_their_module(tmp_path, monkeypatch, capsys):
     assert "--import" in capsys.readouterr().err
     assert tfgn_cli.main([*argv, "--import", "own_layers"]) == 0
     assert type(keras.saving.load_model(argv[2]).layers[0]).__name__ == "Twice"
-    assert tfgn_cli.main([*argv, "--force", "--import", "no_such_module"]) == 1
+    assert tfgn_cli.main([*argv, "--overwrite", "--import", "no_such_module"]) == 1
     assert "no_such_module" in capsys.readouterr().err
 
 

@@ -26,7 +26,7 @@ def test_folds_a_file(saved, tmp_path, capsys):
     assert {type(layer).__module__.partition(".")[0] for layer in folded.layers} == {"keras"}
     images = small_resnet.IMAGES
     np.testing.assert_allclose(folded(images), model(images), rtol=1e-4, atol=1e-4)
-    assert tfgn_cli.main(["fold", str(saved), str(out), "--force", "--norm", "none"]) == 0
+    assert tfgn_cli.main(["fold", str(saved), str(out), "--overwrite", "--norm", "none"]) == 0
     assert "it loads after `import tensorflow_groupnorm`" in capsys.readouterr().out
     kept = [type(layer) for layer in keras.saving.load_model(out).layers]
     assert kept.count(tfgn.layers.GroupNormalization) == 2
@@ -50,7 +50,7 @@ def test_what_cannot_be_folded_is_one_sentence(saved, tmp_path, capsys):
     [
         (["missing.keras", "out.keras"], "argument IN: there is no file missing.keras"),
         (["{file}", "out.h5"], "argument OUT.keras: expected a name that ends in .keras"),
-        (["{file}", "{file}"], "exists; --force overwrites it"),
+        (["{file}", "{file}"], "exists already; --overwrite replaces it"),
         (["{file}", "out.keras", "--tolerance", "-1"], "expected a number >= 0, received -1.0"),
     ],
 )

@@ -125,9 +125,10 @@ def test_tables_fit_into_80_columns_and_tell_what_failed():
         | {"peaks": {size: 8000 * MIB} if size else {1: 9000 * MIB}, "note": note}
         for variant, size, note in zip(VARIANTS, (12, 0, 24), (None, None, "why"), strict=True)
     ]
-    result = {"facts": facts | {"optimizer": "SGD"}, "repeats": 10, "rows": rows}
+    result = {"facts": facts | {"optimizer": "SGD", "batch_norms": 3}, "repeats": 10, "rows": rows}
     text = printed(result | {"largest_batches": searches})
     assert max(map(len, text.splitlines())) <= 80
+    assert "as it is (BN), jit" in text
     words = " ".join(text.split())
     assert f"converted, jit; converted, save_memory, jit: {why.strip()}" in words
     assert "converted, save_memory 12345.7 1.00 1234.6 1.00 54321 1.00" in words

@@ -84,7 +84,9 @@ class ConversionReport:
             changes = [change for change in self.changes if change.action == action]
             lines += _lines(action, changes, every_layer)
         if self.dropped:
-            weights = ", ".join(f"{name} of {n} layers" for name, n in self.dropped.items())
+            weights = ", ".join(
+                f"{name} of {n} layer{'s' * (n > 1)}" for name, n in self.dropped.items()
+            )
             lines.append(f"not carried over: {weights}")
         return "\n".join(lines + self.notes + [FINE_TUNE] * self.outputs_change)
 

@@ -39,7 +39,7 @@ class Measurer:
 
         Returns:
             `model` (its name), `inputs` (from names to shapes), `dtype` (the policy), `optimizer`,
-            `parameters` and `notes`.
+            `batch_norms` (how many it has), `parameters` and `notes`.
         """
         keras.utils.set_random_seed(0)
         tf.random.normal([1])  # Starts the threads of TensorFlow.
@@ -123,6 +123,10 @@ class Measurer:
             "inputs": {spec.name: list(spec.shape) for spec in keras.tree.flatten(self._specs)},
             "dtype": model.dtype_policy.name,
             "optimizer": type(optimizer).__name__,
+            "batch_norms": sum(
+                isinstance(layer, keras.layers.BatchNormalization)
+                for layer in model._flatten_layers()
+            ),
             "parameters": model.count_params(),
             "notes": notes,
         }

@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from .job import Row
+from .job import AS_IT_IS, Row
 
 WIDTH = 80
 
@@ -19,7 +19,8 @@ def of(result: dict[str, Any]) -> list[Any]:
     Args:
         result: of `run.run`.
     """
-    parts: list[Any] = [_title(result), _rows(result["rows"])]
+    batch_norm = " (BN)" * bool(result["facts"]["batch_norms"])
+    parts: list[Any] = [_title(result), _rows(result["rows"], batch_norm)]
     parts += _notes(
         {
             Row(row["variant"], row["jit"]).text: [*filter(None, [row["error"]]), *row["notes"]]
@@ -43,7 +44,7 @@ def _title(result: dict[str, Any]) -> str:
     )
 
 
-def _rows(rows: list[dict[str, Any]]) -> Table:
+def _rows(rows: list[dict[str, Any]], batch_norm: str) -> Table:
     table = _table("training\nms", "ratio", "inference\nms", "ratio", "peak\nMiB", "ratio")
     for row in rows:
         cells = []
@@ -55,7 +56,8 @@ def _rows(rows: list[dict[str, Any]]) -> Table:
             value, ratio = row.get(name), row["ratios"].get(name)
             cells.append("-" if value is None else f"{value / unit:.{digits}f}")
             cells.append("-" if ratio is None else f"{ratio:.2f}")
-        table.add_row(Row(row["variant"], row["jit"]).text, *cells)
+        text = Row(row["variant"], row["jit"]).text
+        table.add_row(text.replace(AS_IT_IS, AS_IT_IS + batch_norm), *cells)
     return table
 
 
