@@ -150,11 +150,14 @@ def test_broken_masks_are_one_sentence(options, change, sentence):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--task", "segmentation"], "data must be given with task=segmentation"),
-        (["--task", "segmentation", "--data", "."], "masks must be given with task=segmentation"),
-        (["--masks", "."], "masks must be left out unless task=segmentation"),
-        (["--dataset", "masks"], "dataset must be masks or left out with task=segmentation"),
-        (["--model", "unet"], "model must be among resnet8, "),
+        (["--task", "segmentation"], "--data must be given with --task=segmentation"),
+        (
+            ["--task", "segmentation", "--data", "."],
+            "--masks must be given with --task=segmentation",
+        ),
+        (["--masks", "."], "--masks must be left out unless --task=segmentation"),
+        (["--dataset", "masks"], "--dataset must be masks or left out with --task"),
+        (["--model", "unet"], "--model must be among resnet8, "),
     ],
 )
 def test_bad_options_are_one_sentence(capsys, tmp_path, monkeypatch, argv, sentence):
