@@ -8,7 +8,7 @@ unset TFGN_NATIVE # The module for tests and benchmarks does not travel.
 usage() {
   cat <<'HELP'
 Usage: build_pip_pkg.sh [--out DIR] [--python PYTHON] [--no-isolation]
-                        [--tensorflow MINOR... [--environments DIR]]
+                        [--tensorflow MINOR... [--environments DIR]] [--aarch64]
 
 Builds the wheel, checks it and prints its path. One wheel serves every version of Python. Shared
 libraries that it needs and a user's machine may lack (Debian's libhwy.so.1) travel inside it;
@@ -23,6 +23,8 @@ TensorFlow's own never do.
                         installed into an environment of its own, 1.5 to 2 GB; the kernels are
                         compiled once, what lies between them and TensorFlow once for each
   --environments DIR    where these environments are kept for the next call (default: nowhere)
+  --aarch64             cross-compile for Linux on aarch64, with g++-aarch64-linux-gnu of Debian. Needs
+                        --tensorflow and --no-isolation
 
 What is checked: the libraries link what they should of TensorFlow and look for it where it will be,
 everything else that they link is inside or on every Linux, nothing depends on the version of Python,
@@ -39,6 +41,7 @@ environments=
 pythons=
 isolation=()
 minors=()
+machine=$(uname -m)
 while [ $# -gt 0 ]; do
   case $1 in
     --out | --python | --environments)
@@ -59,6 +62,10 @@ while [ $# -gt 0 ]; do
       done
       [ ${#minors[@]} -gt 0 ] || fail "--tensorflow needs a value (see --help)" 2
       ;;
+    --aarch64)
+      machine=aarch64
+      shift
+      ;;
     --no-isolation)
       isolation=(--no-build-isolation)
       shift
@@ -72,9 +79,32 @@ while [ $# -gt 0 ]; do
 done
 
 interpreter=$(command -v "$python") || fail "no such interpreter: $python"
-command -v g++ >/dev/null || fail "no C++ compiler: apt-get install g++"
+if [ "$machine" = "$(uname -m)" ]; then
+  command -v g++ >/dev/null || fail "no C++ compiler: apt-get install g++"
+else
+  [ ${#minors[@]} -gt 0 ] && [ ${#isolation[@]} -gt 0 ] || fail "--aarch64 needs --tensorflow and --no-isolation" 2
+  command -v aarch64-linux-gnu-g++ >/dev/null || fail "no cross compiler: apt-get install g++-aarch64-linux-gnu"
+  export CMAKE_TOOLCHAIN_FILE=$root/cmake/toolchains/aarch64-linux-gnu.cmake
+  export _PYTHON_HOST_PLATFORM=linux-aarch64 # The tag of the wheel.
+fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+
+# Installs a minor of TensorFlow into a folder of its own; sets `environment`. What is for another machine cannot run,
+# and CMake reads its headers and libraries alone.
+install_foreign_tensorflow() {
+  environment=${environments:-$scratch}/tf$1-$machine
+  if [ ! -e "$environment/complete" ]; then
+    say "Downloading TensorFlow $1 for $machine to build against ..."
+    local platforms=()
+    for glibc in 2014 _2_17 _2_27 _2_28; do platforms+=(--platform "manylinux${glibc}_$machine"); done
+    rm -rf "$environment"
+    "$interpreter" -m pip install --quiet --no-deps --no-compile --only-binary=:all: "${platforms[@]}" \
+      --target "$environment" "tensorflow==$1.*" >&2 ||
+      fail "TensorFlow $1 cannot be downloaded for $machine: see pip's message above"
+    touch "$environment/complete"
+  fi
+}
 
 # Installs a minor of TensorFlow into an environment of its own; sets `environment`.
 install_tensorflow() {
@@ -90,8 +120,13 @@ install_tensorflow() {
 
 [ -z "$environments" ] || { mkdir -p "$environments" && environments=$(cd "$environments" && pwd); }
 for minor in "${minors[@]}"; do
-  install_tensorflow "$minor"
-  pythons=${pythons:+$pythons;}$environment/bin/python
+  if [ "$machine" = "$(uname -m)" ]; then
+    install_tensorflow "$minor"
+    pythons=${pythons:+$pythons;}$environment/bin/python
+  else
+    install_foreign_tensorflow "$minor"
+    pythons=${pythons:+$pythons;}$environment
+  fi
 done
 [ -z "$pythons" ] || export TFGN_TENSORFLOW_PYTHONS=$pythons
 

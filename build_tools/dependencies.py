@@ -7,10 +7,12 @@ it beside one that it has none for.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 _VERSION = """
@@ -78,9 +80,21 @@ def tensorflow_requirement(versions: Iterable[str]) -> str:
 def _versions() -> list[str]:
     """The TensorFlows that CMake builds for, which has the same variable (pyproject.toml)."""
     pythons = os.environ.get("TFGN_TENSORFLOW_PYTHONS")
-    # -E: the PYTHONPATH of pip's isolated builds is for the interpreter that runs the build.
-    commands = [[python, "-E"] for python in pythons.split(";")] if pythons else [[sys.executable]]
-    return [_version(command) for command in commands]
+    if not pythons:
+        return [_version([sys.executable])]
+    return [
+        # -E: the PYTHONPATH of pip's isolated builds is for the interpreter that runs the build.
+        _foreign_version(Path(python)) if Path(python).is_dir() else _version([python, "-E"])
+        for python in pythons.split(";")
+    ]
+
+
+def _foreign_version(folder: Path) -> str:
+    """The version of a TensorFlow for another machine, which was installed into a folder."""
+    for distribution in importlib.metadata.distributions(path=[str(folder)]):
+        if distribution.name == "tensorflow":
+            return distribution.version
+    raise RuntimeError(f"{folder} has no TensorFlow to build for")
 
 
 def _version(python: list[str]) -> str:

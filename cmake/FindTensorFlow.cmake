@@ -2,7 +2,8 @@
 # of several interpreters whose TensorFlows are of different minors.
 #
 # Input variable
-#   TensorFlow_PYTHON        the command that runs the interpreter
+#   TensorFlow_PYTHON        the command that runs the interpreter; or, to compile for another platform, a folder into which
+#                            pip has installed that platform's wheel of TensorFlow (CONTRIBUTING.md)
 # Result variables
 #   TensorFlow_FOUND, TensorFlow_VERSION (2.21.0), TensorFlow_MINOR (2.21)
 # Imported targets, where 2.21 is TensorFlow_MINOR
@@ -12,15 +13,28 @@
 list(GET TensorFlow_PYTHON 0 _tensorflow_python)
 # The package is located without importing it; the import, which takes seconds, follows only where the framework
 # library is another one than at the last configure.
-execute_process(
-  COMMAND ${TensorFlow_PYTHON} -c
-    "import importlib.util as u; s = u.find_spec('tensorflow'); print(s.submodule_search_locations[0] if s else '')"
-  OUTPUT_VARIABLE _tensorflow_dir OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+if(IS_DIRECTORY "${_tensorflow_python}")
+  set(_tensorflow_dir "${_tensorflow_python}/tensorflow")
+else()
+  execute_process(
+    COMMAND ${TensorFlow_PYTHON} -c
+      "import importlib.util as u; s = u.find_spec('tensorflow'); print(s.submodule_search_locations[0] if s else '')"
+    OUTPUT_VARIABLE _tensorflow_dir OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+endif()
 set(_tensorflow_framework "${_tensorflow_dir}/libtensorflow_framework.so.2")
 
 unset(TensorFlow_VERSION)
 unset(TensorFlow_MINOR)
-if(EXISTS "${_tensorflow_framework}")
+if(EXISTS "${_tensorflow_framework}" AND IS_DIRECTORY "${_tensorflow_python}")
+  # A TensorFlow that does not run here tells its version by its metadata. The definitions are those of every wheel.
+  file(GLOB _tensorflow_metadata "${_tensorflow_python}/tensorflow-*.dist-info" "${_tensorflow_python}/tensorflow_cpu-*.dist-info")
+  string(REGEX MATCH "-([0-9]+\\.[0-9]+)\\.[^-]*\\.dist-info" TensorFlow_VERSION "${_tensorflow_metadata}")
+  set(TensorFlow_MINOR "${CMAKE_MATCH_1}")
+  string(REGEX REPLACE "-(.*)\\.dist-info" "\\1" TensorFlow_VERSION "${TensorFlow_VERSION}")
+  string(MD5 _tensorflow_cache "${_tensorflow_dir}")
+  string(PREPEND _tensorflow_cache TFGN_TENSORFLOW_)
+  set(${_tensorflow_cache}_DEFINITIONS "_GLIBCXX_USE_CXX11_ABI=1;EIGEN_MAX_ALIGN_BYTES=64")
+elseif(EXISTS "${_tensorflow_framework}")
   file(TIMESTAMP "${_tensorflow_framework}" _tensorflow_key)
   string(MD5 _tensorflow_cache "${_tensorflow_dir}")
   string(PREPEND _tensorflow_cache TFGN_TENSORFLOW_)

@@ -170,7 +170,7 @@ def test_framework_header_in_a_kernel_does_not_compile(tmp_path):
 def test_wheel_script_explains_itself():
     help_text = run("./build_pip_pkg.sh", "--help")
     assert help_text.returncode == 0
-    for option in ("--out", "--python", "--no-isolation", "--tensorflow", "--environments"):
+    for option in ("--out", "--python", "--no-isolation", "--tensorflow", "--aarch64"):
         assert option in help_text.stdout
 
 
@@ -182,6 +182,7 @@ def test_wheel_script_explains_itself():
         (["--python", "python9"], 1, "no such interpreter: python9"),
         (["--tensorflow", "--out", "x"], 2, "--tensorflow needs a value"),
         (["--tensorflow", "2.20", "2.21.0"], 2, "minors such as 2.21, not '2.21.0'"),
+        (["--aarch64", "--tensorflow", "2.21"], 2, "needs --tensorflow and --no-isolation"),
     ],
 )
 def test_wheel_script_refuses_in_one_line(arguments, status, message):
@@ -303,3 +304,14 @@ def test_wheel_holds_all_it_needs_and_runs(tmp_path):
     )
     assert smoke.returncode == 0, smoke.stderr
     assert smoke.stdout == f"{site_packages}/tensorflow_groupnorm/__init__.py (1, 4, 4)\n"
+
+
+def test_a_wheel_for_another_machine_asks_for_the_tensorflow_in_a_folder(tmp_path, monkeypatch):
+    metadata = tmp_path / "tensorflow-2.20.1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: tensorflow\nVersion: 2.20.1\n")
+    monkeypatch.setenv("TFGN_TENSORFLOW_PYTHONS", str(tmp_path))
+    assert dependencies._versions() == ["2.20.1"]
+    metadata.unlink()
+    with pytest.raises(RuntimeError, match="has no TensorFlow to build for"):
+        dependencies._versions()
