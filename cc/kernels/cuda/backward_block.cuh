@@ -24,7 +24,8 @@ class BackwardBlock : Block<BackwardArgs<T>> {
   using Base::part_, Base::w_, Base::GroupOf, Base::Keys, Base::Statistic, Base::in_cluster;
   using CT = ParamOf<T>;
   static constexpr int V = 16 / sizeof(T);
-  static constexpr int kBatch = 2;  // vectors of x and of dy that a thread reads at once
+  // Vectors of x and of dy that a thread reads at once: as many as registers hold.
+  static constexpr int kBatch = V == 8 ? 1 : 2;
   using Sums = GroupSums<CT>;
   static_assert(sizeof(Sums) == kCudaGroupNumbers * sizeof(CT));
 

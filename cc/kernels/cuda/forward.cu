@@ -27,8 +27,9 @@ class ForwardBlock : Block<ForwardArgs<T>> {
   using Base::part_, Base::w_, Base::GroupOf, Base::Keys, Base::Statistic, Base::in_cluster;
   using CT = ParamOf<T>;
   static constexpr int V = 16 / sizeof(T);
-  // Vectors that a thread reads at once.
+  // Vectors that a thread reads at once: as many as registers hold.
   static constexpr int kBatch = V == 8 ? 2 : 4;
+  static constexpr int kElementBatch = 2;  // with as many of side_input, and the coefficients
   using Sums = CudaMoments<CT>;
   static_assert(sizeof(Sums) == kCudaGroupNumbers * sizeof(CT));
 
@@ -220,9 +221,9 @@ class ForwardBlock : Block<ForwardArgs<T>> {
                                                   const Coefficients<K>& k) const {
     // The second launch reads backwards: L2 still has the end of what the first one read.
     const bool backwards = w_.launch == LaunchKind::kElements;
-    ForEachBatch<kBatch, V>(
+    ForEachBatch<kElementBatch, V>(
         s, backwards, [&](int64_t at, int64_t stride, int64_t i, int live, Lanes lanes) {
-          CT z[kBatch][V], side[kBatch][V];
+          CT z[kElementBatch][V], side[kElementBatch][V];
           if (w_.plan.held) {
             Load(HeldVector(InShared<T>(0), V, *held + i), int64_t{V} * blockDim.x, live,
                  {true, 0, V}, z);
@@ -231,7 +232,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
           }
           if (w_.t.side_input != nullptr) Load(w_.t.side_input + at, stride, live, lanes, side);
 #pragma unroll
-          for (int u = 0; u < kBatch; ++u) {
+          for (int u = 0; u < kElementBatch; ++u) {
 #pragma unroll
             for (int l = 0; l < V; ++l) {
               z[u][l] = NormalizedAt(z[u][l] - k.mean[l], k.scale[l], k.shift[l]);
@@ -273,7 +274,7 @@ class ForwardBlock : Block<ForwardArgs<T>> {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kCudaMaxThreads, kCudaForwardBlocks)
+__global__ void __launch_bounds__(kCudaMaxThreads, CudaForwardBlocks(sizeof(T)))
     ForwardKernel(const __grid_constant__ ForwardArgs<T> args) {
   ForwardBlock<T>(args).Run();
 }

@@ -224,8 +224,9 @@ class Planner {
 
   // Blocks of `threads` threads that a multiprocessor runs at a time, for the registers they take.
   int64_t Resident(int threads) const {
-    return (traits_.is_gradient() ? kCudaBackwardBlocks : kCudaForwardBlocks) * kCudaMaxThreads /
-           threads;
+    const int blocks =
+        traits_.is_gradient() ? kCudaBackwardBlocks : CudaForwardBlocks(traits_.element_size);
+    return blocks * kCudaMaxThreads / threads;
   }
 
   // Gives blocks several samples where there are far more than the device runs at a time: they

@@ -105,9 +105,10 @@ inline constexpr int kCudaMaxThreads = 256;
 inline constexpr int kCudaMaxCluster = 8;
 
 // Blocks of kCudaMaxThreads threads that a multiprocessor runs at a time. They share 65536
-// registers, which leaves a thread 80 forward and 128 backward. __launch_bounds__ holds the
-// compiler to it.
-inline constexpr int kCudaForwardBlocks = 3;
+// registers, which leaves a thread 80 where there are 3 and 128 where there are 2: as many as the
+// compiler fills without spilling any. __launch_bounds__ holds it to that.
+// `element_size`: of x.
+constexpr int CudaForwardBlocks(int element_size) { return element_size == 4 ? 3 : 2; }
 inline constexpr int kCudaBackwardBlocks = 2;
 
 // The plan of a Normalization that is not empty. Plans are cached by shape, traits and device,
