@@ -55,8 +55,8 @@ def _requirements() -> Iterator[Finding]:
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
-        names = _ALTERNATIVES.get(requirement.name, (requirement.name,))
-        version = next(filter(None, map(_version, names)), None)
+        accepted = _ALTERNATIVES.get(requirement.name, (requirement.name,))
+        version = next(filter(None, map(_version, accepted)), None)
         wanted = text.partition(";")[0].strip()
         # A nightly build of 2.22 counts as 2.22.
         if version and requirement.specifier.contains(Version(version).base_version):
