@@ -21,7 +21,7 @@ from ._startup import start_tensorflow
 def _entry(name: str, text: str) -> str:
     """Returns a line of a list in the help, with a hanging indent."""
     indent = " " * 17
-    return textwrap.fill(text, 100, initial_indent=f"  {name:14} ", subsequent_indent=indent)
+    return textwrap.fill(text, 80, initial_indent=f"  {name:14} ", subsequent_indent=indent)
 
 
 _EPILOG = "\n".join(
@@ -40,10 +40,10 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser(
         "study",
         help="does GroupNorm + WS help at my batch size?",
-        description="Trains the same small ResNet with each normalization at each batch size and "
-        "compares\nvalidation errors, step times and memory. Finished runs are kept: after an "
-        "interruption, the\nsame command continues; after a change of options, only the affected "
-        "runs are trained again.",
+        description="Trains the same small ResNet with each normalization at each batch size and\n"
+        "compares validation errors, step times and memory. Finished runs are kept:\n"
+        "after an interruption, the same command continues; after a change of options,\n"
+        "only the affected runs are trained again.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         # An option that is not given is left to the preset, then to its default.

@@ -21,6 +21,7 @@ tf.__version__ = "2.99.1"
 """
 COMMANDS = ["study", "convert", "fold", "export", "info", "check", "bench", "install-plugin"]
 SLOW_TO_IMPORT = ["tensorflow", "keras", "numpy", "matplotlib", "sklearn", "rich"]
+COMMANDS = ("study", "info", "check", "bench", "convert", "fold", "export", "install-plugin")
 SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
 
 
@@ -152,6 +153,15 @@ def test_info_as_json(capsys):
     assert facts["xla"] is True and facts["xla_reason"] is None
     assert facts["tensorflow"] == tf.__version__
     assert facts["cuda"] is not None and facts["cores"] >= 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_into_80_columns(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stopped:
+        tfgn_cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_bench_prints_ratios_and_writes_json(tmp_path, capsys):
