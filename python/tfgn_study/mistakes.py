@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-#: Pixels of this value in a mask belong to no class, as in PASCAL VOC.
-IGNORED = 255
+from .options import IGNORED
 
 
 class Mistakes(Protocol):

@@ -9,7 +9,6 @@ from typing import Any
 
 from . import presets
 from .description import ABOVE_0, AT_LEAST_1, BETWEEN_0_AND_1, Range, among, describe, option
-from .mistakes import IGNORED
 from .networks import MODELS, TASKS
 from .norms import NORMS
 
@@ -24,6 +23,9 @@ TUNING_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 #: The part of the training images that is held out to try them.
 HELD_OUT = 0.2
+
+#: Pixels of this value in a mask belong to no class, as in PASCAL VOC.
+IGNORED = 255
 
 PRECISIONS = ("float16", "bfloat16")
 

@@ -21,7 +21,6 @@ tf.__version__ = "2.99.1"
 """
 COMMANDS = ["study", "convert", "fold", "export", "info", "check", "bench", "install-plugin"]
 SLOW_TO_IMPORT = ["tensorflow", "keras", "numpy", "matplotlib", "sklearn", "rich"]
-COMMANDS = ("study", "info", "check", "bench", "convert", "fold", "export", "install-plugin")
 SMALL_BENCH = ["bench", "--shapes", "2x3x4", "--groups", "2", "--repeats", "1"]
 
 

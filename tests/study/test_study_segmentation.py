@@ -14,8 +14,9 @@ from tfgn_study import mistakes
 from tfgn_study.data import dataset as data
 from tfgn_study.data import sources
 from tfgn_study.errors import StudyError
-from tfgn_study.mistakes import IGNORED, OVERLAPS
+from tfgn_study.mistakes import OVERLAPS
 from tfgn_study.norms import NORMS
+from tfgn_study.options import IGNORED
 from tfgn_study.report import report, uncertainty, verdict
 from tfgn_study.train import images, network, objectives, worker
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from ..config import Study
 from ..errors import StudyError
-from ..mistakes import IGNORED
+from ..options import IGNORED
 from .sources import SUFFIXES, Arrays, Source, Track, identity_of, read_images, split
 
 HELP = "a mask must be a gray or palette PNG with the index of a class in each pixel"

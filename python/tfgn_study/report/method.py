@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..description import describe
-from ..mistakes import IGNORED
 from ..norms import NORMS
-from ..options import FINAL_EPOCHS, REFERENCE_BATCH_SIZE, Options
+from ..options import FINAL_EPOCHS, IGNORED, REFERENCE_BATCH_SIZE, Options
 from . import tables
 from .names import LABELS, kinds, label
 from .uncertainty import names_images

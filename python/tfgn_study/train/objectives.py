@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 
 from ..config import RunConfig
-from ..mistakes import IGNORED
 from ..networks import MODELS
+from ..options import IGNORED
 
 
 def loss(config: RunConfig) -> keras.losses.Loss:
