@@ -113,7 +113,7 @@ def model(newcomer):
         "model.fit(np.ones([4, 32, 32, 3], np.float32), np.arange(4), verbose=0)\n"
         "model.save('model.keras')\n"
     )
-    photos = "import keras, numpy as np\nfor i in range(4):\n"
+    photos = "import keras, numpy as np\nfor i in range(12):\n"
     photos += "    image = np.random.rand(40, 40, 3)\n"
     photos += "    keras.utils.save_img(f'photos/{i}.png', image)\n"
     (newcomer.folder / "photos").mkdir()
@@ -195,7 +195,7 @@ def test_mistakes_get_one_sentence(newcomer, model, words, status, sentence):
     [
         ("segmentation_2d.py", ["--epochs", "2", "--size", "32"]),
         ("segmentation_3d.py", ["--epochs", "2", "--size", "16", "--width", "8"]),
-        ("convert_model.py", ["--epochs", "1", "--application", "MobileNet"]),
+        ("convert_model.py", ["--epochs", "2", "--application", "MobileNet"]),
     ],
 )
 def test_examples_of_the_folder(newcomer, script, options):
