@@ -2,6 +2,7 @@
 #ifndef TFGN_KERNELS_PARALLEL_H_
 #define TFGN_KERNELS_PARALLEL_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -16,10 +17,16 @@ class ParallelFor {
 
   // Serial.
   ParallelFor() = default;
-  // `run` uses up to `threads` threads. Results do not depend on the number.
-  ParallelFor(Runner run, void* pool, int threads) : run_(run), pool_(pool), threads_(threads) {}
+  // `run` uses up to `threads` threads, each of which is worth waking for `bytes_per_thread` bytes
+  // that are read or written. Results do not depend on either number.
+  ParallelFor(Runner run, void* pool, int threads, int64_t bytes_per_thread)
+      : run_(run), pool_(pool), threads_(threads), bytes_per_thread_(bytes_per_thread) {}
 
   int threads() const { return threads_; }
+  // How many threads to use for work that reads and writes about `bytes` bytes.
+  int ThreadsFor(int64_t bytes) const {
+    return static_cast<int>(std::clamp<int64_t>(bytes / bytes_per_thread_, 1, threads_));
+  }
 
   // f(i) for every i in [0, count).
   template <typename F>
@@ -38,6 +45,7 @@ class ParallelFor {
   Runner run_ = nullptr;
   void* pool_ = nullptr;
   int threads_ = 1;
+  int64_t bytes_per_thread_ = 1;
 };
 
 }  // namespace tfgn

@@ -38,7 +38,9 @@ class ThreadPool {
 
   operator ParallelFor() {
     if (threads_.empty()) return {};
-    return {Run, this, static_cast<int>(threads_.size()) + 1};
+    // Little, so that tests share small tensors.
+    constexpr int64_t kBytesPerThread = 64 << 10;
+    return {Run, this, static_cast<int>(threads_.size()) + 1, kBytesPerThread};
   }
 
  private:

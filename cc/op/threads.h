@@ -48,9 +48,13 @@ struct Threads {
   int count;
 
   // REQUIRES: *this outlives the result.
-  ParallelFor Parallel() { return {Run, this, count}; }
+  ParallelFor Parallel() { return {Run, this, count, kBytesPerThread}; }
 
  private:
+  // A thread starts 15 to 90 us after it is woken (benchmarks/NOTES.md). Meanwhile a core moves 1
+  // MiB and more of what is in its caches, as the input of an op in a graph is.
+  static constexpr int64_t kBytesPerThread = 1 << 20;
+
   static void Run(void* self, int64_t count, int64_t bytes, ParallelFor::Task task, void* arg) {
     // Linux may put the thread that a caller wakes on the caller's core. Measured: if the caller
     // works, that thread often does not start before everything is done. If it sleeps instead, it

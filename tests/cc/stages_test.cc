@@ -47,13 +47,13 @@ TEST(Stages, MembersThatRunOneAfterAnother) {
   const auto one_by_one = [](void*, int64_t count, int64_t, ParallelFor::Task task, void* arg) {
     for (int64_t i = count - 1; i >= 0; --i) task(arg, i);
   };
-  CheckStages(ParallelFor(one_by_one, nullptr, 8), 7, 5);
+  CheckStages(ParallelFor(one_by_one, nullptr, 8, 1 << 16), 7, 5);
 }
 
 TEST(Stages, SmallWorkStaysOnTheCallingThread) {
   const auto never = [](void*, int64_t, int64_t, ParallelFor::Task, void*) { FAIL(); };
   int calls = 0;
-  RunStages(ParallelFor(never, nullptr, 8), 1, 1000,
+  RunStages(ParallelFor(never, nullptr, 8, 1 << 16), 1, 1000,
             Stage{1, 1000, [&](int64_t, int64_t, int64_t) { ++calls; }});
   EXPECT_EQ(calls, 1);
 }

@@ -32,9 +32,7 @@ class Team {
 
   // All stages together read and write about `bytes` bytes.
   Team(const ParallelFor& parallel, int64_t bytes)
-      // Waking a thread takes about 5 us, in which a core moves about 64 KiB.
-      : size_(static_cast<int>(std::clamp<int64_t>(bytes >> 16, 1, parallel.threads()))),
-        next_(size_) {}
+      : size_(parallel.ThreadsFor(bytes)), next_(size_) {}
 
   int size() const { return size_; }
 
