@@ -96,6 +96,7 @@ OTHER_SHAPES = _norms("other")
 SIZES = _norms("sizes")
 SCALING = _norms("scaling")
 LARGE_IMAGES = _norms("large_images")
+CHAINS = _norms("chains")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,15 +233,17 @@ class Inference:
 
 @dataclasses.dataclass(frozen=True)
 class Calls:
-    """Ops on a tensor of 1 KB in one graph, each on the output of the one before.
+    """Ops in one graph, each on the output of the one before, which is in the cache.
 
     Attributes:
         backward: whether the ops are those of the gradient.
         length: how many ops.
+        shape: of the tensor, channels last; by default one of 1 KB.
     """
 
     backward: bool = False
     length: int = 1000
+    shape: tuple[int, ...] = next(iter(SIZES.values())).shape
 
     @property
     def nbytes(self) -> int:
@@ -250,7 +253,7 @@ class Calls:
     @property
     def inputs(self) -> Norm:
         """As `Norm.inputs`."""
-        return next(iter(SIZES.values()))
+        return Norm(self.shape)
 
 
 STEP_NORMS = {

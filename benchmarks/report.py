@@ -61,6 +61,7 @@ LIMITS = {
     "types": f"in 16 bits, at most {tables.TYPE_LIMIT:g} times float32",
     "scaling": "all cores are faster than one, at batch 1, and beyond the caches a byte costs at "
     f"most {tables.LINEAR_LIMIT:g} times what it costs in the smallest tensor there",
+    "calls": "in a chain of ops on a tensor in the cache, no longer than PyTorch",
     "weights": "the kernel takes at most {} and {} times the bound".format(
         *(f"{limit:g}" for limit in tables.WEIGHTS_LIMITS.values())
     ),
@@ -97,9 +98,10 @@ SECTIONS = {
     ),
     "calls": (
         "Calls",
-        "The time of one op on a tensor of 1 KB in the cache: a graph of 1000 such ops, each on "
-        "the output of the one before, over 1000. Most of it is the call. A leaky ReLU and its "
-        "gradient, which compute next to nothing, show what TensorFlow takes for any op.",
+        "The time of one op in a graph, on a tensor in the cache: a chain of such ops, each on the "
+        "output of the one before, over their number. On 1 KB, most of it is the call. A leaky "
+        "ReLU and its gradient, which compute next to nothing, show what TensorFlow takes for any "
+        "op. PyTorch runs the same chain eagerly, in its memory format for channels last.",
     ),
     "weights": (
         "Weight standardization",

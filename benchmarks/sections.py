@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tfgn_cli import _memory
 
 from .cases import (
+    CHAINS,
     COPIES,
     MEMORY_DTYPES,
     MEMORY_NORMS,
@@ -29,6 +30,7 @@ from .cases import (
 from .export import contenders as exports
 
 PASSES = (False, True)
+CHAIN_LENGTH = 30
 STANDARDIZATIONS = ("kernel", "op", "op jit", "composite", "composite jit", "torch")
 EVERYONE = ("kernel", "op", "op jit", "floor", "keras", "keras jit", "fused bn", "torch")
 
@@ -125,6 +127,10 @@ def scaling(shapes) -> Iterator[Group]:
 def calls(shapes) -> Iterator[Group]:
     entries = [Entry(c, Calls(backward)) for backward in PASSES for c in ("op", "floor")]
     yield Group("calls", "calls of ops on 1 KB", entries)
+    for norm in CHAINS.values():
+        cases = [Calls(backward, CHAIN_LENGTH, norm.shape) for backward in PASSES]
+        entries = [Entry(c, case) for case in cases for c in ("op", "floor", "torch")]
+        yield Group("calls", f"calls of ops on {_text(norm.shape)}", entries)
 
 
 def weights(shapes) -> Iterator[Group]:

@@ -259,10 +259,17 @@ def calls(results: Results, verdicts: Verdicts) -> str:
     """The time of one op of a long graph on a small tensor."""
     rows = []
     for case in results.cases("calls"):
-        ns = [results.ns("calls", name, case) for name in ("op", "floor")]
-        cells = [number(over(time, 1e3 * case.length)) for time in ns]
-        rows.append(["gradient" if case.backward else "forward", *cells, ""])
-    return markdown(["", "op, µs", "leaky ReLU, µs", "verdict"], rows)
+        ns = {name: results.ns("calls", name, case) for name in ("op", "floor", "torch")}
+        cells = [number(over(time, 1e3 * case.length)) for time in ns.values()]
+        verdict = ""
+        if ns["torch"]:
+            misses = missed(over(ns["op"], ns["torch"]), 1, "PyTorch")
+            verdict = verdicts.judge("calls: op in a chain", misses)
+        direction = "gradient" if case.backward else "forward"
+        row = f"{shape_text(case.inputs)}, {direction}"
+        rows.append([row, number(case.nbytes / 1e3, 0), *cells, verdict])
+    header = ["", "KB", "op, µs", "leaky ReLU, µs", "PyTorch, µs", "verdict"]
+    return markdown(header, rows)
 
 
 def weights(results: Results, verdicts: Verdicts) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import torch
 
-from ..cases import Case, Inference, Norm, Weights
+from ..cases import Calls, Case, Inference, Norm, Weights
 from ..export import contenders, torch_networks
 
 torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -28,7 +29,7 @@ def load(case: Case, arrays: dict) -> dict:
         return {name: tensor.movedim(-1, 1).contiguous() for name, tensor in tensors.items()}
     for name in ("x", "dy"):
         # A view: the strides of memory_format=channels_last.
-        tensors[name] = tensors[name].movedim(case.axis, 1)
+        tensors[name] = tensors[name].movedim(case.inputs.axis, 1)
     for name in ("x", "gamma", "beta"):
         tensors[name].requires_grad_()
     return tensors
@@ -43,6 +44,8 @@ def _tensor(array):
 def function(contender: str, case: Case):
     if isinstance(case, Inference):
         return _network(contender, case)
+    if isinstance(case, Calls):
+        return _calls(case)
     return _group_norm(case) if isinstance(case, Norm) else _weights(case)
 
 
@@ -71,6 +74,29 @@ def _group_norm(case: Norm):
         return [y, *torch.autograd.grad(y, (a["x"], a["gamma"], a["beta"]), a["dy"])]
 
     return both if case.backward else forward_only
+
+
+def _calls(case: Calls):
+    samples, *positions, channels = case.shape
+    sizes = (samples, channels, math.prod(positions), case.inputs.groups)
+
+    def forward(x, a):
+        return torch.native_group_norm(x, a["gamma"], a["beta"], *sizes, 1e-3)[0]
+
+    def gradient(dy, a):
+        statistics = torch.zeros(samples, sizes[-1]), torch.ones(samples, sizes[-1])
+        return torch.ops.aten.native_group_norm_backward(
+            dy, a["x"], *statistics, a["gamma"], *sizes, [True] * 3
+        )[0]
+
+    def chain(a):
+        x, compute = (a["dy"], gradient) if case.backward else (a["x"], forward)
+        with torch.no_grad():
+            for _ in range(case.length):
+                x = compute(x, a)
+        return x
+
+    return chain
 
 
 def _weights(case: Weights):

@@ -117,7 +117,7 @@ def test_the_time_of_a_call_is_that_of_one_op(tmp_path):
         for backward in (False, True)
         for contender, ms in {"op": 2, "floor": 1}.items()
     ]
-    forward = rows(rendered(tmp_path, times, []), "## Calls")["forward"]
+    forward = rows(rendered(tmp_path, times, []), "## Calls")["1x2x2x64, forward"]
     assert forward["op, µs"] == "4.00"
     assert forward["leaky ReLU, µs"] == "2.00"
 
