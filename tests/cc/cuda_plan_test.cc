@@ -206,6 +206,28 @@ TEST(CudaPlan, LargeImagesOccupyTheDeviceAtBatch1) {
   }
 }
 
+// docs/speed-of-light.md states this.
+TEST(CudaPlan, FeatureMapsOfAResNetAreReadOnceWhereThereAreClusters) {
+  for (const NamedDevice& named : kDevices) {
+    if (named.device.compute_capability < 90) continue;
+    for (const TestShape& row : TestShapes({"resnet50"})) {
+      const Case last = CaseOf(row);
+      if (last.a > 56 * 56) continue;
+      for (const Case& layout : {last, ChannelsFirst(last)}) {
+        for (int64_t n : {1, 2, 8, 32}) {
+          for (const CudaTraits& traits : kTraits) {
+            if (traits.element_size == 8) continue;
+            Case test = layout;
+            test.n = n;
+            EXPECT_TRUE(PlanCuda(NormalizationOf(test), traits, named.device).held)
+                << named.name << " " << n << "x" << test.a << "x" << test.c << "x" << test.b;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(CudaPlan, ScratchMemoryIsSmall) {
   ForEachPlan([](const Normalization& p, const CudaTraits& traits, const CudaDevice&,
                  const CudaPlan& plan) {
