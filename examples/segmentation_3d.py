@@ -101,7 +101,7 @@ def read_volume(path):
         ValueError: if the file cannot be used. The message is for the user.
     """
     try:
-        with np.load(path) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             volume, classes = arrays["volume"].astype("float32"), arrays["classes"].astype(int)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no .npz file with `volume` and `classes`: {error}") from error

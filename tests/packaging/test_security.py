@@ -127,7 +127,7 @@ def test_code_inside_our_layers_is_not_run(tmp_path):
     (layer,) = (
         entry
         for entry in config["config"]["layers"]
-        if entry["class_name"] == "WeightStandardization"
+        if entry["class_name"] == "tensorflow_groupnorm.layers.WeightStandardization"
     )
     assert layer["config"]["layer"]["class_name"] == "Conv2D"
     layer["config"]["layer"] = of_lambda
