@@ -37,7 +37,7 @@ def missing(root: Path, clean: bool = True) -> Iterator[str]:
         clean: whether changes that are not committed are a fault.
     """
     project = (root / "pyproject.toml").read_text()
-    version = _first(r'^version = "(.*)"$', project)
+    version = _version(root)
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         yield f"pyproject.toml has the version {version!r}, which is not like 1.2.3."
     changelog = (root / "CHANGELOG.md").read_text()
@@ -54,6 +54,10 @@ def missing(root: Path, clean: bool = True) -> Iterator[str]:
         yield f"The tag v{version} exists: raise the version in pyproject.toml."
     if clean and (changes := _git(root, "status", "--porcelain", "--untracked-files=no")):
         yield f"{len(changes.splitlines())} files have changes that are not committed."
+
+
+def _version(root: Path) -> str:
+    return _first(r'^version = "(.*)"$', (root / "pyproject.toml").read_text())
 
 
 def _first(pattern: str, text: str) -> str:
@@ -140,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.build:
         build(args.highway, args.tensorflow)
     if args.tag and not faults:
-        version = _first(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text())
+        version = _version(ROOT)
         _git(ROOT, "tag", "--annotate", f"v{version}", "--message", f"Version {version}")
         print(f"tagged v{version}; publish with `git push origin v{version}`")
     elif args.tag:

@@ -74,16 +74,12 @@ class Overlaps:
         """Returns `[N, classes, 2]` int32, for `[N, side, side]` and `[N, side, side, classes]`."""
         counted = labels != IGNORED
         found = logits.argmax(-1)
-        counts = [
-            np.stack([both.sum((1, 2)), either.sum((1, 2))], axis=-1)
-            for both, either in (
-                (is_class & is_found & counted, (is_class | is_found) & counted)
-                for is_class, is_found in (
-                    (labels == index, found == index) for index in range(logits.shape[-1])
-                )
-            )
-        ]
-        return np.stack(counts, axis=1).astype(np.int32)
+        counts = np.empty((len(labels), logits.shape[-1], 2), np.int32)
+        for index in range(logits.shape[-1]):
+            is_class, is_found = labels == index, found == index
+            counts[:, index, 0] = (is_class & is_found & counted).sum((1, 2))
+            counts[:, index, 1] = ((is_class | is_found) & counted).sum((1, 2))
+        return counts
 
     def encode(self, mistakes: np.ndarray) -> str:
         """Returns the int32, little-endian, compressed by zlib, in base64."""

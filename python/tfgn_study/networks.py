@@ -23,9 +23,14 @@ class Architecture:
     task: str = "classification"
 
     @property
+    def segments(self) -> bool:
+        """Whether it has logits for every pixel."""
+        return self.task == "segmentation"
+
+    @property
     def least_image_size(self) -> int:
         """Side in pixels that leaves one pixel to the last stage or level."""
-        if self.task == "segmentation":
+        if self.segments:
             return self.image_size_step
         # The resolution is halved once per stage after the first; the large stem halves it twice.
         return 2 ** (len(self.blocks) - 1) if self.blocks else 32
@@ -33,7 +38,7 @@ class Architecture:
     @property
     def image_size_step(self) -> int:
         """The side in pixels must be a multiple of it: a U-Net joins what it halves and doubles."""
-        return 2 ** (len(self.widths) - 1) if self.task == "segmentation" else 1
+        return 2 ** (len(self.widths) - 1) if self.segments else 1
 
     @property
     def reads_bit(self) -> bool:

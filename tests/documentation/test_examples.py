@@ -254,8 +254,6 @@ def test_interrupt(script, monkeypatch, capsys, tmp_path, checkpoint):
     def interrupted(*args, **kwargs):
         signal.raise_signal(signal.SIGINT)
 
-    # A library that another test loaded may have installed a handler that ends the process.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(keras.Model, "fit", interrupted)
     monkeypatch.setattr(dp_accounting, "calibrate_dp_mechanism", interrupted)
     monkeypatch.setattr(tfgn.models, "load_bit_npz", lambda *args, **kwargs: None)

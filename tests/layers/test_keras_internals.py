@@ -184,8 +184,10 @@ def names():
     cls_of_ours = _keras.NamedInFiles("Ours", (), {"__module__": "tensorflow_groupnorm.a._b"})
     read = "def read(cls): return cls.__name__"
     names = []
-    for reader in (_keras._WEIGHTS_FILES, _keras._CONFIGS, "another"):
-        importlib.import_module(reader) if reader != "another" else None
+    writers = (_keras._WEIGHTS_FILES, _keras._CONFIGS)
+    for writer in writers:
+        importlib.import_module(writer)
+    for reader in (*writers, "another"):
         scope = {"__name__": reader}
         exec(read, scope)
         names += [scope["read"](cls), scope["read"](cls_of_ours)]

@@ -12,7 +12,8 @@ import tensorflow_groupnorm as tfgn
 from paths import SUPPORT, python_path
 from tensors import random
 
-# Tensors that are shared among threads, and small ones that are not.
+# Tensors that are shared among threads, of 1 MiB and more, and smaller ones that are not. The
+# kernels share the smaller ones as well in tests/kernels.
 GROUP_NORM = [
     *cases.LARGE.values(),
     cases.group_norms("resnet50")["conv1_pooled"],

@@ -5,6 +5,7 @@ A process of its own, since a library that does not belong to the installed Tens
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -90,6 +91,9 @@ def _compared(
     random = np.random.default_rng(0)
     values = [random.normal(0.5, 1, shape) for shape in (*shapes, *parameter_shapes)]
     upstream = random.normal(size=shapes[0])
+    compute = functools.partial(run, tfgn)
+    if jit:
+        compute = tf.function(compute, jit_compile=True)
     errors = {}
     for dtype in DTYPES:
         wide = "float64" if dtype == "float64" else "float32"
@@ -97,8 +101,7 @@ def _compared(
         with tf.device(f"/{device}"):
             tensors = [tf.cast(v, t) for v, t in zip(values, dtypes, strict=True)]
             dy = tf.cast(upstream, dtype)
-            function = tf.function(lambda *t: run(tfgn, *t), jit_compile=True) if jit else None
-            actual = function(dy, *tensors) if function else run(tfgn, dy, *tensors)
+            actual = compute(dy, *tensors)
         with tf.device("/CPU:0"):
             exact = [tf.cast(tensor, "float64") for tensor in (dy, *tensors)]
             expected = run(tfgn.stock, *exact)

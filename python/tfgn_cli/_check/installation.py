@@ -105,8 +105,7 @@ def _build(folder: Path) -> dict[str, Any] | Finding:
     """What the libraries in a folder were built from, or what is wrong with that."""
     try:
         build: dict[str, Any] = json.loads((folder / "build.json").read_text())
-        version, tensorflow = build["version"], build["tensorflow"]
-        del build["xla"], build["cuda"]  # They must exist.
+        version, tensorflow, *_ = (build[key] for key in ("version", "tensorflow", "xla", "cuda"))
     except (OSError, ValueError, KeyError) as error:
         return failed("libraries", folder.name, f"build.json cannot be read: {error!r}", REINSTALL)
     if version != (installed := _version(DISTRIBUTION)):
@@ -120,7 +119,7 @@ def _build(folder: Path) -> dict[str, Any] | Finding:
         return failed(
             "libraries", folder.name, f"they were built for TensorFlow {tensorflow}", REINSTALL
         )
-    return json.loads((folder / "build.json").read_text())
+    return build
 
 
 def _minor(version: str) -> str:

@@ -29,7 +29,7 @@ def build(
         that segments. A model that is to be fine-tuned starts with logits of 0.
     """
     inputs = keras.Input(input_shape)
-    segments = MODELS[config.model].task == "segmentation"
+    segments = MODELS[config.model].segments
     body = unet.body if segments else resnet.body
     x = body(config, keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs))
     initializer = "glorot_uniform" if config.bit_checkpoint is None else "zeros"
