@@ -78,13 +78,14 @@ def _group_norm(case: Norm):
 
 def _calls(case: Calls):
     samples, *positions, channels = case.shape
-    sizes = (samples, channels, math.prod(positions), case.inputs.groups)
+    groups = case.inputs.groups
+    sizes = (samples, channels, math.prod(positions), groups)
+    statistics = torch.zeros(samples, groups), torch.ones(samples, groups)
 
     def forward(x, a):
         return torch.native_group_norm(x, a["gamma"], a["beta"], *sizes, 1e-3)[0]
 
     def gradient(dy, a):
-        statistics = torch.zeros(samples, sizes[-1]), torch.ones(samples, sizes[-1])
         return torch.ops.aten.native_group_norm_backward(
             dy, a["x"], *statistics, a["gamma"], *sizes, [True] * 3
         )[0]
