@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import textwrap
 from typing import Any
 
@@ -75,7 +74,7 @@ def _add_option(parser: argparse._ActionsContainer, option: Option) -> None:
         settings["choices"] = tuple(option.choices)
     else:
         settings |= {"type": option.type, "metavar": option.metavar}
-    parser.add_argument(f"--{option.name.replace('_', '-')}", **settings)
+    parser.add_argument(option.flag, **settings)
 
 
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -86,25 +85,12 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
         runner.run(study)
     except StudyError as error:
-        parser.error(_as_typed(str(error)))
+        parser.error(str(error))
     except ModuleNotFoundError as error:
         return fail(f"{error.name} is missing: {install_command('study')}")
     except RunError as error:
         return fail(str(error))
     return 0
-
-
-def _as_typed(message: str) -> str:
-    """Returns a message about options with their names as they are typed: `--batch-sizes`."""
-    names = {option.name for option in describe(options.Options)}
-    # `data`, `out` and others are words, too.
-    any_name, certain = "|".join(names), "|".join(name for name in names if "_" in name)
-    subject = rf"\b(?:{any_name})(?=(?: and (?:{any_name}))* must\b)"
-    return re.sub(
-        rf"{subject}|\b(?:{certain}|task)\b",
-        lambda name: f"--{name[0].replace('_', '-')}",
-        message,
-    )
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
@@ -125,5 +111,5 @@ def _values(texts: list[str], option: Option) -> tuple[Any, ...]:
             values.append(option.type(word))
         except ValueError:
             kind = "whole numbers" if option.type is int else "numbers"
-            raise StudyError(f"{option.name} must be {kind}; received {word!r}") from None
+            raise StudyError(f"{option.flag} must be {kind}; received {word!r}") from None
     return tuple(values)

@@ -195,12 +195,14 @@ def resolve(options: Options) -> Study:
     defaults = dataclasses.asdict(DATASETS[dataset])
     if defaults["validation_split"] is None and options.validation_split is not None:
         raise StudyError(
-            f"validation_split must be left out: {dataset} comes with a split of its own"
+            f"--validation-split must be left out: {dataset} comes with a split of its own"
         )
     if options.limit is not None and (options.train_limit or options.validation_limit):
-        raise StudyError("limit must be left out where train_limit or validation_limit is given")
+        raise StudyError(
+            "--limit must be left out where --train-limit or --validation-limit is given"
+        )
     if dataset == "digits" and options.data is not None:
-        raise StudyError("data must be left out: the digits are part of scikit-learn")
+        raise StudyError("--data must be left out: the digits are part of scikit-learn")
     defaults |= {"dataset": dataset, "models": (TASKS[options.task],)}
     for field, default in defaults.items():
         if values[field] is None:
@@ -228,35 +230,34 @@ def _check_task(options: Options) -> None:
     for name in ("data", "masks"):
         if segments and getattr(options, name) is None:
             raise StudyError(
-                f"{name} must be given with task=segmentation: a folder of images and one of their "
-                "masks"
+                f"--{name} must be given with --task=segmentation: a folder of images and one of "
+                "their masks"
             )
     if options.masks is not None and not segments:
-        raise StudyError("masks must be left out unless task=segmentation")
+        raise StudyError("--masks must be left out unless --task=segmentation")
     if options.dataset is not None and (options.dataset == "masks") != segments:
         raise StudyError(
-            "dataset must be masks or left out with task=segmentation, another without; received "
-            f"{options.dataset!r}"
+            "--dataset must be masks or left out with --task=segmentation, another without; "
+            f"received {options.dataset!r}"
         )
     for model in options.models or ():
         names = ", ".join(name for name, kind in MODELS.items() if kind.task == options.task)
         wanted = f"among {names} for {options.task}"
-        require(MODELS[model].task == options.task, "model", model, wanted)
+        require(MODELS[model].task == options.task, "--model", model, wanted)
 
 
 def _check_groups(study: Study) -> None:
     if (study.groups is None) == (study.group_size is None):
-        raise StudyError("exactly one of groups and group_size must be given")
+        raise StudyError("exactly one of --groups and --group-size must be given")
     for variant in study.variants().values():
         if not NORMS[variant.norm].takes_groups:
             continue
-        field = "groups" if variant.group_size is None else "group_size"
-        value = getattr(variant, field)
+        value = variant.groups if variant.group_size is None else variant.group_size
         for model in study.models:
             widths = MODELS[model].widths
             require(
                 value >= 1 and not any(width % value for width in widths),
-                field,
+                "--groups" if variant.group_size is None else "--group-size",
                 value,
                 f"a divisor of the {', '.join(map(str, widths))} channels of {model}",
             )
@@ -266,10 +267,10 @@ def _check_image_size(study: Study) -> None:
     for model in study.models:
         least = MODELS[model].least_image_size
         wanted = f"at least {least} pixels for {model}" if least > 4 else "at least 4 pixels"
-        require(study.image_size >= least, "image_size", study.image_size, wanted)
+        require(study.image_size >= least, "--image-size", study.image_size, wanted)
         step = MODELS[model].image_size_step
         wanted = f"a multiple of {step} pixels for {model}"
-        require(study.image_size % step == 0, "image_size", study.image_size, wanted)
+        require(study.image_size % step == 0, "--image-size", study.image_size, wanted)
 
 
 def _check_checkpoint(study: Study) -> None:
@@ -277,30 +278,32 @@ def _check_checkpoint(study: Study) -> None:
         return
     if not study.bit_checkpoint.is_file():
         raise StudyError(
-            "bit_checkpoint must be a .npz file of Big Transfer; there is no file "
+            "--bit-checkpoint must be a .npz file of Big Transfer; there is no file "
             f"{study.bit_checkpoint}"
         )
     readers = ", ".join(name for name, model in MODELS.items() if model.reads_bit)
     for model in study.models:
         wanted = f"among {readers} to read a checkpoint"
-        require(MODELS[model].reads_bit, "model", model, wanted)
+        require(MODELS[model].reads_bit, "--model", model, wanted)
     for text, variant in study.variants().items():
         as_published = (variant.norm, variant.groups) == ("gn+ws", 32)
-        require(as_published, "norms", text, "gn+ws with 32 groups to read a checkpoint")
+        require(as_published, "--norms", text, "gn+ws with 32 groups to read a checkpoint")
 
 
 def _check_save_memory(study: Study) -> None:
     names = [name for name, norm in NORMS.items() if norm.saves_memory]
     wanted = f"no, unless one of the norms is {', '.join(names[:-1])} or {names[-1]}"
     saves_memory = any(variant.saves_memory for variant in study.variants().values())
-    require(saves_memory or not study.save_memory, "save_memory", study.save_memory, wanted)
+    require(saves_memory or not study.save_memory, "--save-memory", study.save_memory, wanted)
     if study.save_memory and study.task == "segmentation":
-        raise StudyError("save_memory must be no with task=segmentation")
+        raise StudyError("--save-memory must be no with --task=segmentation")
 
 
 def _check_training(study: Study) -> None:
     for name in {variant.norm: None for variant in study.variants().values()}:
         least = NORMS[name].least_epochs
-        require(study.epochs >= least, "epochs", study.epochs, f"at least {least} for {name}")
+        require(study.epochs >= least, "--epochs", study.epochs, f"at least {least} for {name}")
         if NORMS[name].update_size > 1 and study.agc is not None:
-            raise StudyError(f"agc must be left out: {name} accumulates gradients, agc clips each")
+            raise StudyError(
+                f"--agc must be left out: {name} accumulates gradients, --agc clips each"
+            )

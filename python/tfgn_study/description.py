@@ -51,7 +51,7 @@ class Option:
         type: `bool`, `int`, `float`, `str` or `Path`: the type of the value, or of each value.
         several: whether the option is a tuple of values.
         default: the default.
-        name: name in errors and, with dashes, on the command line.
+        flag: the option as it is typed, also in errors: `--batch-sizes`.
         help: help text, or `None` for an option that the command line does not have.
         range: range of the value, or of each value; `None` for no limits.
         section: title of its section in the help, or `None` for the section without a title.
@@ -66,7 +66,7 @@ class Option:
     type: Callable[[str], Any]
     several: bool
     default: Any
-    name: str
+    flag: str
     help: str | None = None
     range: Range | None = None
     section: str | None = None
@@ -94,10 +94,10 @@ class Option:
         if value is None:
             return
         if self.several and not value:
-            raise StudyError(f"{self.name} must not be empty")
+            raise StudyError(f"{self.flag} must not be empty")
         if self.range is not None:
             for part in value if self.several else [value]:
-                require(self.range.holds(part), self.name, part, self.range.text)
+                require(self.range.holds(part), self.flag, part, self.range.text)
 
 
 def option(default: Any, **described: Any) -> Any:
@@ -105,8 +105,8 @@ def option(default: Any, **described: Any) -> Any:
 
     Args:
         default: the default of the field.
-        **described: attributes of `Option`; `name` is that of the field by default. The field, the
-            type and `several` follow from the name and the annotation.
+        **described: attributes of `Option`; `flag` is the name of the field with dashes by
+            default. The field, the type and `several` follow from the name and the annotation.
     """
     return dataclasses.field(default=default, metadata={_KEY: described})
 
@@ -124,16 +124,16 @@ def describe(options: type) -> list[Option]:
                 "type": typing.get_args(kind)[0] if several else kind,
                 "several": several,
                 "default": field.default,
-                "name": field.name,
+                "flag": f"--{field.name.replace('_', '-')}",
             }
             described.append(Option(**attributes | field.metadata[_KEY]))
     return described
 
 
-def require(holds: bool, name: str, value: object, text: str) -> None:
+def require(holds: bool, flag: str, value: object, text: str) -> None:
     """Raises a `StudyError` that the option must be what the text says, unless that holds."""
     if not holds:
-        raise StudyError(f"{name} must be {text}; received {value!r}")
+        raise StudyError(f"{flag} must be {text}; received {value!r}")
 
 
 def _without_none(hint: Any) -> Any:

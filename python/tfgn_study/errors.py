@@ -4,7 +4,10 @@ from __future__ import annotations
 
 
 class StudyError(ValueError):
-    """A study cannot run with these options; the message is one sentence for the user."""
+    """A study cannot run with these options.
+
+    The message is one sentence for the user, with the options as they are typed: `--batch-sizes`.
+    """
 
 
 class RunError(RuntimeError):

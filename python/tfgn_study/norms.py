@@ -156,7 +156,7 @@ def parse(text: str, groups: int | None, group_size: int | None) -> Variant:
         )
     if text not in NORMS:
         raise StudyError(
-            f"norms must be among {', '.join(NORMS)}, or as in gn:groups=4 or gn:size=4; "
+            f"--norms must be among {', '.join(NORMS)}, or as in gn:groups=4 or gn:size=4; "
             f"received {text!r}"
         )
     if NORMS[text].takes_groups:

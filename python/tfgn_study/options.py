@@ -202,7 +202,7 @@ class Options(Training):
     )
     models: tuple[str, ...] | None = option(
         None,
-        name="model",
+        flag="--model",
         section=COMPARED,
         metavar="MODEL",
         range=among(MODELS),

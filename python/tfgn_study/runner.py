@@ -98,7 +98,7 @@ def _writable(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise StudyError(f"out must be a folder that can be written to: {error}") from error
+        raise StudyError(f"--out must be a folder that can be written to: {error}") from error
     try:
         yield
     except StudyError:
@@ -112,7 +112,7 @@ def _check_batch_sizes(study: Study, dataset: Dataset) -> None:
     largest = max(study.batch_sizes)
     if largest > dataset.train:
         raise StudyError(
-            f"batch_sizes must be at most the {dataset.train} training images of {dataset.name}; "
+            f"--batch-sizes must be at most the {dataset.train} training images of {dataset.name}; "
             f"received {largest}"
         )
 

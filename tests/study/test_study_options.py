@@ -1,7 +1,6 @@
 """The options of a study: each is described once, for the command line, the checks, the report."""
 
 import dataclasses
-import re
 
 import pytest
 import tfgn_cli
@@ -42,8 +41,7 @@ def test_help_has_every_option_in_its_section(capsys):
         shown = option.help
         if option.default_text is not None:
             shown += f" (default: {option.default_text})"
-        flag = f" --{option.name.replace('_', '-')} "
-        assert flag in text or flag.replace(" --", " [--") in text
+        assert f" {option.flag} " in text or f" [{option.flag} " in text
         # The help breaks lines at hyphens, too.
         assert "".join(shown.split()) in "".join(text.split())
 
@@ -108,7 +106,7 @@ def test_resolving_fills_in_the_defaults_of_the_data(given, expected):
 
 def test_group_size_replaces_the_groups():
     assert (study(group_size=4).groups, study(group_size=4).group_size) == (None, 4)
-    with pytest.raises(StudyError, match="exactly one of groups and group_size"):
+    with pytest.raises(StudyError, match="exactly one of --groups and --group-size"):
         study(group_size=4, groups=4)
 
 
@@ -117,7 +115,7 @@ def test_save_memory_is_for_runs_with_group_norm():
     plain, saving = (study(norms=norms, save_memory=given).runs("", "") for given in (False, True))
     changed = {b.norm for a, b in zip(plain, saving, strict=True) if a.name != b.name}
     assert changed == {"ln", "in", "gn", "gn+ws"}
-    sentence = "save_memory must be no, unless one of the norms is ln, in, gn or gn\\+ws"
+    sentence = "--save-memory must be no, unless one of the norms is ln, in, gn or gn\\+ws"
     with pytest.raises(StudyError, match=sentence):
         study(norms=("bn", "frn", "gn+pn"), save_memory=True)
 
@@ -127,11 +125,11 @@ def test_norms_say_which_options_they_refuse():
         study(norms=("frn:groups=4",))
     for norm in ("gn+pn", "evonorm-s0", "bcn+ws"):
         assert study(norms=(f"{norm}:size=4",)).runs("", "")[0].group_size == 4
-        with pytest.raises(StudyError, match="groups must be a divisor"):
+        with pytest.raises(StudyError, match="--groups must be a divisor"):
             study(norms=(f"{norm}:groups=5",))
-    with pytest.raises(StudyError, match="epochs must be at least 5 for bn\\+frozen; received 4"):
+    with pytest.raises(StudyError, match="--epochs must be at least 5 for bn\\+frozen; received 4"):
         study(norms=("bn+frozen",), epochs=4)
-    with pytest.raises(StudyError, match="agc must be left out: bn\\+accumulate"):
+    with pytest.raises(StudyError, match="--agc must be left out: bn\\+accumulate"):
         study(norms=("bn+accumulate",), agc=0.1)
 
 
@@ -143,7 +141,7 @@ def test_a_new_option_needs_one_description():
         )
 
     new = description.describe(More)[-1]
-    assert (new.field, new.name, new.type, new.several) == ("dropout", "dropout", float, False)
+    assert (new.field, new.flag, new.type, new.several) == ("dropout", "--dropout", float, False)
     new.check(None)
-    with pytest.raises(StudyError, match=re.escape("dropout must be between 0 and 1; received 1")):
+    with pytest.raises(StudyError, match="--dropout must be between 0 and 1; received 1"):
         new.check(1)

@@ -247,7 +247,7 @@ def test_download_that_cannot_be_is_one_sentence(monkeypatch):
     module = type(sys)("tensorflow_datasets")
     module.builder = lambda name: Offline()
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
-    with pytest.raises(StudyError, match=r"\(no route\); without a download, data must be"):
+    with pytest.raises(StudyError, match=r"\(no route\); without a download, --data must be"):
         public.pets(study(dataset="pets")).read(no_track)
 
 

@@ -136,9 +136,9 @@ def set_to(old, new):
         (shrink, "masks/03.png is of 8x16 pixels, its image of 16x16"),
         (color, "masks/03.png is of the mode 'RGB'"),
         (cut, "masks/03.png cannot be read as an image"),
-        (set_to(1, 7), "masks must have classes from 0 on without a gap; "),
+        (set_to(1, 7), "--masks must have classes from 0 on without a gap; "),
         (set_to(1, 7), "have pixels of 7 and none of 1"),
-        (lambda folder: [set_to(v, 255)(folder) for v in (1, 2)], "masks must have at least 2"),
+        (lambda folder: [set_to(v, 255)(folder) for v in (1, 2)], "--masks must have at least 2"),
     ],
 )
 def test_broken_masks_are_one_sentence(options, change, sentence):
@@ -171,11 +171,11 @@ def test_bad_options_are_one_sentence(capsys, tmp_path, monkeypatch, argv, sente
 
 def test_segmentation_refuses_what_the_u_net_cannot_do(options):
     for change, sentence in (
-        ({"models": ("resnet8",)}, "model must be among unet for segmentation"),
-        ({"image_size": 18}, "image_size must be a multiple of 4 pixels for unet; received 18"),
-        ({"dataset": "digits"}, "dataset must be masks or left out"),
-        ({"save_memory": True}, "save_memory must be no with task=segmentation"),
-        ({"masks": options["masks"] / "none"}, "masks must be a folder of images; there is no"),
+        ({"models": ("resnet8",)}, "--model must be among unet for segmentation"),
+        ({"image_size": 18}, "--image-size must be a multiple of 4 pixels for unet; received 18"),
+        ({"dataset": "digits"}, "--dataset must be masks or left out"),
+        ({"save_memory": True}, "--save-memory must be no with --task=segmentation"),
+        ({"masks": options["masks"] / "none"}, "--masks must be a folder of images; there is no"),
     ):
         with pytest.raises(StudyError, match=sentence):
             prepared(options, **change)

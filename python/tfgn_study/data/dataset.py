@@ -103,7 +103,7 @@ def hold_out(dataset: Dataset) -> Dataset:
         train, val = sources.split(y, HELD_OUT)
     except StudyError:
         raise StudyError(
-            f"tune_learning_rate holds out {HELD_OUT:.0%} of the {len(y)} training images, which "
+            f"--tune-learning-rate holds out {HELD_OUT:.0%} of the {len(y)} training images, which "
             "leaves classes without an image"
         ) from None
     if not path.exists():

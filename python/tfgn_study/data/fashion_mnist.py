@@ -23,7 +23,7 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 HELP = (
-    f"data must be a folder with the files {', '.join(f'{name}.gz' for name in FILES)} of "
+    f"--data must be a folder with the files {', '.join(f'{name}.gz' for name in FILES)} of "
     "https://github.com/zalandoresearch/fashion-mnist"
 )
 SIDE = 28

@@ -24,9 +24,9 @@ def masks(study: Study) -> Source:
     """
     folder, of_masks = study.data, study.masks
     if folder is None or of_masks is None:
-        raise StudyError("data and masks must be folders of images; one is not given")
-    images = _list(folder, "data", SUFFIXES)
-    of_stem = {path.stem: path for path in _list(of_masks, "masks", (".png",))}
+        raise StudyError("--data and --masks must be folders of images; one is not given")
+    images = _list(folder, "--data", SUFFIXES)
+    of_stem = {path.stem: path for path in _list(of_masks, "--masks", (".png",))}
     missing = next((image for image in images if image.stem not in of_stem), None)
     if missing is not None:
         raise StudyError(f"{missing} has no mask {of_masks / missing.stem}.png")
@@ -48,13 +48,13 @@ def masks(study: Study) -> Source:
     return Source(str(folder), ["masks", *identity], read)
 
 
-def _list(folder: Path, option: str, suffixes: tuple[str, ...]) -> list[Path]:
+def _list(folder: Path, flag: str, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
-        raise StudyError(f"{option} must be a folder of images; there is no folder {folder}")
+        raise StudyError(f"{flag} must be a folder of images; there is no folder {folder}")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     if len(files) < 2:
         raise StudyError(
-            f"{option} must be a folder of at least 2 images ({', '.join(suffixes)}); {folder} "
+            f"{flag} must be a folder of at least 2 images ({', '.join(suffixes)}); {folder} "
             f"holds {len(files)}"
         )
     return files
@@ -80,12 +80,12 @@ def _check_classes(labels: np.ndarray, folder: Path) -> None:
     values = [int(value) for value in np.unique(labels) if value != IGNORED]
     if len(values) < 2:
         raise StudyError(
-            f"masks must have at least 2 classes ({IGNORED} is none: it is ignored); those of "
+            f"--masks must have at least 2 classes ({IGNORED} is none: it is ignored); those of "
             f"{folder} have the values {values}"
         )
     if values != list(range(len(values))):
         gap = next(index for index, value in enumerate(values) if index != value)
         raise StudyError(
-            f"masks must have classes from 0 on without a gap; those of {folder} have pixels of "
+            f"--masks must have classes from 0 on without a gap; those of {folder} have pixels of "
             f"{values[-1]} and none of {gap}"
         )

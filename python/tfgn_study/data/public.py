@@ -13,11 +13,11 @@ from ..errors import StudyError
 from .sources import Arrays, Source, Track, identity_of, read_images, square
 
 PETS_HELP = (
-    "data must be a folder with the unpacked images.tar.gz and annotations.tar.gz of "
+    "--data must be a folder with the unpacked images.tar.gz and annotations.tar.gz of "
     "https://www.robots.ox.ac.uk/~vgg/data/pets/"
 )
 CIFAR10_HELP = (
-    "data must be the folder cifar-10-batches-bin of the unpacked cifar-10-binary.tar.gz of "
+    "--data must be the folder cifar-10-batches-bin of the unpacked cifar-10-binary.tar.gz of "
     "https://www.cs.toronto.edu/~kriz/cifar.html"
 )
 

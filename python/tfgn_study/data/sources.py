@@ -68,7 +68,7 @@ def digits(study: Study) -> Source:
 def folder(study: Study) -> Source:
     """Returns a folder with one folder of images per class."""
     if study.data is None:
-        raise StudyError("data must be a folder of class folders; no folder is given")
+        raise StudyError("--data must be a folder of class folders; no folder is given")
     files, labels = _list_files(study.data)
     train, val = split(labels, study.validation_split)
 
@@ -116,7 +116,7 @@ def split(labels: np.ndarray, validation_split: float | None) -> tuple[np.ndarra
         )
     except ValueError as error:
         raise StudyError(
-            f"validation_split={validation_split} of {len(labels)} images in "
+            f"--validation-split={validation_split} of {len(labels)} images in "
             f"{count_classes(labels)} classes leaves classes without an image: {error}"
         ) from error
 
@@ -137,21 +137,20 @@ def limited(arrays: Arrays, study: Study) -> Arrays:
         StudyError: if there are fewer images, or too few of a class in the part.
     """
     x_train, y_train, x_val, y_val = arrays
-    for name, kind, most in (
-        ("limit", "", len(y_train) + len(y_val)),
-        ("train_limit", "training ", len(y_train)),
-        ("validation_limit", "validation ", len(y_val)),
+    for flag, kind, count, most in (
+        ("--limit", "", study.limit, len(y_train) + len(y_val)),
+        ("--train-limit", "training ", study.train_limit, len(y_train)),
+        ("--validation-limit", "validation ", study.validation_limit, len(y_val)),
     ):
-        count = getattr(study, name)
         wanted = f"at most the {most} {kind}images"
-        require(count is None or count <= most, name, count, wanted)
+        require(count is None or count <= most, flag, count, wanted)
     if study.limit is None:
-        train = _part(y_train, study.train_limit, f"train_limit={study.train_limit}")
-        val = _part(y_val, study.validation_limit, f"validation_limit={study.validation_limit}")
+        train = _part(y_train, study.train_limit, f"--train-limit={study.train_limit}")
+        val = _part(y_val, study.validation_limit, f"--validation-limit={study.validation_limit}")
     else:
         of_val = round(study.limit * len(y_val) / (len(y_train) + len(y_val)))
         train, val = (
-            _part(labels, count, f"limit={study.limit}")
+            _part(labels, count, f"--limit={study.limit}")
             for labels, count in ((y_train, study.limit - of_val), (y_val, of_val))
         )
     return x_train[train], y_train[train], x_val[val], y_val[val]
@@ -181,7 +180,7 @@ def _resized_digits(side: int) -> np.ndarray:
 
 def _list_files(folder: Path) -> tuple[list[Path], np.ndarray]:
     if not folder.is_dir():
-        raise StudyError(f"data must be a folder of class folders; there is no folder {folder}")
+        raise StudyError(f"--data must be a folder of class folders; there is no folder {folder}")
     classes = sorted(
         path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
@@ -196,7 +195,7 @@ def _list_files(folder: Path) -> tuple[list[Path], np.ndarray]:
         files += images
         labels += [label] * len(images)
     if len(classes) < 2:
-        raise StudyError(f"data must have at least 2 class folders; {folder} has {len(classes)}")
+        raise StudyError(f"--data must have at least 2 class folders; {folder} has {len(classes)}")
     return files, np.array(labels)
 
 
