@@ -272,7 +272,5 @@ def _summary(verdicts: tables.Verdicts) -> str:
 def _kind(target: str) -> str:
     """Returns the key of a target in `LIMITS`."""
     section, _, rest = target.partition(": ")
-    if section in ("fusions", "types"):
-        return section
     name = rest.partition(", ")[0]
-    return name if name in LIMITS and section != "weights" or name == "op jit" else section
+    return section if section in LIMITS and name != "op jit" else name
