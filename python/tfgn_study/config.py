@@ -252,15 +252,17 @@ def _check_groups(study: Study) -> None:
     for variant in study.variants().values():
         if not NORMS[variant.norm].takes_groups:
             continue
-        value = variant.groups if variant.group_size is None else variant.group_size
-        for model in study.models:
-            widths = MODELS[model].widths
-            require(
-                value >= 1 and not any(width % value for width in widths),
-                "--groups" if variant.group_size is None else "--group-size",
-                value,
-                f"a divisor of the {', '.join(map(str, widths))} channels of {model}",
-            )
+        for flag, value in (("--groups", variant.groups), ("--group-size", variant.group_size)):
+            if value is None:
+                continue
+            for model in study.models:
+                widths = MODELS[model].widths
+                require(
+                    value >= 1 and not any(width % value for width in widths),
+                    flag,
+                    value,
+                    f"a divisor of the {', '.join(map(str, widths))} channels of {model}",
+                )
 
 
 def _check_image_size(study: Study) -> None:
