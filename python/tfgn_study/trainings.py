@@ -15,9 +15,9 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from tfgn_base.files import write_text
 
 from .config import RunConfig, Study
@@ -45,17 +45,18 @@ class Trainings:
         self._study = study
         self._folder = study.out / "runs"
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            # Of 80 columns the bar has what the texts leave; a longer description is wrapped.
+            TextColumn("{task.description}", table_column=Column()),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
             MofNCompleteColumn(),
             TextColumn("steps"),
-            TimeElapsedColumn(),
             TextColumn("left:"),
             TimeRemainingColumn(),
             console=console,
+            expand=True,
             transient=True,
         )
-        self._total = self._progress.add_task("", total=0)
+        self._total = self._progress.add_task("", total=0, visible=False)
 
     def __enter__(self) -> Trainings:
         """Shows the progress bar."""
@@ -99,8 +100,9 @@ class Trainings:
         (total,) = (task for task in self._progress.tasks if task.id == self._total)
         self._progress.update(
             self._total,
-            description=f"{len(missing)} runs",
+            description=f"{len(missing)} {'run' if len(missing) == 1 else 'runs'}",
             total=total.completed + sum(_steps(run, data) for run, data in missing),
+            visible=True,
         )
 
     def complete(self, runs: list[RunConfig], dataset: Dataset) -> None:
@@ -121,7 +123,8 @@ class Trainings:
         with contextlib.closing(trained):
             for run, message in trained:
                 if run not in rows:
-                    rows[run] = self._progress.add_task("", total=_steps(run, dataset))
+                    total = _steps(run, dataset)
+                    rows[run] = self._progress.add_task(self._title(run), total=total)
                 self._show(run, message, rows[run])
                 if "result" in message:
                     self._keep(run, message["result"])
@@ -139,8 +142,6 @@ class Trainings:
         if "epoch" in message:
             text = f"{title}, epoch {message['epoch']}/{run.epochs}, error {message['error']:.1%}"
             self._progress.update(row, description=text)
-        elif not task.description:
-            self._progress.update(row, description=title)
         # A run that diverged did fewer steps than planned.
         done = message.get("steps", task.total or 0)
         self._progress.advance(self._total, done - task.completed)

@@ -226,4 +226,21 @@ def test_progress_counts_the_steps_of_what_is_missing(tmp_path, trained):
     state.complete(runs[:2], dataset)
     assert total.completed == 8 * 10
     state.expect({dataset: runs})
-    assert (total.total, total.description) == (2 * 8 * 10, "1 runs")
+    assert (total.total, total.description) == (2 * 8 * 10, "1 run")
+
+
+def test_progress_fits_into_80_columns(tmp_path):
+    planned = study(norms=("bn+accumulate",), batch_sizes=(16,), seeds=(0,), out=tmp_path)
+    (run,) = planned.runs("", "")
+    dataset = data.Dataset("squares", tmp_path / "data.npz", "digest", 2, 16_000, 10)
+    console = Console(width=80, record=True)
+    state = trainings.Trainings(planned, console)
+    state.expect({dataset: [run]})
+    row = state._progress.add_task("", total=8000)
+    state._show(run, {"epoch": 1, "error": 0.1234, "steps": 1000}, row)
+    console.print(state._progress.get_renderable())
+    text = console.export_text()
+    # The name, which is long, is wrapped, and no number is cut.
+    assert "bn+accumulate, batch 16, seed 0, epoch 1/8" in text and "12.3%" in text
+    assert text.count("1000/8000 steps left: -:--:--") == 2
+    assert max(map(len, text.splitlines())) <= 80
