@@ -160,6 +160,18 @@ def test_parameters_per_sample_follow_the_norm(target, tmp_path):
     check(model, exported.path, RUNTIMES[target], [[random(3, 4, 4, 6), random(3, 6)]], 1e-4)
 
 
+def test_3d_convolution_in_groups_behind_a_norm(tmp_path):
+    x = keras.Input((4, 4, 4, 4))
+
+    def build():
+        y = layers.GroupNormalization(2)(x)
+        return keras.Model(x, keras.layers.Conv3D(4, 3, groups=2, padding="same")(y))
+
+    model = export_models.built(build)
+    exported = tfgn.export(model, tmp_path / "model.onnx", target="onnx")
+    check(model, exported.path, "onnx", [random(3, 4, 4, 4, 4)], 1e-4)
+
+
 def test_unfused_norms_are_named_with_the_reason(tmp_path):
     x, mask = keras.Input((4, 4, 6)), keras.Input((4, 4), dtype="bool")
     y = layers.GroupNormalization(2, name="fused")(x)

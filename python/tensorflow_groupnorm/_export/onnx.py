@@ -18,6 +18,7 @@ from tfgn_base.extras import install_command
 from ..stock._group_norm import SCOPE as STOCK_SCOPE
 from .errors import LOOKUPS, ExportError, first_line
 from .graph import IDENTITIES, simplify
+from .onnx_graph import mend, merge_slices, nodes
 from .onnx_nodes import Writer
 from .saved_model import ops
 
@@ -96,8 +97,9 @@ def convert(saved_model: Path, path: Path, kind: str, opset: int) -> Normalizati
         model = _converted(graph, frozen, names, writer)
         missing = _missing(model.graph, opset)
         if not missing:
-            _mend(model)
+            mend(model)
             _raise_opset(model, opset)
+            merge_slices(model)
             onnx.save(model, path)
     except Exception as error:
         raise ExportError(f"The model cannot be converted to ONNX: {first_line(error)}") from error
@@ -193,48 +195,6 @@ def _transposes_kept() -> Iterator[None]:
         optimizers["optimize_transpose"] = original
 
 
-def _mend(model: Any) -> None:
-    """Corrects in place what tf2onnx writes for some convolutions.
-
-    tf2onnx writes a single group for every 3-D convolution, and expresses zeros to append after a
-    transposed convolution as negative padding.
-    """
-    import onnx
-
-    attributes = [{item.name: item for item in node.attribute} for node in model.graph.node]
-    nodes = list(zip(model.graph.node, attributes, strict=True))
-    kernels = {kernel.name: kernel.dims for kernel in model.graph.initializer}
-    volumes = [
-        (node, items)
-        for node, items in nodes
-        if node.op_type == "Conv" and len(kernels.get(node.input[1], ())) == 5
-    ]
-    channels = _channels(model) if volumes else {}
-    for node, items in volumes:
-        # Kernels are [output channels, input channels / groups, ...].
-        per_group = kernels[node.input[1]][1]
-        items["group"].i = channels.get(node.input[0], per_group) // per_group
-    for node, items in nodes:
-        # Begins, then ends.
-        pads = list(items["pads"].ints) if "pads" in items else [0]
-        if node.op_type == "ConvTranspose" and min(pads) < 0:
-            padding = [max(-end, 0) for end in pads[len(pads) // 2 :]]
-            items["pads"].ints[:] = [max(size, 0) for size in pads]
-            node.attribute.append(onnx.helper.make_attribute("output_padding", padding))
-
-
-def _channels(model: Any) -> dict[str, int]:
-    """Returns the known sizes of axis 1 of 5-D tensors, by the names of the tensors."""
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {
-        value.name: value.type.tensor_type.shape.dim for value in [*graph.value_info, *graph.input]
-    }
-    sizes = {name: dim[1].dim_value for name, dim in shapes.items() if len(dim) == 5}
-    return {name: size for name, size in sizes.items() if size}  # 0 means unknown.
-
-
 def _missing(graph: Any, opset: int) -> set[str]:
     """Returns the ops of a graph and its subgraphs that ONNX does not have."""
     import onnx
@@ -244,12 +204,3 @@ def _missing(graph: Any, opset: int) -> set[str]:
         for node in nodes(graph)
         if not node.domain and not onnx.defs.has(node.op_type, opset)
     }
-
-
-def nodes(graph: Any) -> Iterator[Any]:
-    """Yields the nodes of a graph and its subgraphs."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from nodes(inner)

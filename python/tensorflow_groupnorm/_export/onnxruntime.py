@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from .normalizations import Execution
-from .onnx import nodes
+from .onnx_graph import nodes
 
 
 def load(path: Path) -> Callable[[dict[str, tf.Tensor]], dict[str, np.ndarray]]:

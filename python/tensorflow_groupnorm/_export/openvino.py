@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from .errors import ExportError
 from .normalizations import Execution
-from .onnx import nodes
+from .onnx_graph import nodes
 
 # The operation of the CPU plugin that normalizes.
 _NORMALIZATION = "MVN"

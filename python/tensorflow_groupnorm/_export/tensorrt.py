@@ -28,7 +28,7 @@ def check(path: Path) -> None:
     """Raises ExportError if an ONNX file has operators that TensorRT's parser does not take."""
     import onnx
 
-    from .onnx import nodes
+    from .onnx_graph import nodes
 
     kinds = {node.op_type for node in nodes(onnx.load(path, load_external_data=False).graph)}
     missing = sorted(kinds & UNSUPPORTED)
