@@ -39,13 +39,14 @@ p code, li code { white-space: nowrap; }
   tr > :nth-last-child(n+7), tr > :nth-last-child(n+7) ~ * {
     padding: .25rem .15rem; font-size: .7rem; }
   pre { white-space: pre-wrap; }
-  p code, li code { white-space: normal; }
+  p code, li code { display: inline-block; white-space: normal; } /* Not broken at a hyphen. */
 }
 @page { margin: 15mm; }
 @media print {
   body { max-width: none; margin: 0; padding: 0; font-size: 10pt; }
   a { color: inherit; }
   h2 { margin-top: 1.5rem; }
+  h2 + p { break-after: avoid; } /* It leads to a table. */
   .table { overflow: visible; }
   th, td { padding: .05rem .35rem; font-size: 8.5pt; line-height: 1.4; }
   thead { display: table-header-group; }
