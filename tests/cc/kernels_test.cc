@@ -178,7 +178,7 @@ TEST_P(EveryTarget, GroupNormAroundTheVectorWidths) {
 
 TEST_P(EveryTarget, GroupNormOnManyThreads) {
   int threads = 8;
-  const ParallelFor parallel(RunThreads, &threads, threads);
+  const ParallelFor parallel(RunThreads, &threads, threads, 1);
   for (const TestShape& row : TestShapes({"threads"})) {
     GroupNormShape shape = ShapeOf(row);
     shape.activation = Activation::kRelu;
@@ -232,7 +232,7 @@ void RunStandardizeWeights(const TestShape& row, const ParallelFor& parallel) {
 
 TEST_P(EveryTarget, StandardizeWeights) {
   int threads = 4;
-  const ParallelFor parallel(RunThreads, &threads, threads);
+  const ParallelFor parallel(RunThreads, &threads, threads, 1);
   for (const TestShape& row : TestShapes({"kernels", "large_kernels"})) {
     RunStandardizeWeights<float, float>(row, parallel);
     RunStandardizeWeights<float, float16>(row, parallel);

@@ -19,7 +19,6 @@ def run(*command):
     return result.stdout
 
 
-@pytest.mark.thorough  # Its build takes more than four of CI's forty minutes.
 def test_kernels_touch_no_byte_too_many():
     # Kept, so that a second run compiles only what changed.
     build = ROOT / "build" / "address-sanitizer"
