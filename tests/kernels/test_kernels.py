@@ -224,7 +224,8 @@ def test_every_16_bit_number_is_read_and_rounded_as_numpy_does(dtype):
     """Instance norm of one element is `beta + x`, with x as the side input."""
     numbers = np.arange(1 << 16, dtype=np.uint16).view(TYPES[dtype])
     x = np.zeros((numbers.size, 1), TYPES[dtype])
-    for shift in (0.0, 1.0, 1e-4, -3e4):
+    nan_of_ones = np.array(0xFFFFFFFF, np.uint32).view(np.float32)  # rounding up makes it 0
+    for shift in (0.0, 1.0, 1e-4, -3e4, nan_of_ones):
         beta = np.full(1, shift, np.float32)
         y, *_ = native.group_norm_forward(
             x, None, beta, numbers[:, None], groups=1, epsilon=1.0, threads=2

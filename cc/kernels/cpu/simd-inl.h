@@ -95,20 +95,19 @@ struct FirstLanes {
 // The low 16 bits of each lane; the upper ones are 0.
 template <class D, class VU>
 HWY_INLINE void StoreLow16(VU v, D /*d*/, uint16_t* p) {
-  const hn::Rebind<int32_t, D> di;
-  hn::StoreU(hn::DemoteTo(Rebind16<D>(), hn::BitCast(di, v)), Rebind16<D>(), p);
+  hn::StoreU(hn::TruncateTo(Rebind16<D>(), v), Rebind16<D>(), p);
 }
 
-// Rounds to nearest even; a NaN stays one.
+// Rounds to nearest even. A NaN loses its low bits and stays one: a NaN of arithmetic is quiet, and
+// one that was read from 16 bits has no low bits.
 template <class D>
 HWY_INLINE void Write(hn::Vec<D> v, D d, bfloat16* p) {
   const hn::RebindToUnsigned<D> du;
   const auto bits = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu))));
-  const auto quiet_nan = hn::Or(hn::ShiftRight<16>(bits), hn::Set(du, 0x40u));
-  const auto is_nan = hn::RebindMask(du, hn::IsNaN(v));
-  StoreLow16(hn::IfThenElse(is_nan, quiet_nan, rounded), d, &p->bits);
+  const auto half =
+      hn::IfThenElseZero(hn::RebindMask(du, hn::Eq(v, v)), hn::Add(odd, hn::Set(du, 0x7FFFu)));
+  StoreLow16(hn::ShiftRight<16>(hn::Add(bits, half)), d, &p->bits);
 }
 
 // Rounds to nearest even, overflows to infinity; a NaN stays one.
