@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/cpu/cache.h"
 #include "kernels/parallel.h"
 
 namespace tfgn {
@@ -106,14 +107,14 @@ class Team::Member {
   int64_t total_ = 0;
 };
 
-// What a task can read twice and find in the L2 of its core the second time: half of the 1 MiB of a
-// server core, because the output passes through it, too.
-inline constexpr int64_t kCacheBytes = 512 << 10;
+// What a task can read twice and find in the cache of its core the second time: half of it, because
+// the output passes through it, too.
+inline int64_t CachedBytes() { return L2CacheBytes() / 2; }
 
 // Whether `count` pieces of work, which read `bytes` bytes each twice, make good tasks: each fits
 // in the cache of a core, and there are enough for all threads.
 inline bool AreTasks(const ParallelFor& parallel, int64_t count, int64_t bytes) {
-  return bytes <= kCacheBytes && count >= 2 * parallel.threads();
+  return bytes <= CachedBytes() && count >= 2 * parallel.threads();
 }
 
 // Runs the stages one after the other on waves of samples. A wave is as large as the caches of the
@@ -124,7 +125,7 @@ void RunStages(const ParallelFor& parallel, int64_t samples, int64_t sample_byte
   const int64_t bytes = 2 * samples * sample_bytes;
   Team team(parallel, bytes);
   const int64_t wave = std::clamp<int64_t>(
-      team.size() * kCacheBytes / std::max<int64_t>(1, sample_bytes), 1, samples);
+      team.size() * CachedBytes() / std::max<int64_t>(1, sample_bytes), 1, samples);
   parallel(team.size(), bytes, [&](int64_t index) {
     Team::Member member(team, static_cast<int>(index));
     for (int64_t first = 0; first < samples; first += wave) {
