@@ -24,13 +24,11 @@ FEWEST_ROUNDS = 5
 #: The frameworks of our own kernels and ops, without which there is nothing to measure.
 REQUIRED = ("kernels", "tensorflow")
 
+_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 ENVIRONMENT = {
     # Fail rather than measure the stock ops in place of the fused ones.
-    "tensorflow": {
-        "TFGN_REQUIRE_FUSED": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "",
-    },
+    "tensorflow": {"TFGN_REQUIRE_FUSED": "1", **_TENSORFLOW},
+    "tensorflow_cpp": _TENSORFLOW,
     # Otherwise PyTorch's threads share a core.
     "pytorch": {"OMP_PROC_BIND": "true"},
     "flax": {"JAX_PLATFORMS": "cpu"},

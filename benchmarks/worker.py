@@ -15,6 +15,7 @@ from tfgn_cli._processes import serve
 
 from . import inputs
 from .cases import Case, Norm
+from .frameworks import Elsewhere
 from .sections import Entry
 
 WARM_UP = 3
@@ -110,8 +111,9 @@ class Worker:
         start = time.perf_counter_ns()
         outputs = call()
         stop = time.perf_counter_ns()
+        ns = outputs.ns if isinstance(outputs, Elsewhere) else stop - start
         del outputs  # freed after the clock has stopped
-        return stop - start
+        return ns
 
 
 def main(framework: str, descriptor: str):

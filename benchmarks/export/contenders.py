@@ -42,6 +42,8 @@ class Contender:
 
 
 FUSED, PORTABLE = "SavedModel, fused", "SavedModel, portable"
+#: The same without Python.
+FUSED_CPP = "SavedModel, fused, C++"
 LITERT = "LiteRT"
 TORCH, TORCH_COMPILED = "PyTorch", "PyTorch, compiled"
 #: The runtimes of ONNX files, with the target that is written for each.
@@ -58,6 +60,7 @@ def in_runtime(runtime: str, file: str) -> str:
 
 CONTENDERS = {
     FUSED: Contender("tensorflow", "saved_model"),
+    FUSED_CPP: Contender("tensorflow_cpp", "saved_model"),
     PORTABLE: Contender("tensorflow", "saved_model_portable"),
     LITERT: Contender("litert", "litert"),
     **{

@@ -29,6 +29,11 @@ def folder() -> Iterator[None]:
             del os.environ[VARIABLE]
 
 
+def root() -> Path:
+    """Returns the folder, which all processes share."""
+    return Path(os.environ[VARIABLE])
+
+
 def path(network: str, batch: int, name: str) -> Path:
     """Returns a file, which is written if it is missing, with the others of its writer.
 
@@ -36,7 +41,7 @@ def path(network: str, batch: int, name: str) -> Path:
         RuntimeError: if it cannot be written. The message says why.
     """
     writer = "write_keras" if name in KERAS_FILES else "write_torch"
-    place = Path(os.environ[VARIABLE], f"{network}-{batch}-{writer}")
+    place = root() / f"{network}-{batch}-{writer}"
     # Several workers may ask at once.
     with open(f"{place}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -53,7 +58,7 @@ def path(network: str, batch: int, name: str) -> Path:
 def nodes(network: str, batch: int, name: str) -> int | None:
     """Returns the number of nodes of an ONNX file that was written, or None for others."""
     writer = "write_keras" if name in KERAS_FILES else "write_torch"
-    text = _text(Path(os.environ[VARIABLE], f"{network}-{batch}-{writer}", f"{name}.nodes"))
+    text = _text(root() / f"{network}-{batch}-{writer}" / f"{name}.nodes")
     return int(text) if text else None
 
 
