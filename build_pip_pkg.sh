@@ -40,6 +40,7 @@ python=python3
 environments=
 pythons=
 isolation=()
+platform=()
 minors=()
 machine=$(uname -m)
 while [ $# -gt 0 ]; do
@@ -85,7 +86,8 @@ else
   [ ${#minors[@]} -gt 0 ] && [ ${#isolation[@]} -gt 0 ] || fail "--aarch64 needs --tensorflow and --no-isolation" 2
   command -v aarch64-linux-gnu-g++ >/dev/null || fail "no cross compiler: apt-get install g++-aarch64-linux-gnu"
   export CMAKE_TOOLCHAIN_FILE=$root/cmake/toolchains/aarch64-linux-gnu.cmake
-  export _PYTHON_HOST_PLATFORM=linux-aarch64 # The tag of the wheel.
+  # The tag of the wheel. Only for the build: with it, pip would install the tools for aarch64, too.
+  platform=(_PYTHON_HOST_PLATFORM=linux-aarch64)
 fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -133,7 +135,7 @@ done
 # pip's own output goes to stderr, so that stdout is the wheel's path alone.
 say "Building the wheel ..."
 # CMake and Ninja of an unisolated build lie beside the interpreter.
-PATH=$(dirname "$interpreter"):$PATH "$interpreter" -m pip wheel --quiet --no-deps "${isolation[@]}" \
+env "${platform[@]}" PATH="$(dirname "$interpreter"):$PATH" "$interpreter" -m pip wheel --quiet --no-deps "${isolation[@]}" \
   --wheel-dir "$scratch/built" "$root" >&2
 
 say "Putting the shared libraries it needs inside ..."
