@@ -53,7 +53,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"tensorflow_groupnorm\._.*"),
 ]
 
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "html_image"]  # The latter for <img> with a width.
 myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # The docstrings say more than the hints.
