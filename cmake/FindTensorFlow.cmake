@@ -8,7 +8,8 @@
 #   TensorFlow_FOUND, TensorFlow_VERSION (2.21.0), TensorFlow_MINOR (2.21)
 # Imported targets, where 2.21 is TensorFlow_MINOR
 #   TensorFlow2.21::Framework   the headers (as system headers), the flags its ABI needs, libtensorflow_framework.so.2
-#   TensorFlow2.21::Xla         the same and what XLA kernels need: libtensorflow_cc.so.2. Not in every TensorFlow.
+#   TensorFlow2.21::Cc          the same and libtensorflow_cc.so.2: sessions, SavedModels
+#   TensorFlow2.21::Xla         the same and the headers that XLA kernels need. Not in every TensorFlow.
 
 list(GET TensorFlow_PYTHON 0 _tensorflow_python)
 # The package is located without importing it; the import, which takes seconds, follows only where the framework
@@ -72,6 +73,13 @@ if(TensorFlow_FOUND AND NOT TARGET ${_tensorflow}::Framework)
     # The layout checks in TensorFlow's headers differ without NDEBUG, which the wheel was built with.
     INTERFACE_COMPILE_DEFINITIONS "NDEBUG;${${_tensorflow_cache}_DEFINITIONS}"
     INTERFACE_COMPILE_FEATURES cxx_std_17)
+endif()
+
+if(TensorFlow_FOUND AND NOT TARGET ${_tensorflow}::Cc AND EXISTS "${_tensorflow_dir}/libtensorflow_cc.so.2")
+  add_library(${_tensorflow}::Cc SHARED IMPORTED)
+  set_target_properties(${_tensorflow}::Cc PROPERTIES
+    IMPORTED_LOCATION "${_tensorflow_dir}/libtensorflow_cc.so.2"
+    INTERFACE_LINK_LIBRARIES ${_tensorflow}::Framework)
 endif()
 
 # Where the wheel has XLA and the headers of its typed FFI: from TensorFlow 2.20 on.
