@@ -142,7 +142,8 @@ SECTIONS = {
         "writes for the same network in PyTorch (timm calls it `resnetv2_50x1_bit`), channels "
         "first. LiteRT runs the target `litert`. The fused SavedModel runs in Python, to which the "
         "ratios are, and in a C++ program, whose own clock times `Session::Run`.\n\n"
-        "Targets: the fused SavedModel is the fastest. In its runtime, a file takes at most "
+        "Targets: the fused SavedModel is the fastest, in Python or in C++. In its runtime, a file "
+        "takes at most "
         f"{exports.LIMITS[exports.PRIMITIVE]:g} of the time of `primitive` and "
         f"{exports.LIMITS[exports.FROM_TORCH]:g} of that of `torch`, and has at most "
         f"{exports.NODES_LIMIT:g} of the nodes of `torch`.",
