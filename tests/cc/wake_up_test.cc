@@ -24,13 +24,13 @@ TEST(WakeUpTest, AsksForLessWorkWhereThreadsStartSooner) {
   WakeUp awake, asleep;
   Add(awake, microseconds(0), 100);
   Add(asleep, microseconds(30), 100);
-  EXPECT_NEAR(BytesPerThread(awake), 300'000, 10'000);
-  EXPECT_NEAR(BytesPerThread(asleep), 900'000, 10'000);
+  EXPECT_NEAR(BytesPerThread(awake), 500'000, 10'000);
+  EXPECT_NEAR(BytesPerThread(asleep), 1'000'000, 10'000);
 }
 
 TEST(WakeUpTest, KnowsThreadsThatSleep) {
   WakeUp wake_up;
-  Add(wake_up, microseconds(30), 100);
+  Add(wake_up, microseconds(35), 100);
   EXPECT_TRUE(wake_up.IsFromSleep());
   Add(wake_up, microseconds(0), 100);
   EXPECT_FALSE(wake_up.IsFromSleep());
@@ -41,7 +41,7 @@ TEST(WakeUpTest, ForgetsABusyPool) {
   Add(wake_up, microseconds(1'000'000), 100);
   EXPECT_LE(BytesPerThread(wake_up), 1'000'000);
   Add(wake_up, microseconds(0), 100);
-  EXPECT_NEAR(BytesPerThread(wake_up), 300'000, 10'000);
+  EXPECT_NEAR(BytesPerThread(wake_up), 500'000, 10'000);
 }
 
 TEST(WakeUpTest, IsNotMovedFarByOneLateThread) {
@@ -53,7 +53,7 @@ TEST(WakeUpTest, IsNotMovedFarByOneLateThread) {
 
 TEST(WakeUpTest, TriesLessWorkInOneOf64Calls) {
   WakeUp wake_up;
-  Add(wake_up, microseconds(30), 100);
+  Add(wake_up, microseconds(35), 100);
   int tries = 0;
   for (int i = 0; i < 640; ++i) tries += wake_up.BytesPerThread() < 300'000;
   EXPECT_EQ(tries, 10);
