@@ -14,7 +14,7 @@ def results(name):
     return json.loads((ROOT / "docs" / "evidence" / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["by_batch_size", "at_batch_16"])
+@pytest.mark.parametrize("name", ["by_batch_size", "nine_norms"])
 def test_tables_are_those_of_the_results(name):
     summary = results(name)
     assert tables.by_batch_size(summary, tables.error_text) in PAGE
