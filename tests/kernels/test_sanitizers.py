@@ -5,7 +5,6 @@ What takes longer is in `heavy/`: address.sh, threads.sh, valgrind.sh.
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from paths import ROOT
@@ -35,6 +34,7 @@ def test_kernels_touch_no_byte_too_many():
     for test in (
         "EveryTarget.GroupNormAroundTheVectorWidths",
         "Stages.EveryItemOnceInOrder",
+        "Threads.RunEveryTaskOnceBeforeTheCallReturns",
         "CudaPlan.CoversEveryElementOnce",
         "EmulatedGroupNorm.ActivationsAndAffine",
         "EmulatedStandardizeWeights.EveryForm",
@@ -54,15 +54,22 @@ int main() {
 """
 
 
-def test_schedule_of_the_threads_has_no_race(tmp_path):
-    def build(source, *arguments):
-        program = tmp_path / Path(source).stem
-        options = ("-std=c++17", "-O1", "-g1", "-fsanitize=thread")
-        run("g++", *options, source, *arguments, "-o", program)
-        return program
+def build_for_races(source, program, *arguments):
+    options = ("-std=c++17", "-O1", "-g1", "-fsanitize=thread")
+    run("g++", *options, source, *arguments, "-o", program)
+    return program
 
+
+def test_the_sanitizer_finds_a_race(tmp_path):
     (tmp_path / "race.cc").write_text(RACE)
-    race = subprocess.run(build(tmp_path / "race.cc"), capture_output=True, text=True)
-    assert "ThreadSanitizer: data race" in race.stderr, "the sanitizer finds nothing"
-    tests = build(ROOT / "tests/cc/stages_test.cc", f"-I{ROOT / 'cc'}", "-lgtest", "-lgtest_main")
-    assert "[       OK ] Stages.EveryItemOnceInOrder" in run(tests)
+    program = build_for_races(tmp_path / "race.cc", tmp_path / "race")
+    race = subprocess.run(program, capture_output=True, text=True)
+    assert "ThreadSanitizer: data race" in race.stderr
+
+
+@pytest.mark.parametrize("name", ["stages", "threads"])
+def test_threads_have_no_race(name, tmp_path):
+    tests = ROOT / "tests" / "cc"
+    uses = (f"-I{ROOT / 'cc'}", f"-I{tests / 'absl_emulation'}", "-lgtest", "-lgtest_main")
+    program = build_for_races(tests / f"{name}_test.cc", tmp_path / name, *uses)
+    assert "[  PASSED  ]" in run(program)
