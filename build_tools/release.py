@@ -53,7 +53,9 @@ def missing(root: Path, clean: bool = True) -> Iterator[str]:
     if _git(root, "tag", "--list", f"v{version}"):
         yield f"The tag v{version} exists: raise the version in pyproject.toml."
     if clean and (changes := _git(root, "status", "--porcelain", "--untracked-files=no")):
-        yield f"{len(changes.splitlines())} files have changes that are not committed."
+        count = len(changes.splitlines())
+        files = "1 file has" if count == 1 else f"{count} files have"
+        yield f"{files} changes that are not committed."
 
 
 def _version(root: Path) -> str:
@@ -97,33 +99,44 @@ def unpack_highway(archive: Path, folder: Path) -> None:
 def build(highway: Path | None, minors: list[str]) -> None:
     """Builds the source archive and, from what it holds, the wheel, into dist/.
 
+    Both hold what is committed. Nothing else is written to the repository.
+
     Args:
         highway: the archive of Highway's sources, which the source archive has to bring along, as
             a build may reach nothing but a package registry; None to download it.
         minors: the minors of TensorFlow that the wheel serves.
     """
+    dist = ROOT / "dist"
+    dist.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
+        committed, unpacked = Path(temporary, "committed"), Path(temporary, "unpacked")
+        tree = Path(temporary, "committed.tar")
+        _git(ROOT, "archive", "--format=tar", f"--output={tree}", "HEAD")
+        _extract(tree, committed)
         if highway is None:
             highway = Path(temporary, "highway.tar.gz")
             cmake = (ROOT / "cmake" / "Highway.cmake").read_text()
             urllib.request.urlretrieve(_first(r"^  URL (https://\S+)$", cmake), highway)
-        unpack_highway(highway, ROOT / "third_party" / "highway")
-        (ROOT / "dist").mkdir(exist_ok=True)
+        unpack_highway(highway, committed / "third_party" / "highway")
         backend = "import sys, scikit_build_core.build as b; print(b.build_sdist(sys.argv[1]))"
         output = subprocess.run(
-            [sys.executable, "-c", backend, ROOT / "dist"],
-            cwd=ROOT,
+            [sys.executable, "-c", backend, dist],
+            cwd=committed,
             stdout=subprocess.PIPE,
             text=True,
             check=True,
         ).stdout
-        archive = ROOT / "dist" / output.splitlines()[-1]
+        archive = dist / output.splitlines()[-1]
         print(archive, flush=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(temporary, filter="data")
-        script = Path(temporary, archive.name.removesuffix(".tar.gz"), "build_pip_pkg.sh")
-        command = [script, "--no-isolation", "--python", sys.executable, "--out", ROOT / "dist"]
+        _extract(archive, unpacked)
+        script = unpacked / archive.name.removesuffix(".tar.gz") / "build_pip_pkg.sh"
+        command = [script, "--no-isolation", "--python", sys.executable, "--out", dist]
         subprocess.run([*command, "--tensorflow", *minors], check=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """`./dev release` names what a release lacks, and what it takes of Highway is what is pinned."""
 
+import hashlib
 import io
 import re
 import shutil
@@ -54,7 +55,7 @@ def test_a_repository_that_lacks_nothing(repository):
 def test_what_is_missing_is_named(repository, name, pattern, replacement, message):
     assert edit(repository, name, pattern, replacement) == 1
     assert any(message in sentence for sentence in release.missing(repository, clean=False))
-    assert any("1 files have changes" in sentence for sentence in release.missing(repository))
+    assert any("1 file has changes" in sentence for sentence in release.missing(repository))
 
 
 def test_a_version_is_released_once(repository):
@@ -63,6 +64,33 @@ def test_a_version_is_released_once(repository):
     assert list(release.missing(repository)) == [
         f"The tag v{version} exists: raise the version in pyproject.toml."
     ]
+
+
+def test_what_is_built_is_what_is_committed(repository, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(release, "ROOT", repository)
+    highway = archive(tmp_path_factory.mktemp("highway"), ["CMakeLists.txt", "LICENSE"])
+    digest = hashlib.sha256(highway.read_bytes()).hexdigest()
+    (repository / "cmake").mkdir()
+    (repository / "cmake" / "Highway.cmake").write_text(f"URL_HASH SHA256={digest}")
+    for name in ("README.md", "LICENSE", "CMakeLists.txt"):
+        shutil.copy(ROOT / name, repository)
+    shutil.copytree(ROOT / "build_tools", repository / "build_tools")
+    script = repository / "build_pip_pkg.sh"
+    script.write_text('#!/bin/sh\ncd "$(dirname "$0")" && find . -type f > "$5/files"\n')
+    script.chmod(0o755)
+    git(repository, "add", ".")
+    git(repository, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--message=Script")
+    (repository / "notes.txt").write_text("of the maintainer")
+    edit(repository, "CITATION.cff", r"^version: .*", "version: 0.0.1")
+    release.build(highway, ["2.21"])
+    (source,) = repository.glob("dist/*.tar.gz")
+    with tarfile.open(source) as tar:
+        (cited,) = (name for name in tar.getnames() if name.endswith("/CITATION.cff"))
+        assert b"version: 0.0.1" not in tar.extractfile(cited).read()
+    files = (repository / "dist" / "files").read_text().split()
+    assert "./third_party/highway/CMakeLists.txt" in files and "./CITATION.cff" in files
+    assert "./notes.txt" not in files
+    assert not (repository / "third_party").exists()
 
 
 def archive(folder, names):
@@ -80,7 +108,7 @@ def test_of_highway_a_source_archive_gets_what_a_build_needs(tmp_path, monkeypat
     with pytest.raises(ValueError, match="cmake/Highway.cmake pins [0-9a-f]{64}"):
         release.unpack_highway(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    pinned = release.hashlib.sha256(path.read_bytes()).hexdigest()
+    pinned = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(release, "_first", lambda *_: pinned)
     release.unpack_highway(path, tmp_path / "out")
     found = [f.relative_to(tmp_path / "out").as_posix() for f in (tmp_path / "out").rglob("*.*")]
