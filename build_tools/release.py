@@ -21,6 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MINORS = ("2.19", "2.20", "2.21")
+#: The newest glibc 2.x that the wheel may need: that of RHEL 9 and of Amazon Linux 2023.
+GLIBC = 34
 #: What of Highway's sources a build needs.
 HIGHWAY_FILES = re.compile(
     r"CMakeLists\.txt|LICENSE.*|cmake/.*|hwy/hwy\.version"
@@ -96,7 +98,7 @@ def unpack_highway(archive: Path, folder: Path) -> None:
                 tar.extract(member, folder, filter="data")
 
 
-def build(highway: Path | None, minors: list[str]) -> None:
+def build(highway: Path | None, minors: list[str]) -> Iterator[str]:
     """Builds the source archive and, from what it holds, the wheel, into dist/.
 
     Both hold what is committed. Nothing else is written to the repository.
@@ -105,6 +107,9 @@ def build(highway: Path | None, minors: list[str]) -> None:
         highway: the archive of Highway's sources, which the source archive has to bring along, as
             a build may reach nothing but a package registry; None to download it.
         minors: the minors of TensorFlow that the wheel serves.
+
+    Returns:
+        What is wrong with the wheel, in sentences.
     """
     dist = ROOT / "dist"
     dist.mkdir(exist_ok=True)
@@ -131,7 +136,16 @@ def build(highway: Path | None, minors: list[str]) -> None:
         _extract(archive, unpacked)
         script = unpacked / archive.name.removesuffix(".tar.gz") / "build_pip_pkg.sh"
         command = [script, "--no-isolation", "--python", sys.executable, "--out", dist]
-        subprocess.run([*command, "--tensorflow", *minors], check=True)
+        wheel = subprocess.run(
+            [*command, "--tensorflow", *minors], stdout=subprocess.PIPE, text=True, check=True
+        ).stdout.strip()
+    print(wheel, flush=True)
+    needed = min(int(glibc) for glibc in re.findall(r"manylinux_2_(\d+)_", wheel))
+    if needed > GLIBC:
+        yield (
+            f"The wheel needs glibc 2.{needed}, but RHEL 9 and Amazon Linux 2023 have 2.{GLIBC}: "
+            "build it on Debian 12; `objdump -T` names the symbols of a library that are newer."
+        )
 
 
 def _extract(archive: Path, folder: Path) -> None:
@@ -151,11 +165,14 @@ def main(argv: list[str] | None = None) -> int:
         "--tensorflow", nargs="+", default=list(MINORS), help="minors that the wheel serves"
     )
     args = parser.parse_args(argv)
-    faults = list(missing(ROOT))
-    for fault in faults:
+    faults = []
+    for fault in missing(ROOT):
         print(f"missing: {fault}", file=sys.stderr)
+        faults.append(fault)
     if args.build:
-        build(args.highway, args.tensorflow)
+        for fault in build(args.highway, args.tensorflow):
+            print(f"wrong: {fault}", file=sys.stderr)
+            faults.append(fault)
     if args.tag and not faults:
         version = _version(ROOT)
         _git(ROOT, "tag", "--annotate", f"v{version}", "--message", f"Version {version}")

@@ -6,13 +6,17 @@ Each case runs in a fresh interpreter, because a library cannot be unloaded.
 import importlib.metadata
 import importlib.resources
 import json
+import platform
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
+import release
 import tensorflow as tf
 from tensorflow_groupnorm import _library
+from tfgn_cli._check import shared_objects
 
 OP_LIBRARY, XLA_LIBRARY = "_tfgn_ops.so", "_tfgn_xla.so"
 MINOR = ".".join(tf.__version__.split(".")[:2])
@@ -277,6 +281,16 @@ def test_what_the_libraries_need_of_tensorflow(library, name, needs):
     # RPATH in a release wheel, whose libraries auditwheel has been over.
     (runpath,) = re.findall(r"(?:RUNPATH|RPATH).*\[(.*)\]", dynamic)
     assert "$ORIGIN/../../tensorflow/" in runpath.split(":")
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[1] > "2.36", reason="releases are built on Debian 12, whose glibc is older"
+)
+@pytest.mark.parametrize("name", [OP_LIBRARY, XLA_LIBRARY])
+def test_the_libraries_load_on_every_system_that_releases_serve(library, name):
+    read = shared_objects.read(Path(library.parent / name))
+    assert read.newest("GLIBC_") <= (2, release.GLIBC)
+    assert read.newest("GLIBCXX_") <= (3, 4, 29)  # GCC 11, of the same systems
 
 
 def test_build_info_tells_what_was_built():

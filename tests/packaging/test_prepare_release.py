@@ -66,23 +66,37 @@ def test_a_version_is_released_once(repository):
     ]
 
 
-def test_what_is_built_is_what_is_committed(repository, tmp_path_factory, monkeypatch):
+@pytest.fixture
+def highway(repository, tmp_path_factory, monkeypatch):
+    """An archive that the repository pins, which has all that a source archive takes."""
     monkeypatch.setattr(release, "ROOT", repository)
-    highway = archive(tmp_path_factory.mktemp("highway"), ["CMakeLists.txt", "LICENSE"])
-    digest = hashlib.sha256(highway.read_bytes()).hexdigest()
+    path = archive(tmp_path_factory.mktemp("highway"), ["CMakeLists.txt", "LICENSE"])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     (repository / "cmake").mkdir()
     (repository / "cmake" / "Highway.cmake").write_text(f"URL_HASH SHA256={digest}")
     for name in ("README.md", "LICENSE", "CMakeLists.txt"):
         shutil.copy(ROOT / name, repository)
     shutil.copytree(ROOT / "build_tools", repository / "build_tools")
+    return path
+
+
+def commit_script(repository, platform):
+    """Commits all, with a `build_pip_pkg.sh` that lists the files beside it in dist/files."""
     script = repository / "build_pip_pkg.sh"
-    script.write_text('#!/bin/sh\ncd "$(dirname "$0")" && find . -type f > "$5/files"\n')
+    script.write_text(
+        '#!/bin/sh\ncd "$(dirname "$0")"\nfind . -type f > "$5/files"\n'
+        f'echo "$5/tensorflow_groupnorm-0.2.0-py3-none-{platform}.whl"\n'
+    )
     script.chmod(0o755)
     git(repository, "add", ".")
     git(repository, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--message=Script")
+
+
+def test_what_is_built_is_what_is_committed(repository, highway):
+    commit_script(repository, "manylinux_2_34_x86_64")
     (repository / "notes.txt").write_text("of the maintainer")
     edit(repository, "CITATION.cff", r"^version: .*", "version: 0.0.1")
-    release.build(highway, ["2.21"])
+    assert list(release.build(highway, ["2.21"])) == []
     (source,) = repository.glob("dist/*.tar.gz")
     with tarfile.open(source) as tar:
         (cited,) = (name for name in tar.getnames() if name.endswith("/CITATION.cff"))
@@ -91,6 +105,17 @@ def test_what_is_built_is_what_is_committed(repository, tmp_path_factory, monkey
     assert "./third_party/highway/CMakeLists.txt" in files and "./CITATION.cff" in files
     assert "./notes.txt" not in files
     assert not (repository / "third_party").exists()
+
+
+@pytest.mark.parametrize(
+    ("platform", "needed"),
+    [("manylinux2014_x86_64.manylinux_2_17_x86_64", None), ("manylinux_2_35_x86_64", "2.35")],
+)
+def test_a_wheel_for_new_systems_alone_is_not_released(repository, highway, platform, needed):
+    commit_script(repository, platform)
+    wrong = list(release.build(highway, ["2.21"]))
+    assert len(wrong) == (needed is not None)
+    assert not wrong or f"needs glibc {needed}, but RHEL 9" in wrong[0]
 
 
 def archive(folder, names):
