@@ -17,6 +17,11 @@ def git(folder, *arguments):
     subprocess.run(["git", "-C", folder, *arguments], check=True, capture_output=True)
 
 
+def commit_all(folder):
+    git(folder, "add", ".")
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--message=All")
+
+
 @pytest.fixture
 def repository(tmp_path):
     """A repository that lacks nothing."""
@@ -27,8 +32,7 @@ def repository(tmp_path):
     if "[project.urls]" not in project.read_text():
         project.write_text(project.read_text() + "\n[project.urls]\nRepository = 'somewhere'\n")
     git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--message=All")
+    commit_all(tmp_path)
     return tmp_path
 
 
@@ -88,8 +92,7 @@ def commit_script(repository, platform):
         f'echo "$5/tensorflow_groupnorm-0.2.0-py3-none-{platform}.whl"\n'
     )
     script.chmod(0o755)
-    git(repository, "add", ".")
-    git(repository, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--message=Script")
+    commit_all(repository)
 
 
 def test_what_is_built_is_what_is_committed(repository, highway):
