@@ -13,6 +13,7 @@ import pytest
 import small_resnet
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from paths import SUPPORT, python_path
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_groupnorm import stock
 
@@ -63,13 +64,16 @@ def relative_difference(expected, actual):
         (export_models.without_standardization, True),
     ],
 )
+@pytest.mark.filterwarnings("ignore:TensorFlow runs the exported model on this machine only under")
 def test_exported_model_computes_what_the_model_does(build, portable, tmp_path):
     model = export_models.built(build)
     exported = tfgn.export(model, tmp_path / "model", portable)
     loaded = tf.saved_model.load(exported.path)
     inputs = export_models.batch(model, 5)
-    expected = tf.function(lambda: model(*inputs))()
-    actual = loaded.serve(*inputs)
+    # Without oneDNN, TensorFlow has a convolution of channels_first on CPUs only under XLA.
+    jit = build == export_models.channels_first
+    expected = tf.function(lambda: model(*inputs), jit_compile=jit)()
+    actual = tf.function(lambda: loaded.serve(*inputs), jit_compile=jit)()
     tf.nest.assert_same_structure(expected, actual)
     for y, served in zip(tf.nest.flatten(expected), tf.nest.flatten(actual), strict=True):
         assert relative_difference(y, served) < TOLERANCES["float32"]
@@ -252,6 +256,46 @@ def test_lookup_tables_go_along_and_what_is_not_checked_is_said(tmp_path):
     loaded = tf.saved_model.load(exported.path)
     served = loaded.serve(example)
     assert relative_difference(model(example), served) < TOLERANCES["float32"]
+
+
+CHANNELS_FIRST = """
+import json, pathlib, warnings
+import export_models
+import tensorflow_groupnorm as tfgn
+from tensorflow_groupnorm._export.latency import latencies
+
+folder, found = pathlib.Path({folder!r}), {{}}
+model = export_models.built(export_models.channels_first)
+for target in ("saved_model", "saved_model_portable", "onnx"):
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        exported = tfgn.export(model, folder / target, target=target)
+    said = [str(each.message) for each in warned if each.category is UserWarning]
+    found[target] = [exported.difference, said]
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    found["timed"] = list(latencies(model, exported)), [str(each.message) for each in warned]
+try:
+    latencies(model, tfgn.export(model, folder / "fused"))
+except tfgn.ExportError as error:
+    found["not timed"] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_channels_first_without_onednn_is_compared_under_xla(tmp_path, answer):
+    code = CHANNELS_FIRST.format(folder=str(tmp_path))
+    found = answer(code, TF_ENABLE_ONEDNN_OPTS="0", PYTHONPATH=python_path(SUPPORT))
+    reason = "The Conv2D op currently only supports the NHWC tensor format on the CPU"
+    not_run = f"TensorFlow does not run the saved_model on this machine: {reason}"
+    targets, warned = found.pop("timed")
+    assert targets == ["onnx"]
+    assert any(each.startswith(f"The saved_model is not timed. {not_run}") for each in warned)
+    assert found.pop("not timed").startswith(not_run)
+    assert list(found) == ["saved_model", "saved_model_portable", "onnx"]
+    for target, (difference, warned) in found.items():
+        assert difference < TOLERANCES["float32"], target
+        assert len(warned) == (target != "onnx") and all(reason in each for each in warned), target
 
 
 def test_what_keras_cannot_trace_is_said_in_one_sentence(tmp_path):

@@ -99,10 +99,10 @@ class Block(keras.layers.Layer):
         return self.dense(self.attention(inputs, inputs))
 
 
-@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'block':UserWarning")
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'own_block':UserWarning")
 def test_named_kernels(tmp_path):
     names = ["dense.kernel", "attention.query_dense.kernel"]
-    layer = WeightStandardization(Block(), kernels=names, gain=True)
+    layer = WeightStandardization(Block(name="own_block"), kernels=names, gain=True)
     model = keras.Sequential([keras.Input((5, 4)), layer])
     assert [v.name for v in layer.weights if "gain" in v.name] == [
         "dense_gain",

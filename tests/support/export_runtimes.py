@@ -61,6 +61,16 @@ RUN = {
 }
 
 
+def outputs_of(model, inputs):
+    """Runs a model in a graph; under XLA if it has a convolution of `channels_first`.
+
+    TensorFlow has no such convolution on CPUs without oneDNN, and eagerly with it.
+    """
+    layers = model._flatten_layers(include_self=False)
+    first = any(getattr(each, "data_format", None) == "channels_first" for each in layers)
+    return tf.function(lambda: model(*inputs, training=False), jit_compile=first)()
+
+
 def check(model, path, format, inputs, tolerance=1e-5, twin=None):
     """Runs a file and compares its outputs by name with those of the model.
 
@@ -73,8 +83,7 @@ def check(model, path, format, inputs, tolerance=1e-5, twin=None):
         twin: a model with the same outputs, for one that computes in another precision.
     """
     reference = twin or model
-    # Eagerly TensorFlow has fewer kernels for channels_first.
-    expected = outputs_by_name(tf.function(lambda: reference(*inputs, training=False))())
+    expected = outputs_by_name(outputs_of(reference, inputs))
     actual = RUN[format](path, by_name(model, inputs))
     if format == "openvino":  # It has further names for a tensor.
         actual = {name: y for name, y in actual.items() if name in expected}

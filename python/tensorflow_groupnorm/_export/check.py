@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -19,6 +20,8 @@ _TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e
 
 _BATCH = 2
 _UNKNOWN_SIZE = 64
+
+_Outputs = TypeVar("_Outputs")
 
 
 def require(
@@ -130,6 +133,35 @@ def by_name(signature: list[Any], batch: list[Any]) -> dict[str, tf.Tensor]:
     return dict(zip(names, keras.tree.flatten(batch), strict=True))
 
 
+def under_xla_if_needed(
+    function: Callable[..., _Outputs], report: Callable[[str], Any] | None = None
+) -> Callable[..., _Outputs]:
+    """Returns a function that calls another, under XLA where TensorFlow lacks a kernel.
+
+    TensorFlow itself has no `channels_first` convolution on CPUs. oneDNN has one, which TensorFlow
+    uses in graphs, but by default only on newer x86 processors. XLA has one on all.
+
+    Args:
+        function: of tensors.
+        report: is called with the reason after a call under XLA.
+    """
+    compiled = tf.function(function, jit_compile=True)
+
+    def call(*args: Any) -> _Outputs:
+        try:
+            return function(*args)
+        except tf.errors.UnimplementedError as error:
+            try:
+                outputs: _Outputs = compiled(*args)
+            except tf.errors.OpError:
+                raise error from None
+            if report is not None:
+                report(first_line(error))
+            return outputs
+
+    return call
+
+
 def run_model(model: keras.Model, batch: list[Any]) -> dict[str, tf.Tensor]:
     """Returns the outputs of the model, keyed by the names that a signature gives them.
 
@@ -137,9 +169,9 @@ def run_model(model: keras.Model, batch: list[Any]) -> dict[str, tf.Tensor]:
         ExportError: if the model does not run on the batch.
     """
     try:
-        # In a graph, like the export: eagerly, TensorFlow has fewer kernels for channels_first.
+        # In a graph, like the export.
         function = tf.function(lambda: named_outputs(model(*batch, training=False)))
-        outputs = function.get_concrete_function()()
+        outputs = under_xla_if_needed(function)()
     except ExportError:
         raise
     except Exception as error:

@@ -24,4 +24,7 @@ def first_line(error: Exception) -> str:
     message = re.sub(r"\x1b\[\d*m|\{\{.*?\}\}", "", message)
     lines = [line.strip() for line in message.splitlines()]
     lines = [line for line in lines if line and not line.startswith("Exception encountered")]
+    context = r"Graph execution error:$|Detected at node |<stack traces|File \""
+    while lines and re.match(context, lines[0]):
+        del lines[0]
     return lines[0] if lines else type(error).__name__

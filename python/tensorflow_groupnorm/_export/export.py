@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -337,8 +338,16 @@ def _quantized(
 
 
 def _run(written: Path, target: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    reasons: list[str] = []
     try:
-        outputs: dict[str, Any] = TARGETS[target].module.load(written)(inputs)
-        return outputs
+        call: Callable[..., dict[str, Any]] = TARGETS[target].module.load(written)
+        outputs = check.under_xla_if_needed(call, reasons.append)(inputs)
     except Exception as error:
         raise ExportError(f"The exported model does not run: {first_line(error)}") from error
+    for reason in reasons:
+        warnings.warn(
+            "TensorFlow runs the exported model on this machine only under XLA (jit_compile=True), "
+            f"with which it was checked: {reason}",
+            stacklevel=3,
+        )
+    return outputs

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from . import check
+from .errors import ExportError, first_line
 from .export import Exported, export
 from .model import named_signature
 from .targets import TARGETS
@@ -33,7 +36,11 @@ def latencies(model: keras.Model, exported: Exported, example: Any = None) -> di
 
     Returns:
         A dict from targets to the median milliseconds of a call. The target of the export comes
-        first.
+        first. A SavedModel that TensorFlow runs only under XLA on this machine is left out, with a
+        warning.
+
+    Raises:
+        ExportError: if the model does not run on the batch, or nothing is left to time.
     """
     signature, tensors, _ = check.on_a_batch(model, named_signature(model), None, example)
     batch = check.by_name(signature, tensors)
@@ -42,7 +49,23 @@ def latencies(model: keras.Model, exported: Exported, example: Any = None) -> di
         if exported.target != "saved_model":
             fused = export(model, Path(folder, "fused"), example=example, target="saved_model")
             calls[fused.target] = TARGETS[fused.target].module.load(fused.path)
-        return _medians(calls, batch)
+        return _medians(_running(calls, batch), batch)
+
+
+def _running(
+    calls: dict[str, Callable[[dict[str, Any]], Any]], batch: dict[str, Any]
+) -> dict[str, Callable[[dict[str, Any]], Any]]:
+    running = {}
+    for name, call in calls.items():
+        try:
+            call(batch)
+            running[name] = call
+        except tf.errors.UnimplementedError as error:
+            reason = f"TensorFlow does not run the {name} on this machine: {first_line(error)}"
+            if len(calls) == 1:
+                raise ExportError(reason) from error
+            warnings.warn(f"The {name} is not timed. {reason}", stacklevel=3)
+    return running
 
 
 def _medians(

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from tfgn_base import names
 
-from . import tflite
+from . import check, tflite
 from .errors import ExportError, first_line
 from .model import named_outputs
 
@@ -158,9 +158,10 @@ class Calibration:
         function = tf.function(
             lambda *inputs: named_outputs(model(*inputs, training=False)), reduce_retracing=True
         )
+        call = check.under_xla_if_needed(function)
         for batch in self.batches():
             tensors = keras.tree.map_structure(tf.convert_to_tensor, self._packed(batch))
-            yield {name: np.asarray(y) for name, y in function(*tensors).items()}
+            yield {name: np.asarray(y) for name, y in call(*tensors).items()}
 
 
 def quantize(
