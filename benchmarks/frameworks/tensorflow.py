@@ -8,6 +8,7 @@ import platform
 import keras
 import tensorflow as tf
 import tensorflow_groupnorm as tfgn
+from tfgn_study.environment import uses_onednn
 
 from ..cases import Calls, Case, Inference, Norm, Step, Weights
 from ..export import contenders, files
@@ -23,6 +24,7 @@ def versions() -> dict:
     return {
         "Python": platform.python_version(),
         "TensorFlow": tf.__version__,
+        "TensorFlow's oneDNN": "on" if uses_onednn() else "off",
         "Keras": keras.__version__,
     }
 

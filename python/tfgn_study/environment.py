@@ -16,12 +16,13 @@ def collect() -> dict[str, Any]:
 
     Returns:
         A dictionary for JSON: `tensorflow_groupnorm`, `tensorflow`, `keras`, `python` (versions),
-        `machine`, `cores` (usable by this process), `gpus` (number), `fused` (whether the fused ops
-        are on), `reason` (why not, or `None`), `xla` (whether they compile under
-        `jit_compile=True`), `xla_reason` (why not, or `None`), `plugin` (the copy of the op library
-        that TensorFlow loads by itself, or `None`), `cpu_target` (`None` if the fused ops are off).
-        `built_for` (a list of TensorFlow minors) and `cuda` (version of the toolkit, `""` for a CPU
-        build) are `None` if the package has no libraries.
+        `machine`, `cores` (usable by this process), `gpus` (number), `onednn` (whether TensorFlow
+        uses oneDNN; `None` if it does not say), `fused` (whether the fused ops are on), `reason`
+        (why not, or `None`), `xla` (whether they compile under `jit_compile=True`), `xla_reason`
+        (why not, or `None`), `plugin` (the copy of the op library that TensorFlow loads by itself,
+        or `None`), `cpu_target` (`None` if the fused ops are off). `built_for` (a list of
+        TensorFlow minors) and `cuda` (version of the toolkit, `""` for a CPU build) are `None` if
+        the package has no libraries.
 
     Raises:
         ImportError: if the fused ops are off, and the environment variable `TFGN_REQUIRE_FUSED`
@@ -50,6 +51,7 @@ def collect() -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "gpus": len(tf.config.list_physical_devices("GPU")),
+        "onednn": uses_onednn(),
         "cpu_target": _library.cpu_target() if reason is None else None,
         "cuda": build.get("cuda"),
         "fused": reason is None,
@@ -80,6 +82,7 @@ def text(environment: dict[str, Any]) -> str:
         "Python": environment["python"],
         "machine": f"{environment['machine']}, {environment['cores']} cores, "
         f"{environment['gpus']} GPUs",
+        "TensorFlow's oneDNN": {True: "on", False: "off", None: "unknown"}[environment["onednn"]],
         "CPU target": environment["cpu_target"] or "unknown: the fused ops are off",
         "CUDA": cuda if built else unknown,
         "TensorFlow plugin": environment["plugin"] or "not installed",
@@ -90,6 +93,18 @@ def text(environment: dict[str, Any]) -> str:
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:{width}}  {fact}" for name, fact in facts.items())
+
+
+def uses_onednn() -> bool | None:
+    """Returns whether TensorFlow uses the kernels of oneDNN, or None if it does not say.
+
+    By default it does on newer x86 processors only. `TF_ENABLE_ONEDNN_OPTS` is 1 or 0 to choose.
+    """
+    try:
+        from tensorflow.python.util import _pywrap_util_port
+    except ImportError:
+        return None
+    return bool(_pywrap_util_port.IsMklEnabled())
 
 
 def _on_or_off(reason: str | None) -> str:

@@ -145,6 +145,15 @@ def test_info_says_why_xla_is_off(monkeypatch):
     assert "XLA (jit_compile=True)  off: no kernels." in environment.text(facts).splitlines()
 
 
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_info_says_whether_tensorflow_uses_onednn(value, run_python):
+    code = COMMAND.format(argv=["info", "--json"])
+    facts = json.loads(run_python(code, TF_ENABLE_ONEDNN_OPTS=value).stdout)
+    assert facts["onednn"] is (value == "1")
+    line = f"TensorFlow's oneDNN     {'on' if facts['onednn'] else 'off'}"
+    assert line in environment.text(facts).splitlines()
+
+
 def test_info_as_json(capsys):
     assert tfgn_cli.main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
