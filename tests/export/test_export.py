@@ -239,6 +239,8 @@ def test_integers_and_example_batches(tmp_path):
     assert tfgn.export(model, tmp_path / "own", portable=True, example=example).difference < 1e-5
     with pytest.raises(tfgn.ExportError, match="The example does not fit the model's input"):
         tfgn.export(model, tmp_path / "bad", example=np.zeros((2, 3, 4)))
+    with pytest.raises(tfgn.ExportError, match=r"does not run .*: indices\[0,0\] = 10 is not in"):
+        tfgn.export(model, tmp_path / "bad", portable=True, example=example + 10)
 
 
 def test_lookup_tables_go_along_and_what_is_not_checked_is_said(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +21,10 @@ _TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e
 
 _BATCH = 2
 _UNKNOWN_SIZE = 64
+
+# What TensorFlow says of a kernel that it lacks. Not all such errors are an UnimplementedError, and
+# XLA must not take over for other errors: it reads another element for an index out of range.
+_NO_KERNEL = re.compile(r"only supports (the )?ND?HWC|CPU implementations do not yet support")
 
 _Outputs = TypeVar("_Outputs")
 
@@ -133,13 +138,20 @@ def by_name(signature: list[Any], batch: list[Any]) -> dict[str, tf.Tensor]:
     return dict(zip(names, keras.tree.flatten(batch), strict=True))
 
 
+def lacks_kernel(error: tf.errors.OpError) -> bool:
+    """Returns whether an error says that TensorFlow lacks a kernel, which XLA may have."""
+    missing = isinstance(error, tf.errors.UnimplementedError)
+    return missing or _NO_KERNEL.search(error.message) is not None
+
+
 def under_xla_if_needed(
     function: Callable[..., _Outputs], report: Callable[[str], Any] | None = None
 ) -> Callable[..., _Outputs]:
     """Returns a function that calls another, under XLA where TensorFlow lacks a kernel.
 
-    TensorFlow itself has no `channels_first` convolution on CPUs. oneDNN has one, which TensorFlow
-    uses in graphs, but by default only on newer x86 processors. XLA has one on all.
+    TensorFlow itself has no convolution of `channels_first` and no dilated transposed one on CPUs.
+    oneDNN has them, which TensorFlow uses in graphs, but by default only on newer x86 processors.
+    XLA has them on all.
 
     Args:
         function: of tensors.
@@ -150,7 +162,9 @@ def under_xla_if_needed(
     def call(*args: Any) -> _Outputs:
         try:
             return function(*args)
-        except tf.errors.UnimplementedError as error:
+        except tf.errors.OpError as error:
+            if not lacks_kernel(error):
+                raise
             try:
                 outputs: _Outputs = compiled(*args)
             except tf.errors.OpError:

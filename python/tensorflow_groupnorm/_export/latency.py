@@ -60,7 +60,9 @@ def _running(
         try:
             call(batch)
             running[name] = call
-        except tf.errors.UnimplementedError as error:
+        except tf.errors.OpError as error:
+            if not check.lacks_kernel(error):
+                raise
             reason = f"TensorFlow does not run the {name} on this machine: {first_line(error)}"
             if len(calls) == 1:
                 raise ExportError(reason) from error
