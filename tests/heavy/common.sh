@@ -8,14 +8,13 @@ die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 # needs COMMAND PACKAGE
 needs() { command -v "$1" >/dev/null || die "$1 is missing: apt-get install $2"; }
 
-# configure FOLDER OPTION...: a build with -O1. Without optimization vector code takes minutes to
-# run, and with more it takes minutes to compile.
+# configure FOLDER OPTION...
 configure() {
   local folder=$1
   shift
   [ -x "$python" ] || die "there is no $python: run ./dev setup, or set PYTHON"
   PATH=$(dirname "$python"):$PATH cmake -S "$root" -B "$folder" -G Ninja -DTFGN_CUDA=OFF \
-    -DPython_EXECUTABLE="$python" '-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG -g1' "$@"
+    -DPython_EXECUTABLE="$python" "$@"
 }
 
 build() { PATH=$(dirname "$python"):$PATH cmake --build "$@"; }
