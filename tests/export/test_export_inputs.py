@@ -43,7 +43,7 @@ for outputs in (answers, run(**feed)):
 """
 
 
-@pytest.mark.parametrize("seed", ["0", "1", "2"])
+@pytest.mark.parametrize("seed", ["0", "1"])
 def test_inputs_and_outputs_keep_their_names_whatever_the_hash_seed(seed, run_python, tmp_path):
     result = run_python(MANY_INPUTS, PYTHONHASHSEED=seed, FOLDER=str(tmp_path))
     assert result.returncode == 0, result.stderr

@@ -30,7 +30,9 @@ def pytest_sessionfinish(session):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["group_norm", "stock.group_norm"])
+@pytest.mark.parametrize(
+    "function", ["group_norm", pytest.param("stock.group_norm", marks=pytest.mark.thorough)]
+)
 def test_keras_own_tests_pass(tmp_path, function):
     (tmp_path / "in_place_of_keras.py").write_text(PLUGIN.format(function=function))
     report = tmp_path / "report.xml"

@@ -32,7 +32,7 @@ def test_big_transfer_keeps_half():
     assert paired.total() < 0.55 * (plain.total() - plain["StandardizeWeights"])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_post_activation_resnet_keeps_less():
     """The sum behind each block is kept as the residual of the next, the other half is not."""
     arguments = {"input_shape": (64, 64, 3), "classes": 10}

@@ -170,7 +170,14 @@ def test_library_that_does_not_load_is_explained(run_python, package):
     assert str(library) in warning
 
 
-@pytest.mark.parametrize("content", [None, b"{", b""], ids=["missing", "cut off", "empty"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(None, id="missing", marks=pytest.mark.thorough),
+        pytest.param(b"{", id="cut off"),
+        pytest.param(b"", id="empty", marks=pytest.mark.thorough),
+    ],
+)
 def test_libraries_of_unknown_origin_are_not_loaded(run_python, package, content):
     file = package / f"tf{MINOR}" / "build.json"
     replace(file, content or b"")
@@ -203,7 +210,9 @@ def test_another_build_of_the_library_is_not_joined_by_ours(run_python, library,
     assert "GroupNorm" in warning
 
 
-@pytest.mark.parametrize("name", [OP_LIBRARY, "libplugin.so"])
+@pytest.mark.parametrize(
+    "name", [OP_LIBRARY, pytest.param("libplugin.so", marks=pytest.mark.thorough)]
+)
 def test_identical_copy_serves_in_place_of_ours(run_python, library, tmp_path, name):
     copy = tmp_path / name
     shutil.copy(library, copy)
