@@ -11,6 +11,7 @@ import tensorflow_groupnorm as tfgn
 from model_checks import images, relative_error
 from pairs import check_equal, check_round_trip, pairs
 from tensorflow_groupnorm import models
+from tensorflow_groupnorm.models._parts import documented_like
 from training_steps import copy_weights
 
 # Keras reads its variables through an interface that NumPy 2 deprecates.
@@ -157,6 +158,49 @@ def test_functions_show_their_arguments_with_types_and_meaning(name):
     section = re.search(r"^Args:\n((?: {4}.*\n)+)", text, re.M)[1]
     assert re.findall(r"^ {4}(\w+): ", section, re.M) == list(signature.parameters)
     assert "Raises:" in text and "Reference" in text
+
+
+def _network(classes=1000, groups=None):
+    """A network of a test.
+
+    Arguments, result and errors are those of `ResNet`.
+
+    References:
+        - The test
+    """
+
+
+def _general(stages=1, classes=1000, groups=None):
+    """Another.
+
+    Args:
+        stages: how many
+            there are.
+        classes: classes of the top.
+        groups: groups.
+
+    Returns:
+        A model.
+    """
+
+
+@pytest.mark.parametrize("without", [False, True])  # Python 3.13 compiles docstrings so.
+def test_completed_docstring_does_not_depend_on_indentation(without, monkeypatch):
+    for function in (_network, _general):
+        text = inspect.cleandoc(function.__doc__) + "\n" if without else function.__doc__
+        monkeypatch.setattr(function, "__doc__", text)
+    assert inspect.getdoc(documented_like(_general)(_network)).splitlines() == [
+        *("A network of a test.", "", "Args:", "    classes: classes of the top."),
+        *(
+            "    groups: groups.",
+            "",
+            "Returns:",
+            "    A model.",
+            "",
+            "References:",
+            "    - The test",
+        ),
+    ]
 
 
 def test_stages_blocks_and_widths():

@@ -240,8 +240,8 @@ def _check_among(name: str, value: object, allowed: tuple[str | None, ...]) -> N
         raise ValueError(f"`{name}` must be one of {names}. Received: {name}={value!r}")
 
 
-_ARGUMENT = re.compile(r" {8}(\w+): .*\n(?: {12}.*\n)*")
-_LIKE = "    Arguments, result and errors are those of `ResNet`.\n"
+_ARGUMENT = re.compile(r" {4}(\w+): .*\n(?: {8}.*\n)*")
+_LIKE = "Arguments, result and errors are those of `ResNet`.\n"
 
 
 def documented_like(general: Callable[..., keras.Model]) -> Callable[[_Network], _Network]:
@@ -257,14 +257,17 @@ def documented_like(general: Callable[..., keras.Model]) -> Callable[[_Network],
 
     def complete(network: _Network) -> _Network:
         if network.__doc__ and general.__doc__:  # python -OO drops docstrings.
-            before, sentence, after = network.__doc__.partition(_LIKE)
+            # Since Python 3.13, the compiler removes the indentation.
+            docs = network.__doc__, general.__doc__
+            own_doc, general_doc = (f"{inspect.cleandoc(doc)}\n" for doc in docs)
+            before, sentence, after = own_doc.partition(_LIKE)
             if not sentence:
                 raise ValueError(f"the docstring of {network} must have the line {_LIKE!r}")
-            _, title, sections = general.__doc__.partition("    Args:\n")
-            arguments, *others = sections.partition("    Returns:\n")
+            _, title, sections = general_doc.partition("Args:\n")
+            arguments, *others = sections.partition("Returns:\n")
             own = inspect.signature(network).parameters
             kept = [found[0] for found in _ARGUMENT.finditer(arguments) if found[1] in own]
-            rest = "".join(others).partition("\n    References:\n")[0]
+            rest = "".join(others).partition("\nReferences:\n")[0]
             network.__doc__ = f"{before}{title}{''.join(kept)}\n{rest}{after}"
         return network
 
