@@ -44,7 +44,11 @@ def finish(process):
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [(2, 30), pytest.param(30, 300, marks=pytest.mark.heavy)]
+    ("kills", "epochs"),
+    [
+        pytest.param(2, 30, marks=pytest.mark.thorough),
+        pytest.param(30, 300, marks=pytest.mark.heavy),
+    ],
 )
 def test_killed_study_loses_nothing(folder, tmp_path, kills, epochs):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
