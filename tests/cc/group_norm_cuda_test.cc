@@ -178,10 +178,10 @@ void Compare(GroupNormData<T>& d) {
       });
       for_each([&](int64_t i, int64_t c) {
         const double dz = dz_of(i, c);
+        const double expected =
+            saved_rstd * (gamma_of(c) * dz - (sum + xhat_of(i) * sum_xhat) / count);
         // In a group of one element the terms cancel: dx is 0, or what a fused multiply-add rounds.
-        dx.Add(ToDouble(d.dx[i]),
-               saved_rstd * (gamma_of(c) * dz - (sum + xhat_of(i) * sum_xhat) / count),
-               saved_rstd * gamma_of(c) * dz);
+        dx.Add(ToDouble(d.dx[i]), expected, count == 1 ? saved_rstd * gamma_of(c) * dz : expected);
         if (s.has_side_input) dside.Add(ToDouble(d.dside[i]), dz);
       });
     }
