@@ -209,9 +209,9 @@ class ForwardPass {
     Tout* const y = t_.y + offset;
     const int64_t ahead = PrefetchDistance<Tout>(rows, stride);
     for (int64_t begin = 0; begin < rows * stride; begin += stride) {
-      ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
+      const auto prefetch = [&](int64_t j) HWY_ATTR { PrefetchForWrite(y + begin + j + ahead); };
+      ForEachVector(d, width, prefetch, [&](int64_t j, auto lanes) TFGN_LAMBDA {
         const int64_t i = begin + j;
-        PrefetchForWrite(y + i + ahead);
         const auto centered = hn::Sub(Read(d, x + i, lanes), k.mean.Get(d, j));
         auto z = hn::MulAdd(centered, k.scale.Get(d, j), k.shift.Get(d, j));
         if (side != nullptr) z = hn::Add(z, Read(d, side + i, lanes));
@@ -230,15 +230,16 @@ class ForwardPass {
     HWY_ALIGN CT shift[ColumnSums<CT>::kWidth];
     ShiftOfTile(x, rows, tile, shift);
 
-    const auto add = [&](int64_t r, int64_t j, auto lanes, auto& sum, auto& squares) HWY_ATTR {
-      const T* at = x + r * cols + j;
-      PrefetchForRead(at + ahead);
-      const auto delta = Covered(d, hn::Sub(Read(d, at, lanes), hn::Load(d, shift + j)), lanes);
+    const auto prefetch = [&](int64_t r, int64_t j)
+                              HWY_ATTR { PrefetchForRead(x + r * cols + j + ahead); };
+    const auto add = [&](int64_t r, int64_t j, auto lanes, auto& sum, auto& squares) TFGN_LAMBDA {
+      const auto value = Read(d, x + r * cols + j, lanes);
+      const auto delta = Covered(d, hn::Sub(value, hn::Load(d, shift + j)), lanes);
       sum = hn::Add(sum, delta);
       squares = hn::MulAdd(delta, delta, squares);
     };
-    sums.Add(0, rows, tile.width, add);
-    if (tail > 0) sums.Add(rows, rows + 1, tail, add);
+    sums.Add(0, rows, tile.width, prefetch, add);
+    if (tail > 0) sums.Add(rows, rows + 1, tail, prefetch, add);
 
     const double rows_of_tensor = static_cast<double>(rows * plan_.fold + tail / row);
     const int64_t group = p_.channels_per_group() * p_.b;

@@ -96,22 +96,26 @@ void AddGradientRows(Source<T, Tout> from, Kept<T, Tout> kept, int64_t stride, i
                      int64_t width, int64_t tail, K k, ColumnSums<CT>& sums) {
   const hn::ScalableTag<CT> d;
   const int64_t ahead = kRowsAtOnce * stride;
-  const auto add = [&](int64_t r, int64_t j, auto lanes, auto& first, auto& second) HWY_ATTR {
+  const auto prefetch = [&](int64_t r, int64_t j) HWY_ATTR {
+    const int64_t i = r * stride + j + ahead;
+    PrefetchForRead(from.x + i);
+    PrefetchForRead(from.dy + i);
+    if constexpr (kActivation == Activation::kSilu) {
+      if (kept.dz != nullptr) PrefetchForWrite(kept.dz + i);
+      if (kept.y != nullptr) PrefetchForWrite(kept.y + i);
+    }
+  };
+  const auto add = [&](int64_t r, int64_t j, auto lanes, auto& first, auto& second) TFGN_LAMBDA {
     const int64_t i = r * stride + j;
-    PrefetchForRead(from.x + i + ahead);
-    PrefetchForRead(from.dy + i + ahead);
     const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j, false);
     first = hn::Add(first, at.dz);
     second = hn::MulAdd(at.dz, at.centered, second);
     if constexpr (kActivation == Activation::kSilu) {
-      if (kept.dz == nullptr) return;
-      PrefetchForWrite(kept.dz + i + ahead);
-      if (kept.y != nullptr) PrefetchForWrite(kept.y + i + ahead);
-      kept.Put(at, d, i, lanes);
+      if (kept.dz != nullptr) kept.Put(at, d, i, lanes);
     }
   };
-  sums.Add(0, rows, width, add);
-  if (tail > 0) sums.Add(rows, rows + 1, tail, add);
+  sums.Add(0, rows, width, prefetch, add);
+  if (tail > 0) sums.Add(rows, rows + 1, tail, prefetch, add);
 }
 
 // What the elementwise stage reads and writes, and the activation of dy.
@@ -134,11 +138,14 @@ void BackwardRows(const Elements<T, Tout>& elements, int64_t offset, int64_t str
   Tout* const y = elements.y == nullptr ? nullptr : elements.y + offset;
   const int64_t ahead = PrefetchDistance<T>(rows, stride);
   for (int64_t begin = 0; begin < rows * stride; begin += stride) {
-    ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
+    const auto prefetch = [&](int64_t j) HWY_ATTR {
+      const int64_t i = begin + j + ahead;
+      if (dx != nullptr) PrefetchForWrite(dx + i);
+      if (dside != nullptr) PrefetchForWrite(dside + i);
+      if (y != nullptr) PrefetchForWrite(y + i);
+    };
+    ForEachVector(d, width, prefetch, [&](int64_t j, auto lanes) TFGN_LAMBDA {
       const int64_t i = begin + j;
-      if (dx != nullptr) PrefetchForWrite(dx + i + ahead);
-      if (dside != nullptr) PrefetchForWrite(dside + i + ahead);
-      if (y != nullptr) PrefetchForWrite(y + i + ahead);
       const auto at = GradientAt<kActivation>(d, from, i, lanes, k, j, y != nullptr);
       if (y != nullptr) Write(at.y, d, y + i, lanes);
       if (dside != nullptr) Write(at.dz, d, dside + i, lanes);

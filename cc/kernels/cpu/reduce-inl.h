@@ -67,11 +67,11 @@ class ColumnSums {
   HWY_ALIGN double first[kWidth], second[kWidth];
 
   // Adds rows [begin, end): f(r, j, lanes, sum1, sum2) adds the elements of row r in columns
-  // [j, j + lanes) to the vectors sum1 and sum2.
-  template <class F>
-  HWY_INLINE void Add(int64_t begin, int64_t end, int64_t width, F&& f) {
+  // [j, j + lanes) to the vectors sum1 and sum2, after prefetch(r, j) for their cache line.
+  template <class Prefetch, class F>
+  HWY_INLINE void Add(int64_t begin, int64_t end, int64_t width, Prefetch&& prefetch, F&& f) {
     for (int64_t r = begin; r < end; r += CpuPlan::kFloatRows) {
-      AddFloatRows(r, std::min(end, r + CpuPlan::kFloatRows), width, f);
+      AddFloatRows(r, std::min(end, r + CpuPlan::kFloatRows), width, prefetch, f);
       MoveTo(first_part_, width, first);
       MoveTo(second_part_, width, second);
       empty_ = false;
@@ -79,22 +79,36 @@ class ColumnSums {
   }
 
  private:
-  template <class F>
-  HWY_INLINE void AddFloatRows(int64_t begin, int64_t end, int64_t width, F& f) {
+  using V = hn::Vec<hn::ScalableTag<CT>>;
+
+  template <class Prefetch, class F>
+  HWY_INLINE void AddFloatRows(int64_t begin, int64_t end, int64_t width, Prefetch& prefetch,
+                               F& f) {
     const hn::ScalableTag<CT> d;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     for (int64_t block = begin; block < end; block += kRowsAtOnce) {
       const int64_t stop = std::min(end, block + kRowsAtOnce);
-      ForEachVector(d, width, [&](int64_t j, auto lanes) HWY_ATTR {
-        auto sum1 = hn::Zero(d), sum2 = hn::Zero(d);
-        for (int64_t r = block; r < stop; ++r) f(r, j, lanes, sum1, sum2);
-        if (block > begin) {  // rounds less than starting from the sums so far
-          sum1 = hn::Add(hn::Load(d, first_part_ + j), sum1);
-          sum2 = hn::Add(hn::Load(d, second_part_ + j), sum2);
+      ForEachLine(d, width, [&](int64_t j, auto these, auto next) TFGN_LAMBDA {
+        auto sum1 = hn::Zero(d), sum2 = hn::Zero(d), next1 = hn::Zero(d), next2 = hn::Zero(d);
+        for (int64_t r = block; r < stop; ++r) {
+          prefetch(r, j);
+          f(r, j, these, sum1, sum2);
+          if constexpr (kAnyLanes<decltype(next)>) f(r, j + lanes, next, next1, next2);
         }
-        hn::Store(sum1, d, first_part_ + j);
-        hn::Store(sum2, d, second_part_ + j);
+        AddToParts(block > begin, j, sum1, sum2);
+        if constexpr (kAnyLanes<decltype(next)>) AddToParts(block > begin, j + lanes, next1, next2);
       });
     }
+  }
+
+  HWY_INLINE void AddToParts(bool begun, int64_t j, V sum1, V sum2) {
+    const hn::ScalableTag<CT> d;
+    if (begun) {  // rounds less than starting from the sums so far
+      sum1 = hn::Add(hn::Load(d, first_part_ + j), sum1);
+      sum2 = hn::Add(hn::Load(d, second_part_ + j), sum2);
+    }
+    hn::Store(sum1, d, first_part_ + j);
+    hn::Store(sum2, d, second_part_ + j);
   }
 
   HWY_INLINE void MoveTo(const CT* HWY_RESTRICT part, int64_t width, double* HWY_RESTRICT whole) {

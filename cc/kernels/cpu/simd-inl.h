@@ -19,6 +19,9 @@ namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
+// A lambda on vectors that is called in several places: out of line, vectors pass through memory.
+#define TFGN_LAMBDA HWY_ATTR __attribute__((always_inline))
+
 template <class D>
 using Rebind16 = hn::Rebind<uint16_t, D>;
 
@@ -256,6 +259,35 @@ HWY_INLINE void ForEachVector(D d, int64_t width, F&& f) {
   int64_t j = 0;
   for (; j + lanes <= width; j += lanes) f(j, AllLanes{});
   if (j < width) f(j, FirstLanes{static_cast<size_t>(width - j)});
+}
+
+// The second half of a line that has none.
+struct NoLanes {};
+template <class Lanes>
+inline constexpr bool kAnyLanes = !std::is_same_v<Lanes, NoLanes>;
+
+// f(j, first, second) for each cache line of a row of `width` elements: the lanes of two vectors
+// from j on, or of one where vectors are that long, and at the end of the row. In a matrix, rows 4
+// KiB apart share a set of the L1 cache, where a line that is half read may not stay.
+template <class D, class F>
+HWY_INLINE void ForEachLine(D d, int64_t width, F&& f) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t j = 0;
+  if (lanes * sizeof(hn::TFromD<D>) < 64) {
+    for (; j + 2 * lanes <= width; j += 2 * lanes) f(j, AllLanes{}, AllLanes{});
+  }
+  for (; j + lanes <= width; j += lanes) f(j, AllLanes{}, NoLanes{});
+  if (j < width) f(j, FirstLanes{static_cast<size_t>(width - j)}, NoLanes{});
+}
+
+// ForEachVector with prefetch(j) before each line.
+template <class D, class Prefetch, class F>
+HWY_INLINE void ForEachVector(D d, int64_t width, Prefetch&& prefetch, F&& f) {
+  ForEachLine(d, width, [&](int64_t j, auto first, auto second) TFGN_LAMBDA {
+    prefetch(j);
+    f(j, first);
+    if constexpr (kAnyLanes<decltype(second)>) f(j + static_cast<int64_t>(hn::Lanes(d)), second);
+  });
 }
 
 }  // namespace
