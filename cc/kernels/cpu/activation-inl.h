@@ -105,7 +105,7 @@ HWY_INLINE Activated<D> ActivateBackward(D d, hn::Vec<D> dy, hn::Vec<D> z) {
   }
 }
 
-// The activations that an op offers. Others are not compiled.
+// The activations that a pass offers. Others are not compiled.
 template <Activation... kActivations>
 struct Activations {
   // f(std::integral_constant of `activation`), one of kActivations.
@@ -115,6 +115,13 @@ struct Activations {
      ...);
   }
 };
+
+// Those of GroupNorm, or of StandardizeWeights, whose output alone may be of another type.
+template <typename T, typename Tout>
+using ActivationsOf =
+    std::conditional_t<std::is_same_v<T, Tout>,
+                       Activations<Activation::kLinear, Activation::kRelu, Activation::kSilu>,
+                       Activations<Activation::kLinear>>;
 
 }  // namespace
 // NOLINTNEXTLINE(google-readability-namespace-comments)

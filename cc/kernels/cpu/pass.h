@@ -60,20 +60,29 @@ void RunEmpty(const CpuPlan& plan, const BackwardTensors<T, Tout>& t, void*, con
   if (t.dbeta != nullptr) std::fill_n(t.dbeta, p.affine_size(p.beta), 0);
 }
 
-// A pass of a Normalization, which `kernel` runs if it is not empty.
+// CpuKernels of any other, for the instruction set that Highway chooses.
+template <typename T, typename Tout>
+void RunNormalization(const CpuPlan& plan, const ForwardTensors<T, Tout>& tensors, void* workspace,
+                      const ParallelFor& parallel);
+template <typename T, typename Tout>
+void RunNormalization(const CpuPlan& plan, const BackwardTensors<T, Tout>& tensors, void* workspace,
+                      const ParallelFor& parallel);
+
+// A pass of a Normalization.
 template <class Tensors>
-CpuPass<Tensors> Plan(const Normalization& p, CpuKernel<Tensors> kernel) {
+CpuPass<Tensors> Plan(const Normalization& p) {
   const CpuPlan plan(p);
   if (p.empty()) return {plan, RunEmpty, 0};
-  return {plan, kernel, PassScratch<Tensors>(plan, Scratch()).bytes};
+  return {plan, RunNormalization, PassScratch<Tensors>(plan, Scratch()).bytes};
 }
 
-// The kernels of an op for one instruction set, which Highway chooses: a tuple with a CpuKernel for
-// each of the Tensors, declared as `using Kernels = KernelTable<void LIST(TFGN_CPU_KERNELS)>`.
+// What one instruction set has for RunNormalization: a CpuKernel for each pair of element types.
 template <class, class... Kernels>
-using KernelTable = std::tuple<Kernels...>;
-#define TFGN_CPU_KERNELS(T, Tout) \
-  , ::tfgn::CpuKernel<ForwardTensors<T, Tout>>, ::tfgn::CpuKernel<BackwardTensors<T, Tout>>
+using KernelTuple = std::tuple<Kernels...>;
+#define TFGN_KERNEL(T, Tout) , CpuKernel<Tensors<T, Tout>>
+template <template <typename, typename> class Tensors>
+using KernelTable = KernelTuple<void TFGN_FOR_EACH_DTYPE_PAIR(TFGN_KERNEL)>;
+#undef TFGN_KERNEL
 
 }  // namespace tfgn
 

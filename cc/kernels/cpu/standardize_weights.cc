@@ -4,46 +4,8 @@
 
 #include <vector>
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/cpu/standardize_weights.cc"
-#include "hwy/foreach_target.h"  // IWYU pragma: keep
-#include "hwy/highway.h"
-#include "kernels/cpu/pass-inl.h"
-
-#ifndef TFGN_KERNELS_CPU_STANDARDIZE_WEIGHTS_CC_
-#define TFGN_KERNELS_CPU_STANDARDIZE_WEIGHTS_CC_
-namespace tfgn {
-
-using StandardizeWeightsKernels = KernelTable<void TFGN_FOR_EACH_DTYPE_PAIR(TFGN_CPU_KERNELS)>;
-
-}  // namespace tfgn
-#endif  // TFGN_KERNELS_CPU_STANDARDIZE_WEIGHTS_CC_
-
-HWY_BEFORE_NAMESPACE();
-namespace tfgn {
-namespace HWY_NAMESPACE {
-namespace {
-
-StandardizeWeightsKernels GetKernels() {
-  return KernelsOf<Activations<Activation::kLinear>, StandardizeWeightsKernels>();
-}
-
-}  // namespace
-// NOLINTNEXTLINE(google-readability-namespace-comments)
-}  // namespace HWY_NAMESPACE
-}  // namespace tfgn
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 namespace tfgn {
 namespace {
-
-HWY_EXPORT(GetKernels);
-
-template <class Tensors>
-CpuKernel<Tensors> KernelOf() {
-  return std::get<CpuKernel<Tensors>>(HWY_DYNAMIC_DISPATCH(GetKernels)());
-}
 
 // Copies the elements of a tensor, whose sizes `runs` are alternately reduced and kept, from its
 // own order to [outputs, fan_in], or back.
@@ -118,7 +80,7 @@ void RunTransposed(const CpuPlan& plan, const ForwardTensors<T, Tout>& tensors, 
   transposed.x = copies.x;
   transposed.y = copies.y;
   Reorder(plan, Order::kToOutputMajor, tensors.x, copies.x);
-  KernelOf<ForwardTensors<T, Tout>>()(plan, transposed, copies.pass, parallel);
+  RunNormalization(plan, transposed, copies.pass, parallel);
   Reorder<Tout>(plan, Order::kFromOutputMajor, copies.y, tensors.y);
 }
 
@@ -132,7 +94,7 @@ void RunTransposed(const CpuPlan& plan, const BackwardTensors<T, Tout>& tensors,
   if (tensors.dx != nullptr) transposed.dx = copies.dx;
   Reorder(plan, Order::kToOutputMajor, tensors.x, copies.x);
   Reorder(plan, Order::kToOutputMajor, tensors.dy, copies.dy);
-  KernelOf<BackwardTensors<T, Tout>>()(plan, transposed, copies.pass, parallel);
+  RunNormalization(plan, transposed, copies.pass, parallel);
   if (tensors.dx != nullptr) Reorder<T>(plan, Order::kFromOutputMajor, copies.dx, tensors.dx);
 }
 
@@ -141,7 +103,7 @@ void RunTransposed(const CpuPlan& plan, const BackwardTensors<T, Tout>& tensors,
 template <class Tensors>
 CpuPass<Tensors> Plan(const StandardizeWeightsShape& shape, const ParallelFor&) {
   const Normalization p = NormalizationOf(shape);
-  if (shape.runs.empty()) return Plan<Tensors>(p, KernelOf<Tensors>());
+  if (shape.runs.empty()) return Plan<Tensors>(p);
   CpuPlan plan(p);
   plan.runs = shape.runs;
   return {plan, RunTransposed, Copies<Tensors>(plan, Scratch()).bytes};
@@ -156,4 +118,3 @@ TFGN_FOR_EACH_DTYPE_PAIR(TFGN_INSTANTIATE)
 #undef TFGN_INSTANTIATE
 
 }  // namespace tfgn
-#endif  // HWY_ONCE

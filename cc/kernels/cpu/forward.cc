@@ -1,12 +1,10 @@
-// The forward pass of a Normalization: moments, then one elementwise pass. Include after
-// hwy/highway.h, once per target.
-#if defined(TFGN_KERNELS_CPU_FORWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TFGN_KERNELS_CPU_FORWARD_INL_H_
-#undef TFGN_KERNELS_CPU_FORWARD_INL_H_
-#else
-#define TFGN_KERNELS_CPU_FORWARD_INL_H_
-#endif
+// The forward pass of a Normalization: moments, then one elementwise pass.
+#include "kernels/cpu/pass.h"
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/forward.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
 #include "kernels/cpu/activation-inl.h"
 #include "kernels/cpu/reduce-inl.h"
 #include "kernels/cpu/stages.h"
@@ -53,8 +51,9 @@ struct ForwardCoefficients {
   Coefficient mean, scale, shift;
 };
 
-template <typename T, typename Tout, class Activations>
+template <typename T, typename Tout>
 class ForwardPass {
+  using Activations = ActivationsOf<T, Tout>;
   using CT = ParamOf<T>;
   using Statistic = SplitStatistic<hn::ScalableTag<double>>;
   enum Table { kMean, kScale, kShift };
@@ -303,10 +302,10 @@ class ForwardPass {
 };
 
 // A CpuKernel.
-template <class Activations, typename T, typename Tout>
+template <typename T, typename Tout>
 void RunPass(const CpuPlan& plan, const ForwardTensors<T, Tout>& tensors, void* workspace,
              const ParallelFor& parallel) {
-  using Pass = ForwardPass<T, Tout, Activations>;
+  using Pass = ForwardPass<T, Tout>;
   const Pass pass(plan, tensors, workspace);
   const Normalization& p = plan.p;
   const int64_t sample = p.a * p.c * p.b * static_cast<int64_t>(sizeof(T));
@@ -334,10 +333,38 @@ void RunPass(const CpuPlan& plan, const ForwardTensors<T, Tout>& tensors, void* 
   }
 }
 
+KernelTable<ForwardTensors> GetKernels() {
+  KernelTable<ForwardTensors> kernels;
+  std::apply([](auto&... kernel) { ((kernel = RunPass), ...); }, kernels);
+  return kernels;
+}
+
 }  // namespace
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace tfgn
 HWY_AFTER_NAMESPACE();
 
-#endif  // TFGN_KERNELS_CPU_FORWARD_INL_H_
+#if HWY_ONCE
+namespace tfgn {
+namespace {
+
+HWY_EXPORT(GetKernels);
+
+}  // namespace
+
+template <typename T, typename Tout>
+void RunNormalization(const CpuPlan& plan, const ForwardTensors<T, Tout>& tensors, void* workspace,
+                      const ParallelFor& parallel) {
+  using Kernel = CpuKernel<ForwardTensors<T, Tout>>;
+  std::get<Kernel>(HWY_DYNAMIC_DISPATCH(GetKernels)())(plan, tensors, workspace, parallel);
+}
+
+#define TFGN_INSTANTIATE(T, Tout)                                                       \
+  template void RunNormalization(const CpuPlan&, const ForwardTensors<T, Tout>&, void*, \
+                                 const ParallelFor&);
+TFGN_FOR_EACH_DTYPE_PAIR(TFGN_INSTANTIATE)
+#undef TFGN_INSTANTIATE
+
+}  // namespace tfgn
+#endif  // HWY_ONCE

@@ -1,12 +1,10 @@
 // The backward pass of a Normalization: two sums per channel, then one linear form per element.
-// Include after hwy/highway.h, once per target.
-#if defined(TFGN_KERNELS_CPU_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef TFGN_KERNELS_CPU_BACKWARD_INL_H_
-#undef TFGN_KERNELS_CPU_BACKWARD_INL_H_
-#else
-#define TFGN_KERNELS_CPU_BACKWARD_INL_H_
-#endif
+#include "kernels/cpu/pass.h"
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/backward.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
 #include "kernels/cpu/gradient-inl.h"
 #include "kernels/cpu/reduce-inl.h"
 #include "kernels/cpu/stages.h"
@@ -17,8 +15,9 @@ namespace tfgn {
 namespace HWY_NAMESPACE {
 namespace {
 
-template <typename T, typename Tout, class Activations>
+template <typename T, typename Tout>
 class BackwardPass {
+  using Activations = ActivationsOf<T, Tout>;
   using CT = ParamOf<T>;
   using Statistic = SplitStatistic<hn::ScalableTag<double>>;
   enum Table { kMean, kScale, kShift, kSlope, kOffset };
@@ -280,10 +279,10 @@ class BackwardPass {
 };
 
 // A CpuKernel.
-template <class Activations, typename T, typename Tout>
+template <typename T, typename Tout>
 void RunPass(const CpuPlan& plan, const BackwardTensors<T, Tout>& tensors, void* workspace,
              const ParallelFor& parallel) {
-  using Pass = BackwardPass<T, Tout, Activations>;
+  using Pass = BackwardPass<T, Tout>;
   const Pass pass(plan, tensors, workspace);
   const Normalization& p = plan.p;
   const int64_t sample = p.a * p.c * p.b * static_cast<int64_t>(sizeof(T) + sizeof(Tout));
@@ -312,10 +311,38 @@ void RunPass(const CpuPlan& plan, const BackwardTensors<T, Tout>& tensors, void*
   RunStages(parallel, 1, p.c * sums, stage(p.c, sums, &Pass::WriteAffineGradients));
 }
 
+KernelTable<BackwardTensors> GetKernels() {
+  KernelTable<BackwardTensors> kernels;
+  std::apply([](auto&... kernel) { ((kernel = RunPass), ...); }, kernels);
+  return kernels;
+}
+
 }  // namespace
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace tfgn
 HWY_AFTER_NAMESPACE();
 
-#endif  // TFGN_KERNELS_CPU_BACKWARD_INL_H_
+#if HWY_ONCE
+namespace tfgn {
+namespace {
+
+HWY_EXPORT(GetKernels);
+
+}  // namespace
+
+template <typename T, typename Tout>
+void RunNormalization(const CpuPlan& plan, const BackwardTensors<T, Tout>& tensors, void* workspace,
+                      const ParallelFor& parallel) {
+  using Kernel = CpuKernel<BackwardTensors<T, Tout>>;
+  std::get<Kernel>(HWY_DYNAMIC_DISPATCH(GetKernels)())(plan, tensors, workspace, parallel);
+}
+
+#define TFGN_INSTANTIATE(T, Tout)                                                        \
+  template void RunNormalization(const CpuPlan&, const BackwardTensors<T, Tout>&, void*, \
+                                 const ParallelFor&);
+TFGN_FOR_EACH_DTYPE_PAIR(TFGN_INSTANTIATE)
+#undef TFGN_INSTANTIATE
+
+}  // namespace tfgn
+#endif  // HWY_ONCE
