@@ -111,11 +111,43 @@ class Lowering : public tensorflow::XlaOpKernel {
   const DescribeCall describe_;
 };
 
+class Barrier : public tensorflow::XlaOpKernel {
+ public:
+  Barrier(tensorflow::OpKernelConstruction* ctx, bool is_for_gpu)
+      : XlaOpKernel(ctx), is_for_gpu_(is_for_gpu) {}
+
+  void Compile(XlaOpKernelContext* ctx) override {
+    xla::XlaBuilder* const builder = ctx->builder();
+    const xla::XlaOp x = ctx->Input(0), after = ctx->Input(1);
+    if (is_for_gpu_) {
+      const xla::XlaOp both = xla::OptimizationBarrier(xla::Tuple(builder, {x, after}));
+      ctx->SetOutput(0, xla::GetTupleElement(both, 0));
+      return;
+    }
+    const absl::StatusOr<xla::Shape> shape = ctx->InputXlaShape(0);
+    OP_REQUIRES_OK(ctx, shape.status());
+    const xla::XlaOp token = xla::CustomCall(
+        builder, TargetOf(ctx->op_kernel().type_string()), {after},
+        xla::ShapeUtil::MakeTokenShape(), /*opaque=*/"", /*has_side_effect=*/false,
+        /*output_operand_aliasing=*/{}, /*literal=*/nullptr, xla::CustomCallSchedule::SCHEDULE_NONE,
+        xla::CustomCallApiVersion::API_VERSION_TYPED_FFI);
+    ctx->SetOutput(0,
+                   xla::internal::XlaBuilderFriend::BuildAddDependency(builder, x, token, *shape));
+  }
+
+ private:
+  const bool is_for_gpu_;
+};
+
 }  // namespace
 
 tensorflow::OpKernel* NewLowering(tensorflow::OpKernelConstruction* ctx, bool has_batch,
                                   DescribeCall describe) {
   return new Lowering(ctx, has_batch, std::move(describe));
+}
+
+tensorflow::OpKernel* NewBarrier(tensorflow::OpKernelConstruction* ctx, bool is_for_gpu) {
+  return new Barrier(ctx, is_for_gpu);
 }
 
 }  // namespace tfgn

@@ -1,5 +1,5 @@
-// Compiles an op to a custom call, through TensorFlow's bridge. Only lowering.cc includes the
-// headers of the bridge, which take a minute to compile.
+// Compiles ops through TensorFlow's bridge. Only lowering.cc includes the headers of the bridge,
+// which take a minute to compile.
 #ifndef TFGN_XLA_LOWERING_H_
 #define TFGN_XLA_LOWERING_H_
 
@@ -25,9 +25,13 @@ struct CustomCall {
 // Describes the call for such inputs, or returns an error if they are not valid.
 using DescribeCall = std::function<absl::Status(const InputDims& inputs, CustomCall* call)>;
 
-// The XLA kernel of an op. `has_batch`: Op::kHasBatch.
+// The XLA kernel of an op: a custom call. `has_batch`: Op::kHasBatch.
 tensorflow::OpKernel* NewLowering(tensorflow::OpKernelConstruction* ctx, bool has_batch,
                                   DescribeCall describe);
+
+// The XLA kernel of OptimizationBarrier. On the CPU, XLA removes its own barriers before it merges
+// what is equal. There, y is x with a dependency on a token, which a custom call makes of `after`.
+tensorflow::OpKernel* NewBarrier(tensorflow::OpKernelConstruction* ctx, bool is_for_gpu);
 
 // The target of the custom calls of an op.
 inline std::string TargetOf(const std::string& op) { return "tfgn." + op; }
