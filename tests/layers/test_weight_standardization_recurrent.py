@@ -212,8 +212,9 @@ def test_only_recurrent_layers_have_their_attributes():
         assert not hasattr(convolution, name)
 
 
-@pytest.mark.parametrize("merge_mode", ["concat", "sum"])
-@pytest.mark.parametrize("layer", [keras.layers.LSTM, keras.layers.GRU])
+@pytest.mark.parametrize(
+    ("layer", "merge_mode"), [(keras.layers.LSTM, "concat"), (keras.layers.GRU, "sum")]
+)
 def test_bidirectional_around_the_wrapper(tmp_path, merge_mode, layer):
     mask = np.arange(5) < [[3], [5]]
 

@@ -23,7 +23,7 @@ def test_resnet50v2_keeps_half_of_what_batch_norm_keeps():
     assert paired.total() < 0.52 * of_batch_norm.total()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_big_transfer_keeps_half():
     arguments = {"input_shape": (64, 64, 3), "classes": 10}
     plain = kept_bytes(tfgn.models.BiT_R50x1(**arguments), 4)
