@@ -261,14 +261,15 @@ HWY_INLINE void ForEachVector(D d, int64_t width, F&& f) {
   if (j < width) f(j, FirstLanes{static_cast<size_t>(width - j)});
 }
 
-// The second half of a line that has none.
+// For the second vector of a line where there is none.
 struct NoLanes {};
 template <class Lanes>
 inline constexpr bool kAnyLanes = !std::is_same_v<Lanes, NoLanes>;
 
-// f(j, first, second) for each cache line of a row of `width` elements: the lanes of two vectors
-// from j on, or of one where vectors are that long, and at the end of the row. In a matrix, rows 4
-// KiB apart share a set of the L1 cache, where a line that is half read may not stay.
+// f(j, first, second) for each cache line of a row of `width` elements: the lanes to access of the
+// vector at j and of the one behind it. `second` is NoLanes where a vector is a whole line, and at
+// the end of the row. In a matrix, rows that are 4 KiB apart share a set of the L1 cache, where a
+// line that is half read may not stay.
 template <class D, class F>
 HWY_INLINE void ForEachLine(D d, int64_t width, F&& f) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
