@@ -213,7 +213,13 @@ def test_only_recurrent_layers_have_their_attributes():
 
 
 @pytest.mark.parametrize(
-    ("layer", "merge_mode"), [(keras.layers.LSTM, "concat"), (keras.layers.GRU, "sum")]
+    ("layer", "merge_mode"),
+    [
+        (keras.layers.LSTM, "concat"),
+        (keras.layers.GRU, "sum"),
+        pytest.param(keras.layers.LSTM, "sum", marks=pytest.mark.thorough),
+        pytest.param(keras.layers.GRU, "concat", marks=pytest.mark.thorough),
+    ],
 )
 def test_bidirectional_around_the_wrapper(tmp_path, merge_mode, layer):
     mask = np.arange(5) < [[3], [5]]
