@@ -266,10 +266,10 @@ struct NoLanes {};
 template <class Lanes>
 inline constexpr bool kAnyLanes = !std::is_same_v<Lanes, NoLanes>;
 
-// f(j, first, second) for each cache line of a row of `width` elements: the lanes to access of the
-// vector at j and of the one behind it. `second` is NoLanes where a vector is a whole line, and at
-// the end of the row. In a matrix, rows that are 4 KiB apart share a set of the L1 cache, where a
-// line that is half read may not stay.
+// f(j, first, second) for each cache line of a row of `width` elements, or half of one where
+// vectors have 16 bytes: the lanes to access of the vector at j and of the one behind it. `second`
+// is NoLanes where a vector is a whole line, and at the end of the row. In a matrix, rows that are
+// 4 KiB apart share a set of the L1 cache, where a line that is half read may not stay.
 template <class D, class F>
 HWY_INLINE void ForEachLine(D d, int64_t width, F&& f) {
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -277,8 +277,9 @@ HWY_INLINE void ForEachLine(D d, int64_t width, F&& f) {
   if (lanes * sizeof(hn::TFromD<D>) < 64) {
     for (; j + 2 * lanes <= width; j += 2 * lanes) f(j, AllLanes{}, AllLanes{});
   }
-  for (; j + lanes <= width; j += lanes) f(j, AllLanes{}, NoLanes{});
-  if (j < width) f(j, FirstLanes{static_cast<size_t>(width - j)}, NoLanes{});
+  ForEachVector(d, width - j, [&](int64_t i, auto lanes_of_one) TFGN_LAMBDA {
+    f(j + i, lanes_of_one, NoLanes{});
+  });
 }
 
 // ForEachVector with prefetch(j) before each line.
